@@ -1,0 +1,40 @@
+"""The alphabet of mofm: every array names its axes by these letters, and every weight names its axes by these words.
+
+Shapes live in names: `counts_BL` is (cells, tokens), `state_BLD` is (cells, tokens, width). A letter means the same
+thing in every file:
+
+    B  cells in a batch                  D  width of the encoder
+    L  tokens of a cell                  F  width of the feed-forward layer
+    G  rows of the gene table            H  attention heads
+    N  cells of a store or of a file     K  width of one head
+    E  width of the cell embedding       V  soft bins of a token's value
+    X  blocks of the encoder (the scanned axis)
+
+Logical axis names are what a weight says of itself ("embed", "heads", ...). Which mesh axis each is laid over is
+decided in `parallel/rules.py` alone, so that a model file never names a device.
+"""
+
+import typing
+
+# Logical axes of weights.
+GENES = "genes"  # rows of the gene table
+EMBED = "embed"  # the residual stream's width
+FFN = "ffn"  # the feed-forward layer's inner width
+HEADS = "heads"  # attention heads
+HEAD_WIDTH = "head_width"  # width of one head
+BINS = "bins"  # soft bins of a value
+BLOCKS = "blocks"  # the scanned stack of encoder blocks
+CELL_EMBED = "cell_embed"  # width of the cell embedding
+LOGICAL_AXES = (GENES, EMBED, FFN, HEADS, HEAD_WIDTH, BINS, BLOCKS, CELL_EMBED)
+
+# Logical axes of activations.
+CELLS = "cells"  # the batch
+TOKENS = "tokens"
+
+# Mesh axes, outermost first.
+DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
+MESH_AXES = (DATA, FSDP, TENSOR)
+
+Modality = typing.Literal["rna", "atac", "adt", "methylation"]
+MODALITIES: tuple[Modality, ...] = typing.get_args(Modality)
+"""The omics types, in the order of the rows of the tokenizer's modality table."""

@@ -1,0 +1,47 @@
+"""The data that crosses from the host wing to the device wing: plain NamedTuples of arrays, and nothing else.
+
+On the host the leaves are numpy arrays made by `batches/collate.py`; `parallel/place.py` turns them into global
+`jax.Array`s of the same shapes. Both wings import this file and never each other.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+Array = np.ndarray | jax.Array
+
+
+class TokenBatch(NamedTuple):
+    """B views of cells in one modality, each a set of L tokens. The order of a cell's tokens carries no meaning.
+
+    A token is a feature of the cell together with its measured value. Features that were measured as zero are
+    tokens too, in a stated proportion: a model that never sees a zero cannot learn one. Rows of a cell with fewer
+    tokens than L are padded; padding has `mask` False, feature 0, and value and count 0, and changes nothing.
+
+    Attributes:
+      features_BL: int32. Row of the model's gene table.
+      values_BL: float32. Normalised value, the model's input. RNA: log1p(counts / library * 1e4).
+      counts_BL: float32. Raw counts (UMIs), the likelihood's target. Whole numbers.
+      mask_BL: bool. True for a token, False for padding.
+      library_B: float32. Total counts of the cell over all of its features, sampled as tokens or not.
+      cell_B: int32. Index of the cell in the corpus; two views of one cell share it. -1 for a padded row.
+      dataset_B: int32. Index of the cell's dataset in the corpus manifest. -1 for a padded row.
+    """
+
+    features_BL: Array
+    values_BL: Array
+    counts_BL: Array
+    mask_BL: Array
+    library_B: Array
+    cell_B: Array
+    dataset_B: Array
+
+
+class CellBatch(NamedTuple):
+    """One training batch: for each modality its views, or None where the batch has none of that modality."""
+
+    rna: TokenBatch | None = None
+    atac: TokenBatch | None = None
+    adt: TokenBatch | None = None
+    methylation: TokenBatch | None = None

@@ -1,0 +1,18 @@
+"""The errors a person can mend, told in one line.
+
+Anything wrong with what the user gave us (a file, a config, a mesh, a disk) is an `InputError`: the command line
+prints its one line and exits with code 2, before any work is lost. Anything else is a bug and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """The input cannot be used. The message is one line: what is wrong, where, and what to do about it."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """' Did you mean X?' for a mistyped name, with a leading space; empty where nothing known is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

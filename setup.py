@@ -1,0 +1,76 @@
+"""Packaging of mofm. `pip install .` gives the `mofm` command; every dependency says in a line why it is here."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+REQUIRES = [
+    "jax>=0.10,<0.13",  # arrays, autodiff, sharding, compilation for CPU, GPU and TPU
+    "flax>=0.12,<0.13",  # Linen modules: init/apply over plain pytrees with logical axis names (nn/ only)
+    "optax>=0.2.8,<0.3",  # AdamW, schedules, clipping
+    "orbax-checkpoint>=0.12.8,<0.13",  # async, sharded, atomic checkpoints; its v1 API is still moving: pinned to a minor
+    "jraph>=0.0.6.dev0",  # graph networks over the gene regulatory network (the user's card)
+    "tensorstore>=0.1.84",  # concurrent reads of sharded zarr v3 from disk or object store (corpus/store.py only)
+    "anndata>=0.12",  # the file format of the field; the corpus is AnnData on zarr v3
+    "ml-collections>=1.1",  # configs/*.py are ConfigDicts
+    "numpy>=2.1",
+    "scipy>=1.14",  # sparse rows
+    "pandas>=2.2",  # obs and var tables
+    "h5py>=3.12",  # h5ad read in blocks, never whole
+    "zarr>=3.1",  # the small arrays of a corpus (obs, var), through anndata
+    "pyarrow>=18",  # feature and gene tables as Parquet
+    "numba>=0.61",  # token selection on the host, compiled, without the interpreter lock
+    "rich>=13",  # progress bars and tables in the terminal
+    "tensorboard>=2.18",  # event files, written by its own `summary.Writer`
+    "scanpy>=1.10",  # UMAP, Leiden and the PBMC data set of the demo
+    "scikit-learn>=1.5",  # probes and nearest neighbours of the evaluation
+    "matplotlib>=3.9",  # figures
+    "jinja2>=3.1",  # the report's page
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]"],  # libtpu, at the version that this jax pins
+    "cuda": ["jax[cuda13]"],  # CUDA, cuDNN and NCCL as wheels; an older driver takes `pip install "jax[cuda12]"`
+    "portal": [
+        "fastapi>=0.115",  # the portal's API, with its OpenAPI page
+        "uvicorn>=0.32",  # its server
+        "huey>=2.5",  # its job queue, on SQLite or Redis
+        "python-multipart>=0.0.18",  # uploads
+    ],
+    "bench": [
+        'annbatch>=0.3 ; python_version >= "3.12"',  # the fastest public loader: the peer of tests/benchmarks/stream.py
+        'zarrs>=0.2 ; python_version >= "3.12"',  # its fast codec pipeline; without it annbatch is 3-4 times slower
+    ],
+    "dev": [
+        "pytest>=8",
+        "pytest-xdist>=3.6",  # the tests use both cores
+        "hypothesis>=6.115",  # properties rather than examples
+        "ruff>=0.8",  # lint and format
+        "import-linter>=2.1",  # the house's rooms, as contracts
+        "igraph>=0.11",  # Leiden clustering in benchmarks
+        "leidenalg>=0.10",
+    ],
+}
+
+setup(
+    name="mofm",
+    version="0.1.0",
+    description="Foundation models of single-cell multi-omics data, in JAX.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # configs/ stands at the top for people to read and edit; it is installed as mofm.configs, so that a config
+    # can import its parent wherever mofm is installed.
+    packages=[*find_packages(include=["mofm", "mofm.*"]), "mofm.configs"],
+    package_dir={"mofm": "mofm", "mofm.configs": "configs"},
+    package_data={"mofm.omics": ["data/*.parquet"], "mofm.evaluation": ["*.html"]},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["mofm = mofm.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Bio-Informatics",
+    ],
+)
