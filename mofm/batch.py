@@ -11,6 +11,9 @@ import numpy as np
 
 Array = np.ndarray | jax.Array
 
+LIBRARY_SCALE = 1e4
+"""Counts are normalised to this many per cell, the field's custom (CP10k). Rates that the model gives are per this."""
+
 
 class TokenBatch(NamedTuple):
     """B views of cells in one modality, each a set of L tokens. The order of a cell's tokens carries no meaning.
@@ -21,7 +24,7 @@ class TokenBatch(NamedTuple):
 
     Attributes:
       features_BL: int32. Row of the model's gene table.
-      values_BL: float32. Normalised value, the model's input. RNA: log1p(counts / library * 1e4).
+      values_BL: float32. Normalised value, the model's input. RNA: log1p(counts / library * LIBRARY_SCALE).
       counts_BL: float32. Raw counts (UMIs), the likelihood's target. Whole numbers.
       mask_BL: bool. True for a token, False for padding.
       library_B: float32. Total counts of the cell over all of its features, sampled as tokens or not.

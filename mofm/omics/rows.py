@@ -1,0 +1,25 @@
+"""Rows of counts: the one shape in which cells travel through the host wing, from file to corpus to tokens."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class CountRows(NamedTuple):
+    """Consecutive cells as compressed sparse rows.
+
+    Attributes:
+      indptr_N: int64, one longer than the number of cells, first entry 0. Cell i's entries are
+        `indptr_N[i]:indptr_N[i + 1]`.
+      indices: integer. Column (feature) of each entry: ascending and unique in each cell.
+      data: integer counts (or float32 that holds whole numbers), all > 0.
+    """
+
+    indptr_N: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.indptr_N) - 1
