@@ -1,0 +1,56 @@
+"""Every initialiser, and the few layers that the rest of `nn` is made of.
+
+A weight is declared once: its shape, its initialiser and the logical names of its axes stand together. Parameters are
+float32; products are taken in the `dtype` of their input (the compute policy), reductions that decide a scale in float32.
+No biases: RMSNorm and SwiGLU do without (PaLM, LLaMA), and a bias-free stack keeps a padded token's influence at zero.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mofm.axes import EMBED, FFN
+
+
+def declare(
+    module: nn.Module, name: str, shape: Sequence[int], axes: Sequence[str | None], scale: float | None = None
+) -> jax.Array:
+    """A float32 weight with its logical axes: normal with deviation `scale`; zeros where scale is 0, ones where None."""
+    if scale is None:
+        initialiser = nn.initializers.ones_init()
+    elif scale == 0:
+        initialiser = nn.initializers.zeros_init()
+    else:
+        initialiser = nn.initializers.normal(scale)
+    return module.param(name, nn.with_partitioning(initialiser, tuple(axes)), tuple(shape), jnp.float32)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * gain over the last axis, in float32 (Zhang & Sennrich 2019)."""
+
+    axis_name: str | None = EMBED
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gain = declare(self, "gain", x.shape[-1:], (self.axis_name,))
+        x32 = x.astype(jnp.float32)
+        scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
+        return (x32 * scale * gain).astype(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """(silu(x W) * (x V)) U, the gated feed-forward layer (Shazeer 2020). `x_D` is (..., width)."""
+
+    inner: int
+    out_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x_D: jax.Array) -> jax.Array:
+        width = x_D.shape[-1]
+        gate_DF = declare(self, "gate", (width, self.inner), (EMBED, FFN), width**-0.5)
+        up_DF = declare(self, "up", (width, self.inner), (EMBED, FFN), width**-0.5)
+        down_FD = declare(self, "down", (self.inner, width), (FFN, EMBED), self.out_scale * self.inner**-0.5)
+        gate_DF, up_DF, down_FD = (w.astype(x_D.dtype) for w in (gate_DF, up_DF, down_FD))
+        return (nn.silu(x_D @ gate_DF) * (x_D @ up_DF)) @ down_FD

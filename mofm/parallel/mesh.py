@@ -1,0 +1,56 @@
+"""The device mesh: axes data, fsdp and tensor, sized by the config and checked against the devices that are there.
+
+The batch is laid over ("data", "fsdp") together, so that FSDP devices each see their own cells; weights are laid over
+"fsdp" and "tensor". Axis types are Auto: the compiler propagates shardings from the ones declared on weights and batch
+(`jax.make_mesh` defaults to Explicit axes, on which Linen's logical partitioning fails).
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from mofm.axes import DATA, FSDP, MESH_AXES, TENSOR
+from mofm.errors import InputError
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes. One of them may be -1: it takes the devices that the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices` (all of them when None).
+
+    Raises:
+      InputError: a size is neither -1 nor positive, more than one is -1, or the sizes do not multiply to the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {DATA: config.data, FSDP: config.fsdp, TENSOR: config.tensor}
+    asked = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
+    if any(size < 1 and size != -1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
+        raise InputError(f"mesh {asked}: each axis is a positive number, and at most one is -1 (it takes what is left)")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    filled = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
+    if math.prod(filled.values()) != len(devices):
+        raise InputError(
+            f"mesh {asked} does not fit {len(devices)} device(s): set mesh.data=-1 to take what fsdp and tensor leave, "
+            f"and make their product divide {len(devices)}"
+        )
+    return jax.make_mesh(tuple(filled.values()), MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices)
+
+
+def check_batch(mesh: Mesh, batch_size: int) -> None:
+    """Refuse a global batch that cannot be laid evenly over the mesh's data and fsdp axes."""
+    shards = mesh.shape[DATA] * mesh.shape[FSDP]
+    if batch_size % shards:
+        below, above = batch_size // shards * shards, -(-batch_size // shards) * shards
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise InputError(
+            f"data.batch_size={batch_size} cannot be divided over data x fsdp = {shards} devices: use {nearest}"
+        )

@@ -1,0 +1,174 @@
+"""From a `configs/*.py` and the command line to one frozen, typed `Config`; a typo fails here, before anything starts.
+
+A config file has `get_config() -> ml_collections.ConfigDict`; overrides are written `--config.encoder.width=512`. Each
+room owns the dataclass of its part (and checks its values); this file only joins them.
+"""
+
+import ast
+import dataclasses
+import importlib.util
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from mofm.batches.stream import DataConfig
+from mofm.errors import InputError, nearest_name
+from mofm.nn.model import EncoderConfig
+from mofm.objectives.total import ObjectivesConfig
+from mofm.parallel.mesh import MeshConfig
+from mofm.training.optimizer import OptimizerConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long to train, and what is kept on the way. Steps are batches.
+
+    Attributes:
+      steps: length of the run; the learning-rate schedule spans it.
+      log_every: steps between lines of metrics.jsonl.
+      eval_every: steps between evaluations on held-out cells. 0: never.
+      eval_cells: held-out cells of an evaluation, the same ones each time.
+      checkpoint_every: steps between checkpoints; the last step is always saved.
+      keep_latest: newest checkpoints kept.
+      keep_best: checkpoints kept beside them for their held-out loss.
+    """
+
+    steps: int = 100_000
+    log_every: int = 50
+    eval_every: int = 2_000
+    eval_cells: int = 4_096
+    checkpoint_every: int = 2_000
+    keep_latest: int = 2
+    keep_best: int = 1
+
+    def __post_init__(self):
+        for name in ("steps", "log_every", "checkpoint_every", "keep_latest"):
+            if getattr(self, name) < 1:
+                raise InputError(f"run.{name}={getattr(self, name)}: must be at least 1")
+        for name in ("eval_every", "eval_cells", "keep_best"):
+            if getattr(self, name) < 0:
+                raise InputError(f"run.{name}={getattr(self, name)}: must not be negative")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that fixes a run. The same config, corpus and code give the same bits."""
+
+    data: DataConfig
+    seed: int = 0
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dicts, as written to config.json."""
+        return dataclasses.asdict(self)
+
+    def science(self) -> dict[str, Any]:
+        """The part that decides the bits of the model: without the mesh and without what is kept and logged."""
+        everything = self.to_dict()
+        del everything["mesh"]
+        everything["run"] = {"steps": self.run.steps}
+        del everything["data"]["corpus"], everything["data"]["prefetch"]  # where it lies, not what it holds
+        return everything
+
+
+def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
+    """Read `get_config()` of a config file and apply `a.b=value` overrides.
+
+    Raises:
+      InputError: no such file, no get_config in it, an unknown key (the nearest right one is named), a wrong type or value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file; the ones that come with mofm are in configs/")
+    spec = importlib.util.spec_from_file_location(f"mofm_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"{path}: a config file defines get_config(), which returns an ml_collections.ConfigDict")
+    return build_config(module.get_config(), overrides)
+
+
+def build_config(values: ConfigDict | dict[str, Any], overrides: list[str] = ()) -> Config:
+    """A typed Config of nested values, with `a.b=value` overrides applied on top."""
+    tree = values.to_dict() if isinstance(values, ConfigDict) else values
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise InputError(f"--config.{key}: write --config.{key}=VALUE")
+        _override(tree, key, text)
+    return from_dict(Config, tree)
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+    """A dataclass (with dataclasses in it) of nested dicts; unknown keys and wrong types are InputErrors."""
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise InputError(f"config: unknown key {where + key!r}.{nearest_name(key, hints)}")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            arguments[key] = from_dict(hint, value, f"{where}{key}.")
+        else:
+            arguments[key] = _typed(hint, value, where + key)
+    required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
+    if missing := sorted(required - arguments.keys()):
+        raise InputError(f"config: {where}{missing[0]} is not set; give it in the file or as --config.{where}{missing[0]}=")
+    return cls(**arguments)
+
+
+def _override(tree: dict[str, Any], dotted: str, text: str) -> None:
+    """Set one dotted key. Which keys exist is known from the dataclasses, so a file need not name every default."""
+    *parents, last = dotted.split(".")
+    cls, node = Config, tree
+    for depth, name in enumerate([*parents, last]):
+        hints = typing.get_type_hints(cls)
+        prefix = ".".join(parents[:depth]) + "." if depth else ""
+        if name not in hints:
+            raise InputError(f"config: unknown key {dotted!r}: no {name!r} in {prefix or 'the config '}.{nearest_name(name, hints)}")
+        cls = hints[name]
+        if depth < len(parents):
+            if not dataclasses.is_dataclass(cls):
+                raise InputError(f"config: {prefix}{name} is a value, {dotted!r} has no meaning")
+            node = node.setdefault(name, {})
+    if dataclasses.is_dataclass(cls):
+        raise InputError(f"config: {dotted!r} is a group; set one of its keys: {', '.join(typing.get_type_hints(cls))}")
+    try:
+        node[last] = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        node[last] = text  # a bare word: a path, a name
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        item = typing.get_args(hint)[0]
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise InputError(f"config: {where}={value!r}: expected a list such as ['a', 'b']")
+        return tuple(_typed(item, v, where) for v in value)
+    if origin is typing.Literal:
+        if value not in (choices := typing.get_args(hint)):
+            raise InputError(f"config: {where}={value!r}: must be one of {', '.join(map(str, choices))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        kinds = typing.get_args(hint)
+        if value is None and type(None) in kinds:
+            return None
+        return _typed(next(k for k in kinds if k is not type(None)), value, where)
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint is str and not isinstance(value, str):
+        value = str(value)
+    if type(value) is not hint:
+        raise InputError(f"config: {where}={value!r}: expected {hint.__name__}, found {type(value).__name__}")
+    return value

@@ -1,0 +1,213 @@
+"""The run, told in order: corpus, mesh, state, restore; then step after step, until the end or until asked to stop.
+
+The loop is one step ahead of what it reads: the metrics of step N are fetched after step N + 1 was dispatched, so the
+device never waits for the host to look. The position in the data is the step, so a resumed run sees exactly the batches
+that an unbroken one would, and ends with the same bits.
+"""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mofm.batch import CellBatch
+from mofm.batches.stream import Stream
+from mofm.corpus.store import open_corpus
+from mofm.nn.model import ModelSpec
+from mofm.parallel.mesh import check_batch, make_mesh
+from mofm.parallel.place import place_batch
+from mofm.training import workdir as workdirs
+from mofm.training.checkpoint import Checkpoints
+from mofm.training.config import Config
+from mofm.training.metrics import MetricsWriter
+from mofm.training.null import NullModel, fit_null
+from mofm.training.optimizer import make_optimizer, make_schedule
+from mofm.training.progress import TrainingProgress
+from mofm.training.state import TrainState, abstract_state, create_state
+from mofm.training.step import Recipe, eval_step, train_step
+
+NULL_BATCHES = 64
+"""Training batches on which the mean predictor is fitted."""
+
+
+class DivergedError(Exception):
+    """The loss is not finite. Says at which step, on which cells, and where the last good checkpoint is."""
+
+
+def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
+    """Train, or go on training, in `workdir`. Returns the step reached: less than run.steps if asked to stop.
+
+    SIGTERM and Ctrl-C finish the step under way, save, and return.
+
+    Raises:
+      InputError: the corpus, the mesh or the workdir cannot be used; nothing was written.
+      DivergedError: the loss became NaN or infinite.
+    """
+    mesh = make_mesh(config.mesh)
+    check_batch(mesh, config.data.batch_size)
+    corpus = open_corpus(config.data.corpus)
+    stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
+    workdirs.open_workdir(workdir, config, corpus.digest, corpus.features)
+
+    spec = ModelSpec(config.encoder, len(corpus.features))
+    optimizer = make_optimizer(config.optimizer, config.run.steps)
+    recipe = Recipe(spec, config.objectives, optimizer, config.seed)
+    null = _null_model(workdir, stream, spec)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
+    start = checkpoints.latest
+    if start is None:
+        state, start = create_state(spec, optimizer, mesh, config.seed, null), 0
+    else:
+        state = checkpoints.restore(start, abstract_state(spec, optimizer, mesh))
+
+    metrics = MetricsWriter(workdir, start)
+    progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet)
+    with jax.set_mesh(mesh), _stop_asked() as stop, progress:
+        run = _Run(config, mesh, stream, recipe, null, checkpoints, metrics, progress)
+        try:
+            return run.go(state, start, stop)
+        finally:
+            checkpoints.close()
+            metrics.close()
+
+
+class _Run:
+    """The parts of one run while it goes, and the loop over them."""
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        stream: Stream,
+        recipe: Recipe,
+        null: NullModel,
+        checkpoints: Checkpoints,
+        metrics: MetricsWriter,
+        progress: TrainingProgress,
+    ):
+        self.config, self.mesh, self.stream = config.run, mesh, stream
+        self.checkpoints, self.metrics, self.progress = checkpoints, metrics, progress
+        self.batch_size = config.data.batch_size
+        self.schedule = make_schedule(config.optimizer, config.run.steps)
+        self.step_fn = jax.jit(partial(train_step, recipe), donate_argnums=0)
+        self.eval_fn = jax.jit(partial(eval_step, recipe, null))
+        self.heldout_batches: list[CellBatch] | None = None
+        self.last_log = (time.perf_counter(), None)
+
+    def go(self, state: TrainState, start: int, stop: list[int]) -> int:
+        pending: tuple[int, CellBatch, dict[str, jax.Array]] | None = None
+        step = start
+        if start == 0:
+            self.evaluate(state, 0)
+        self.last_log = (time.perf_counter(), start)
+        batches = self.stream.batches(start, self.config.steps)
+        for step, batch in enumerate(batches, start + 1):
+            state, values = self.step_fn(state, place_batch(batch, self.mesh))
+            if pending:
+                self.report(*pending)
+            pending = (step, batch, values)
+            if stop or self.is_due(step):
+                self.report(*pending)  # a state is saved or evaluated only after its loss was seen to be finite
+                pending = None
+                self.keep(state, step)
+            if stop:
+                break
+        batches.close()
+        return step
+
+    def is_due(self, step: int) -> bool:
+        evaluate = self.config.eval_every and step % self.config.eval_every == 0
+        return bool(evaluate) or step % self.config.checkpoint_every == 0 or step == self.config.steps
+
+    def keep(self, state: TrainState, step: int) -> None:
+        """Evaluate and save, as the step asks."""
+        heldout_loss = None
+        if self.config.eval_every and (step % self.config.eval_every == 0 or step == self.config.steps):
+            heldout_loss = self.evaluate(state, step)
+        self.checkpoints.save(step, state, heldout_loss)
+
+    def report(self, step: int, batch: CellBatch, values: dict[str, jax.Array]) -> None:
+        """Look at a step's metrics: stop if they are not finite, log them if it is time."""
+        loss = float(values["loss"])
+        if not np.isfinite(loss) or not np.isfinite(float(values["gradient_norm"])):
+            raise DivergedError(self.describe_divergence(step, batch, loss))
+        self.progress.step(step, loss)
+        if step % self.config.log_every == 0 or step == self.config.steps:
+            now, (then, last_step) = time.perf_counter(), self.last_log
+            self.last_log = (now, step)
+            rate = (step - last_step) * self.batch_size / max(now - then, 1e-9)
+            training = {f"train/{name}": float(value) for name, value in values.items()}
+            learning_rate = float(self.schedule(step - 1))
+            self.metrics.write(step, training | {"learning_rate": learning_rate, "cells_per_s": rate})
+
+    def evaluate(self, state: TrainState, step: int) -> float | None:
+        """The mean held-out loss, over the same cells and hidden tokens each time; None without held-out cells."""
+        if not self.config.eval_every or not self.config.eval_cells or not self.stream.n_heldout_cells:
+            return None
+        if self.heldout_batches is None:
+            self.heldout_batches = list(self.stream.heldout_batches(self.config.eval_cells))
+        rows = [
+            self.eval_fn(state.params, place_batch(batch, self.mesh), np.int32(index))
+            for index, batch in enumerate(self.heldout_batches)
+        ]
+        means = _mean_over_tokens(jax.device_get(rows))
+        self.metrics.write(step, {f"heldout/{name}": value for name, value in means.items()})
+        self.progress.evaluated(means["loss"])
+        return means["loss"]
+
+    def describe_divergence(self, step: int, batch: CellBatch, loss: float) -> str:
+        views = [view for view in batch if view is not None]
+        cells = np.unique(np.concatenate([view.cell_B for view in views]))
+        named = ", ".join(self.stream.cell_names(cells[:8]))
+        good = self.checkpoints.latest
+        kept = "no checkpoint was saved before" if good is None else f"the last good checkpoint is step {good}"
+        return (
+            f"loss is {loss} at step {step}, on {len(cells)} cells ({named}{', ...' if len(cells) > 8 else ''}); {kept}. "
+            "Lower optimizer.learning_rate or optimizer.clip_norm, or look at these cells with `mofm inspect`"
+        )
+
+
+def _null_model(workdir: Path, stream: Stream, spec: ModelSpec) -> NullModel:
+    """Fitted on the first batches of the run; kept, so that a resumed run has the very same reference."""
+    null = workdirs.load_null(workdir)
+    if null is None:
+        batches = stream.batches(0, NULL_BATCHES)
+        null = fit_null((view for batch in batches for view in batch if view is not None), spec.genes)
+        workdirs.save_null(workdir, null)
+    return null
+
+
+def _mean_over_tokens(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Means of an evaluation's batches, each weighted by how many tokens it scored (a last batch may be part padding)."""
+    weights = np.array([sum(float(v) for name, v in row.items() if name.endswith("/hidden")) for row in rows])
+    names = [name for name in rows[0] if not name.endswith("/hidden")]
+    return {name: float(np.average([row[name] for row in rows], weights=weights)) for name in names}
+
+
+@contextmanager
+def _stop_asked() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second Ctrl-C is obeyed at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    handled = (signal.SIGTERM, signal.SIGINT)
+    try:
+        before = {number: signal.signal(number, ask) for number in handled}
+    except ValueError:  # not the main thread (a notebook's worker): signals are not ours to take
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,47 @@
+"""What a run says of itself: metrics.jsonl (a line an event, for programs) and TensorBoard events (for eyes)."""
+
+import json
+import os
+from pathlib import Path
+
+from tensorboard.summary import Writer
+
+
+class MetricsWriter:
+    """Appends to workdir/metrics.jsonl and workdir/tensorboard.
+
+    A resumed run cuts the lines past the step it resumes at, so that no step is told twice.
+    """
+
+    def __init__(self, workdir: Path, resume_step: int):
+        path = Path(workdir) / "metrics.jsonl"
+        if path.exists():
+            _cut_after(path, resume_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._events = Writer(str(Path(workdir) / "tensorboard"))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line: the step and its values, floats in full precision."""
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush both."""
+        self._file.close()
+        self._events.close()
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Keep whole lines up to `step`; a half-written last line goes too."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except json.JSONDecodeError:
+            break
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,81 @@
+"""AdamW with warm-up and a cosine or a warm-up-stable-decay schedule, and clipping by global norm."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import optax
+
+from mofm.errors import InputError
+from mofm.nn.model import Params
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimisation.
+
+    Attributes:
+      learning_rate: its peak.
+      schedule: after the warm-up, "cosine" falls to the end; "wsd" stays, then falls linearly over the last
+        `decay_share` of the run (a run under wsd can be branched off its plateau).
+      warmup_steps: linear from 0.
+      decay_share: of all steps, for "wsd".
+      final_share: of the peak, where the schedule ends.
+      weight_decay: decoupled, on matrices only; gains, biases and tables of identities are left alone.
+      b1, b2: Adam's.
+      clip_norm: global norm to which gradients are clipped.
+    """
+
+    learning_rate: float = 3e-4
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    warmup_steps: int = 1_000
+    decay_share: float = 0.2
+    final_share: float = 0.1
+    weight_decay: float = 0.05
+    b1: float = 0.9
+    b2: float = 0.98
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        for name in ("learning_rate", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"optimizer.{name}={getattr(self, name)}: must be positive")
+        for name in ("warmup_steps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise InputError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
+        for name in ("decay_share", "final_share", "b1", "b2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"optimizer.{name}={getattr(self, name)}: must be within 0 and 1")
+
+
+def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate of each step of a run that is `steps` long."""
+    peak, end = config.learning_rate, config.learning_rate * config.final_share
+    warmup = min(config.warmup_steps, steps)
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), end)
+    decay = max(1, round(config.decay_share * steps))
+    stages = [
+        optax.linear_schedule(0.0, peak, max(warmup, 1)),
+        optax.constant_schedule(peak),
+        optax.linear_schedule(peak, end, decay),
+    ]
+    return optax.join_schedules(stages, [warmup, max(steps - decay, warmup)])
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The gradient transformation of a run that is `steps` long."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            make_schedule(config, steps), config.b1, config.b2, weight_decay=config.weight_decay, mask=_decayed
+        ),
+    )
+
+
+def _decayed(params: Params) -> Params:
+    """True for the matrices of layers. A table's row that no batch touches must stay where it was."""
+    tables = ("tokenizer", "gene_log_rate", "gene_log_dispersion", "gain")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not any(step.key in tables for step in path if hasattr(step, "key")), params
+    )

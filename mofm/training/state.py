@@ -1,0 +1,73 @@
+"""The state of a run, made sharded: no parameter ever exists whole on one device.
+
+eval_shape tells every leaf's shape, the model tells every leaf's logical axes, the rules tell where they lie, and
+jit(init, out_shardings) makes each device compute its own part.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mofm.nn import model
+from mofm.nn.model import ModelSpec, Params
+from mofm.parallel.rules import sharding
+from mofm.training.null import NullModel
+
+
+class TrainState(NamedTuple):
+    """What a checkpoint holds. The data's position is the step, and every random key is derived from it.
+
+    Attributes:
+      step: int32, batches seen.
+      params: the model's float32 parameters.
+      opt_state: the optimizer's.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+
+
+def state_shardings(spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The sharding of every leaf. The optimizer's moments lie as their parameters do."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+    params = jax.tree.map(lambda axes: sharding(mesh, axes), model.logical_axes(spec), is_leaf=is_axes)
+    shapes = jax.eval_shape(lambda key: optimizer.init(model.init(spec, key)), jax.random.key(0))
+    opt_state = optax.tree_map_params(
+        optimizer, lambda _, place: place, shapes, params, transform_non_params=lambda _: replicated
+    )
+    return TrainState(replicated, params, opt_state)
+
+
+def abstract_state(spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state, with nothing allocated: what a checkpoint is restored into."""
+
+    def build(key: jax.Array) -> TrainState:
+        params = model.init(spec, key)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(build, jax.random.key(0)),
+        state_shardings(spec, optimizer, mesh),
+    )
+
+
+def create_state(
+    spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int, null: NullModel
+) -> TrainState:
+    """A fresh state at step 0, whose decoder starts at the mean predictor: the run begins at that line and improves on it."""
+
+    def build(key: jax.Array, log_rate_G: jax.Array, log_dispersion_G: jax.Array) -> TrainState:
+        params = model.init(spec, key)
+        decoder = params["decoder"] | {"gene_log_rate": log_rate_G, "gene_log_dispersion": log_dispersion_G}
+        params = params | {"decoder": decoder}
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    build = jax.jit(build, out_shardings=state_shardings(spec, optimizer, mesh))
+    with jax.set_mesh(mesh):
+        return build(jax.random.key(seed), null.log_rate_G, null.log_dispersion_G)

@@ -1,0 +1,108 @@
+"""What lies in a run's directory, and who may go on with it.
+
+    workdir/config.json     the config, and the fingerprint of the corpus
+    workdir/features.parquet the corpus's feature table: row number = the model's gene row
+    workdir/null.npz        the mean predictor
+    workdir/checkpoints/    Orbax
+    workdir/metrics.jsonl   and tensorboard/
+
+A run is resumed by the command that began it. What may differ is what does not change the bits: the mesh, and what is
+logged and kept. Everything else that differs is named, and nothing is touched.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mofm.errors import InputError
+from mofm.training.config import Config, from_dict
+from mofm.training.null import NullModel
+
+
+def open_workdir(workdir: Path, config: Config, corpus_digest: str, features: pd.DataFrame) -> None:
+    """Make the directory of a new run, or check that an existing one is of this config and corpus.
+
+    Raises:
+      InputError: it holds another run; the keys that differ are named with both values.
+    """
+    path = workdir / "config.json"
+    record = {"config": config.to_dict(), "science": config.science(), "corpus_digest": corpus_digest}
+    if path.exists():
+        differing = _differences(_read_json(path), json.loads(json.dumps(record)))
+        if differing:
+            raise InputError(
+                f"{workdir} holds a run of another config: {'; '.join(differing)}. Give another --workdir, or the config it began with"
+            )
+        return
+    if workdir.exists() and any(workdir.iterdir()):
+        raise InputError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    features.to_parquet(workdir / "features.parquet")
+    _replace(path, json.dumps(record, indent=2) + "\n")
+
+
+def read_config(workdir: Path) -> Config:
+    """The config of a run. InputError where `workdir` is not a run's directory."""
+    path = workdir / "config.json"
+    if not path.exists():
+        raise InputError(f"{workdir}: not a trained model (no config.json); give the --workdir of a `mofm train` run")
+    return from_dict(Config, _read_json(path)["config"])
+
+
+def read_features(workdir: Path) -> pd.DataFrame:
+    """The feature table that the model's gene rows stand for: columns id, symbol, modality."""
+    return pd.read_parquet(workdir / "features.parquet")
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hexadecimal digits that name what decides a run's bits."""
+    return hashlib.sha256(json.dumps(config.science(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def save_null(workdir: Path, null: NullModel) -> None:
+    """Write null.npz, atomically."""
+    temporary = workdir / "null.tmp.npz"
+    np.savez(temporary, **null._asdict())
+    os.replace(temporary, workdir / "null.npz")
+
+
+def load_null(workdir: Path) -> NullModel | None:
+    """The mean predictor of an earlier start of the run, or None."""
+    path = workdir / "null.npz"
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return NullModel(**{name: arrays[name] for name in NullModel._fields})
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    if old.get("corpus_digest") != new["corpus_digest"]:
+        return ["the corpus holds other cells than it did"]
+    before, after = _flat(old.get("science", {})), _flat(new["science"])
+    keys = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
+    return [f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not readable JSON ({error}): the run's directory is damaged") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
