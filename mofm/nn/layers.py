@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mofm.axes import EMBED, FFN
+from mofm.parallel.rules import RULES
 
 
 def declare(
@@ -24,7 +25,8 @@ def declare(
         initialiser = nn.initializers.zeros_init()
     else:
         initialiser = nn.initializers.normal(scale)
-    return module.param(name, nn.with_partitioning(initialiser, tuple(axes)), tuple(shape), jnp.float32)
+    boxed = nn.with_logical_partitioning(initialiser, tuple(axes), rules=tuple(RULES.items()))
+    return module.param(name, boxed, tuple(shape), jnp.float32)
 
 
 class RMSNorm(nn.Module):

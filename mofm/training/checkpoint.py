@@ -36,6 +36,11 @@ class Checkpoints:
         )
 
     @property
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are kept, ascending."""
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+
+    @property
     def latest(self) -> int | None:
         """Step of the newest checkpoint, or None."""
         newest = self._checkpointer.latest

@@ -1,0 +1,20 @@
+"""mofm demo: what `bash launch/quickstart.sh` trains, in minutes on two CPU cores.
+
+    mofm demo
+
+It is `mofm train --config configs/demo.py --config.data.corpus=runs/demo/corpus --workdir runs/demo/run` between the
+making of its data and its report.
+"""
+
+from ml_collections import ConfigDict
+
+from mofm.configs import small
+
+
+def get_config() -> ConfigDict:
+    """A child of small."""
+    config = small.get_config()
+    config.data.update({"tokens": 128, "holdout_fraction": 0.2})
+    config.encoder.update({"width": 64, "heads": 2, "ffn": 176})
+    config.run.update({"steps": 1_500, "log_every": 20, "eval_every": 150, "checkpoint_every": 150})
+    return config

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Sets everything up and passes the tests: bash launch/test.sh [pytest arguments]
+#   PYTHON=python3.12       which interpreter (3.11 or later)
+#   MOFM_VENV=.venv         where the virtual environment is made
+#   MOFM_DATA=FOLDER        real data sets; tests that want one are skipped, by name, where it is absent
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=launch/setup_env.sh
+source launch/setup_env.sh dev
+ruff check .
+ruff format --check .
+lint-imports --no-cache
+exec python -m pytest -n 2 "$@"

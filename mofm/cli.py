@@ -1,0 +1,250 @@
+"""The `mofm` command: one verb for each thing a person does with cells and models.
+
+Verbs import what they need when they run, so that `mofm --help` answers at once. An `InputError` is one line on stderr
+and exit code 2; anything else that goes wrong is ours, and keeps its traceback.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import mofm
+from mofm.errors import InputError
+
+EPILOG = """\
+a first run, on your own file:
+  mofm inspect cells.h5ad
+  mofm ingest cells.h5ad corpus/
+  mofm train --config configs/small.py --config.data.corpus=corpus/ --workdir runs/mine
+  mofm embed runs/mine cells.h5ad cells_embedded.h5ad
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (args.verb != "train" or not all(word.startswith("--config.") for word in rest)):
+        parser.error(f"unknown argument {rest[0]!r}; see `mofm {args.verb} --help`")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    args.overrides = [word.removeprefix("--config.") for word in rest]
+    try:
+        return args.run(args) or 0
+    except InputError as error:
+        print(f"mofm {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"mofm {args.verb}: stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mofm",
+        description="Foundation models of single-cell multi-omics data.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mofm {mofm.__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add in (_add_inspect, _add_ingest, _add_train, _add_embed, _add_simulate, _add_demo):
+        add(verbs)
+    return parser
+
+
+def _verb(verbs, name: str, run, summary: str, details: str = "") -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name, help=summary, description=f"{summary}\n\n{details}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _add_counts_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--counts-from",
+        metavar="WHERE",
+        help='the matrix of raw counts: "X", "layers/NAME" or "raw/X" (default: found by looking)',
+    )
+    verb.add_argument(
+        "--recover-counts",
+        action="store_true",
+        help="where only log1p-normalised values are left, turn them back into counts, if the arithmetic is exact",
+    )
+    verb.add_argument("--species", default="human", help="whose gene table resolves the names (default: human)")
+
+
+def _add_inspect(verbs) -> None:
+    verb = _verb(verbs, "inspect", _inspect, "Say what a file or a corpus holds, and whether mofm can use it.")
+    verb.add_argument("path", type=Path, help="an .h5ad file or a corpus directory")
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+
+def _inspect(args) -> int:
+    from mofm.inspection import inspect, render
+
+    report = inspect(args.path)
+    render(report, as_json=args.json)
+    return 0 if report["usable"] else 2
+
+
+def _add_ingest(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "ingest",
+        _ingest,
+        "Read count matrices into a corpus that training streams from.",
+        "A corpus is a directory of AnnData zarr stores and a manifest.json; anndata.io.read_zarr opens each store.\n"
+        "Files already in it are left alone, so an interrupted ingest is repeated as it was given.",
+    )
+    verb.add_argument("inputs", nargs="+", type=Path, metavar="IN", help=".h5ad files with raw counts")
+    verb.add_argument("out", type=Path, metavar="OUT", help="the corpus directory, made or added to")
+    verb.add_argument("--names", nargs="+", metavar="NAME", help="names of the datasets (default: the files' names)")
+    _add_counts_options(verb)
+
+
+def _ingest(args) -> int:
+    from mofm.corpus.ingest import ingest
+    from mofm.inspection import render_ingest
+    from mofm.progress import files_progress
+
+    with files_progress("ingesting") as on_progress:
+        results = ingest(
+            args.inputs,
+            args.out,
+            counts_from=args.counts_from,
+            recover_counts=args.recover_counts,
+            species=args.species,
+            names=args.names,
+            on_progress=on_progress,
+        )
+    render_ingest(results, args.out)
+    return 0
+
+
+def _add_train(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "train",
+        _train,
+        "Pretrain a model on a corpus; the same command resumes a stopped run.",
+        "Any key of the config is set as --config.GROUP.KEY=VALUE, such as --config.encoder.width=512.\n"
+        "SIGTERM and Ctrl-C save and leave; metrics go to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.",
+    )
+    verb.add_argument("--config", required=True, type=Path, help="a config file, such as configs/small.py")
+    verb.add_argument("--workdir", required=True, type=Path, help="the run's directory")
+    verb.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _train(args) -> int:
+    from mofm.training.config import load_config
+    from mofm.training.loop import DivergedError, train
+
+    config = load_config(args.config, args.overrides)
+    try:
+        step = train(config, args.workdir, quiet=args.quiet)
+    except DivergedError as error:
+        print(f"mofm train: {error}", file=sys.stderr)
+        return 3
+    if step < config.run.steps:
+        print(f"stopped at step {step} of {config.run.steps} and saved; the same command goes on", file=sys.stderr)
+    else:
+        print(f"trained {step} steps; next: mofm embed {args.workdir} IN.h5ad OUT.h5ad", file=sys.stderr)
+    return 0
+
+
+def _add_embed(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "embed",
+        _embed,
+        'Write each cell\'s embedding to obsm["X_mofm"] of a copy of the file.',
+        'uns["mofm"] says which model it was and what share of the file\'s genes and counts the model knows.',
+    )
+    verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
+    verb.add_argument("input", type=Path, metavar="IN", help="an .h5ad file with raw counts")
+    verb.add_argument("output", type=Path, metavar="OUT", help="the .h5ad file to write")
+    verb.add_argument("--step", type=int, help="which checkpoint (default: the best by held-out loss)")
+    verb.add_argument("--batch-size", type=int, default=64, help="cells at a time (default: 64)")
+    verb.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a cell (default: 2048)")
+    verb.add_argument("--key-added", default="X_mofm", help="the key in obsm (default: X_mofm)")
+    verb.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    _add_counts_options(verb)
+
+
+def _embed(args) -> int:
+    from mofm.inference.model import load, write_embedding
+
+    if args.output.exists() and not args.overwrite:
+        raise InputError(f"{args.output} exists: give another OUT, or --overwrite")
+    embedding = load(args.model, step=args.step).embed(
+        args.input,
+        counts_from=args.counts_from,
+        recover_counts=args.recover_counts,
+        species=args.species,
+        batch_size=args.batch_size,
+        max_tokens=args.max_tokens,
+    )
+    write_embedding(args.input, args.output, embedding, args.key_added)
+    report = embedding.report
+    cells, width = embedding.embedding_NE.shape
+    print(f'{args.output}: obsm["{args.key_added}"], {cells:,} cells x {width}, model {report["model"]} step {report["step"]}')
+    print(
+        f"  the model knows {report['genes_matched']:,} of {report['genes_matched'] + report['genes_unmatched']:,} genes "
+        f"({report['share_of_genes_known']:.1%}), which hold {report['share_of_counts_known']:.1%} of the counts"
+    )
+    if report["share_of_counts_known"] < 0.5:
+        print("  warning: less than half of the counts are in genes that the model knows; the embedding says little")
+    return 0
+
+
+def _add_simulate(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "simulate",
+        _simulate,
+        "Simulate RNA profiles driven by a known gene regulatory network.",
+        'Cell types are attractors of the network\'s dynamics; the true network is in varp["grn"], TF activities in\n'
+        'obsm["tf_activity"].',
+    )
+    verb.add_argument("out", type=Path, metavar="OUT", help="the .h5ad file to write")
+    from_config = {"cells": 3000, "genes": 1000, "tfs": 50, "cell_types": 8, "batches": 2, "seed": 0}
+    for name, default in from_config.items():
+        verb.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"(default: {default})")
+
+
+def _simulate(args) -> int:
+    from mofm.omics.simulate import SimulationConfig, simulate
+
+    config = SimulationConfig(args.cells, args.genes, args.tfs, args.cell_types, args.batches, args.seed)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    adata = simulate(config)
+    adata.write_h5ad(args.out)
+    edges = adata.varp["grn"].nnz
+    print(f"{args.out}: {adata.n_obs:,} cells x {adata.n_vars:,} genes, {config.cell_types} types, {edges:,} TF -> target edges")
+    return 0
+
+
+def _add_demo(verbs) -> None:
+    verb = _verb(
+        verbs,
+        "demo",
+        _demo,
+        "The main job, end to end, on data that comes with the package: simulate, ingest, pretrain, embed, report.",
+        "About five minutes on two CPU cores. Run it again after a kill: it goes on where it was.",
+    )
+    verb.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="(default: runs/demo)")
+    verb.add_argument("--steps", type=int, help="training steps (default: what configs/demo.py says)")
+
+
+def _demo(args) -> int:
+    from mofm.demo import demo
+
+    page = demo(args.workdir, args.steps)
+    print(f"report: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""Stores, read and written through TensorStore: the only file that imports it.
+
+A store's matrix is three arrays of zarr v3, `X/data`, `X/indices` and `X/indptr`. TensorStore decodes chunks in its own
+threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and their cost:
+
+- Reads start at once and are waited for later (`read_rows(...).result()`), so that many blocks are under way. `indptr`
+  is held in memory (8 bytes a cell), read once, at the first use.
+- Stores never change once they are in the manifest, so TensorStore is told not to look again whether a cached chunk is
+  still fresh: looking costs a system call a chunk and half the throughput. A corpus opened anew sees new stores.
+- blosc-lz4 with byte shuffle decodes two to three times as fast as zstd and is a third larger. A checksum a chunk
+  (crc32c) is worth its few per cent: a flipped bit is found, not trained on. A missing chunk is an error too, where
+  zarr would read zeros.
+- Fresh memory costs more than decoding into it. A caller that is done with a block before it asks for another gives
+  `RowBuffers` and gets its rows in memory that has been used before.
+"""
+
+import functools
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tensorstore as ts
+
+from mofm.axes import Modality
+from mofm.corpus.features import features_from_bytes
+from mofm.corpus.manifest import FEATURES, MANIFEST, Manifest, StoreEntry
+from mofm.corpus.tables import read_table
+from mofm.errors import InputError
+from mofm.omics.rows import CountRows
+
+CACHE_BYTES = 64 * 2**20
+
+
+def kvstore(root: str | Path, *parts: str) -> str | dict:
+    """TensorStore's spec of the folder `parts` of `root`, a local path or a URL (gs://, s3://, http://, file://)."""
+    if "://" in str(root):
+        return "/".join([str(root).rstrip("/"), *parts, ""])
+    return {"driver": "file", "path": os.path.join(os.path.abspath(root), *parts, "")}
+
+
+def read_file(root: str | Path, name: str) -> bytes | None:
+    """The bytes of the file `name` in `root`, None where there is none. Raises `InputError` where it cannot be read."""
+    try:
+        read = ts.KvStore.open(kvstore(root)).result().read(name).result()
+    except Exception as error:
+        raise InputError(
+            f"{root}: {name} cannot be read ({cause_of(error)}); check the path and its permissions"
+        ) from error
+    return None if read.state == "missing" else read.value
+
+
+def create_array(folder: Path, metadata: dict) -> ts.TensorStore:
+    """A new zarr v3 array in a local folder. What goes wrong, here and in writing it, is a ValueError."""
+    # A chunk of zeros is stored like any other, so that a missing one can only mean damage.
+    spec = {"driver": "zarr3", "kvstore": kvstore(folder), "store_data_equal_to_fill_value": True}
+    return ts.open(spec | {"metadata": metadata}, create=True).result()
+
+
+class RowBuffers:
+    """Memory for the entries of one block at a time, used again by each `read_rows` that is given it."""
+
+    def __init__(self):
+        self._bytes = {"indices": np.empty(0, np.uint8), "data": np.empty(0, np.uint8)}
+
+    def take(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
+        """An uninitialised array in this memory, which grows where it is too small."""
+        n_bytes = length * dtype.itemsize
+        if len(self._bytes[name]) < n_bytes:
+            self._bytes[name] = np.empty(n_bytes + n_bytes // 4, np.uint8)
+        return self._bytes[name][:n_bytes].view(dtype)
+
+
+class PendingRows:
+    """Rows on their way. `result()` waits for them."""
+
+    def __init__(self, store: "Store", start: int, stop: int, indptr_N: np.ndarray, reads: list, arrays: list | None):
+        self._store, self._start, self._stop = store, start, stop
+        self._indptr_N, self._reads, self._arrays = indptr_N, reads, arrays
+
+    def result(self) -> CountRows:
+        """The rows. Raises `InputError` naming the store and the cells where a chunk is damaged or missing."""
+        try:
+            read = [read.result() for read in self._reads]
+        except Exception as error:
+            raise self._store.damaged(f"cells {self._start:,} to {self._stop - 1:,}", error) from error
+        return CountRows(self._indptr_N, *(read if self._arrays is None else self._arrays))
+
+
+class Store:
+    """The cells of one dataset and modality.
+
+    Attributes:
+      name, modality: of the dataset.
+      dataset: its number, the position in `manifest.stores`.
+      n_cells, n_features: rows and columns of its matrix.
+      entry: all that the manifest says of it.
+    """
+
+    def __init__(self, root: str | Path, entry: StoreEntry, dataset: int, context: ts.Context):
+        self.entry, self.dataset = entry, dataset
+        self.name, self.modality = entry.name, entry.modality
+        self.n_cells, self.n_features = entry.cells, entry.features
+        self._root, self._context = root, context
+        self._opening = {key: self._open(f"X/{key}") for key in ("data", "indices", "indptr")}
+
+    def _open(self, key: str) -> ts.Future:
+        spec = {
+            "driver": "zarr3",
+            "kvstore": kvstore(self._root, self.entry.path, *key.split("/")),
+            "recheck_cached_data": False,
+            "recheck_cached_metadata": False,
+            "fill_missing_data_reads": False,
+        }
+        return ts.open(spec, open=True, read=True, context=self._context)
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, ts.TensorStore]:
+        try:
+            arrays = {key: opening.result() for key, opening in self._opening.items()}
+        except Exception as error:
+            raise self.damaged("X", error) from error
+        lengths = {key: array.size for key, array in arrays.items()}
+        expected = {"data": self.entry.entries, "indices": self.entry.entries, "indptr": self.n_cells + 1}
+        if lengths != expected:
+            raise self.damaged("X", f"arrays of {lengths} where the manifest says {expected}")
+        return arrays
+
+    def check(self) -> None:
+        """Raises `InputError` where the store is missing or is not the one that the manifest describes."""
+        _ = self._arrays
+
+    def damaged(self, what: str, cause: Exception | str) -> InputError:
+        """The error that says that a part of this store cannot be read."""
+        where = "/".join([str(self._root).rstrip("/"), self.entry.path])
+        cause = cause if isinstance(cause, str) else cause_of(cause)
+        return InputError(
+            f"{where}: {what} of store {self.name!r} cannot be read: the store is damaged or incomplete ({cause}); "
+            f"copy the corpus again, or ingest {self.entry.source} into a new one"
+        )
+
+    @functools.cached_property
+    def _indptr(self) -> np.ndarray:
+        try:
+            indptr = np.asarray(self._arrays["indptr"].read().result(), np.int64)
+        except InputError:
+            raise
+        except Exception as error:
+            raise self.damaged("X/indptr", error) from error
+        if indptr[0] != 0 or indptr[-1] != self.entry.entries or (np.diff(indptr) < 0).any():
+            raise self.damaged("X/indptr", "it does not grow steadily")
+        return indptr
+
+    @functools.cached_property
+    def feature_rows(self) -> np.ndarray:
+        """int32, one for each column: its row of the corpus's feature table. Read once."""
+        try:
+            rows = np.asarray(self._open("var/feature_row").result().read().result())
+        except Exception as error:
+            raise self.damaged("var/feature_row", error) from error
+        if rows.shape != (self.n_features,) or rows.dtype != np.int32:
+            raise self.damaged("var/feature_row", f"{rows.dtype}{rows.shape} for {self.n_features:,} features")
+        return rows
+
+    def read_rows(self, start: int, stop: int, buffers: RowBuffers | None = None) -> PendingRows:
+        """Starts reading cells start..stop-1; does not wait, but for `indptr` the first time.
+
+        Args:
+          buffers: memory to read into. The rows then live until it is given to the next `read_rows`.
+
+        Returns:
+          What gives the `CountRows` at `.result()`: indices are uint16 (uint32 from 65,536 features on) columns of the
+          store, data the store's uint8, uint16 or uint32.
+        """
+        if not 0 <= start <= stop <= self.n_cells:
+            raise ValueError(f"cells {start}:{stop} of a store of {self.n_cells}")
+        indptr_N = self._indptr[start : stop + 1]
+        first, last = int(indptr_N[0]), int(indptr_N[-1])
+        spans = {key: self._arrays[key][first:last] for key in ("indices", "data")}
+        if buffers is None:
+            reads, arrays = [span.read() for span in spans.values()], None
+        else:
+            arrays = [buffers.take(key, span.dtype.numpy_dtype, last - first) for key, span in spans.items()]
+            targets = [ts.array(array, context=self._context, copy=False) for array in arrays]
+            reads = [target.write(span) for target, span in zip(targets, spans.values(), strict=True)]
+        return PendingRows(self, start, stop, indptr_N - first, reads, arrays)
+
+    def obs(self) -> pd.DataFrame:
+        """The cells' annotations, the index their names."""
+        return self._table("obs")
+
+    def var(self) -> pd.DataFrame:
+        """The columns: the index their identities; symbol, name_in_file (joined by ";"), resolved, feature_row."""
+        return self._table("var")
+
+    def _table(self, key: str) -> pd.DataFrame:
+        try:
+            return read_table(os.path.join(self._root, self.entry.path), key)
+        except Exception as error:
+            raise self.damaged(key, error) from error
+
+    @functools.cached_property
+    def _cell_names(self) -> pd.Index:
+        return self.obs().index
+
+    def cell_name(self, row: int) -> str:
+        """The name of a cell in its file. Reads obs at the first call."""
+        return str(self._cell_names[row])
+
+
+class Corpus:
+    """An open corpus.
+
+    Attributes:
+      path: where it is.
+      manifest: its table of contents.
+      stores: in the order of `manifest.stores`.
+      features: id, symbol, modality; the row number is the feature's identity in a model.
+      offsets: int64, one longer than the number of stores: the global index of each store's first cell.
+    """
+
+    def __init__(self, path: str | Path, manifest: Manifest, stores: tuple[Store, ...], features: pd.DataFrame):
+        self.path, self.manifest, self.stores, self.features = path, manifest, stores, features
+        self.offsets = np.concatenate([[0], np.cumsum([store.n_cells for store in stores])]).astype(np.int64)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of all stores."""
+        return int(self.offsets[-1])
+
+    @property
+    def digest(self) -> str:
+        """Names what the corpus holds: the same for the same files ingested in the same order with the same options."""
+        return hashlib.blake2b(self.manifest.to_json(), digest_size=16).hexdigest()
+
+    def locate(self, cell: int) -> tuple[Store, int]:
+        """The store of a global cell index, and its row there."""
+        if not 0 <= cell < self.n_cells:
+            raise IndexError(f"cell {cell} of a corpus of {self.n_cells}")
+        dataset = int(np.searchsorted(self.offsets, cell, side="right")) - 1
+        return self.stores[dataset], int(cell - self.offsets[dataset])
+
+    def cell_name(self, cell: int) -> str:
+        """ "store:name" of a global cell index, for messages."""
+        store, row = self.locate(cell)
+        return f"{store.name}:{store.cell_name(row)}"
+
+
+def read_manifest(path: str | Path) -> Manifest | None:
+    """The manifest of the corpus at `path`; None where there is none."""
+    content = read_file(path, MANIFEST)
+    return None if content is None else Manifest.from_json(content, f"{str(path).rstrip('/')}/{MANIFEST}")
+
+
+def read_features(path: str | Path, manifest: Manifest) -> pd.DataFrame:
+    """The feature table of the corpus at `path`, as long as its manifest says."""
+    where = f"{str(path).rstrip('/')}/{FEATURES}"
+    return features_from_bytes(read_file(path, FEATURES), manifest.n_features, where)
+
+
+def open_corpus(
+    path: str | Path,
+    expect_modality: Modality | None = None,
+    *,
+    cache_bytes: int = CACHE_BYTES,
+    copy_threads: int | None = None,
+) -> Corpus:
+    """Opens a corpus for reading.
+
+    Args:
+      path: a local path or a URL (gs://, s3://, http://, file://).
+      expect_modality: refuse a corpus that holds another.
+      cache_bytes: memory for decoded chunks, shared by all stores. A chunk is about 64 cells.
+      copy_threads: threads that decode and copy; None is one for each core.
+
+    Raises:
+      InputError: not a corpus, a damaged one, one of a newer format, or one of another modality.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise InputError(f"{path}: not a corpus ({MANIFEST} is missing); give a folder made by mofm ingest")
+    other = [entry for entry in manifest.stores if expect_modality not in (None, entry.modality)]
+    if other:
+        raise InputError(f"{path}: store {other[0].name!r} holds {other[0].modality}, {expect_modality} is needed")
+    features = read_features(path, manifest)
+    threads = {} if copy_threads is None else {"limit": copy_threads}
+    context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}, "data_copy_concurrency": threads})
+    stores = tuple(Store(path, entry, dataset, context) for dataset, entry in enumerate(manifest.stores))
+    for store in stores:
+        store.check()
+    return Corpus(path, manifest, stores, features)
+
+
+def cause_of(error: Exception) -> str:
+    """An exception's message on one line, without TensorStore's copy of the whole spec."""
+    return " ".join(str(error).split(" [tensorstore_spec")[0].split()) or type(error).__name__

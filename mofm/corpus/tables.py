@@ -1,0 +1,123 @@
+"""The small parts of a store, obs, var and the attributes that make it an AnnData, through anndata and zarr.
+
+obs columns of anything but numbers, booleans and text have no place in the format, or none that every version of
+anndata reads. They become text, and it is said. Text that repeats is kept as a categorical.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import zarr
+from pandas.api.types import infer_dtype, is_bool_dtype, is_float_dtype, is_integer_dtype
+
+_NO_CONTENT = ("layers", "obsm", "obsp", "uns", "varm", "varp")
+
+
+def write_tables(folder: Path, obs: pd.DataFrame, var: pd.DataFrame) -> None:
+    """Makes `folder` an AnnData store of zarr v3 with an empty group X of encoding csr_matrix."""
+    with _settings():
+        root = zarr.open_group(folder, mode="w", zarr_format=3)
+        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        anndata.io.write_elem(root, "obs", obs)
+        anndata.io.write_elem(root, "var", var)
+        for key in _NO_CONTENT:
+            anndata.io.write_elem(root, key, {})
+        shape = {"shape": [len(obs), len(var)]}
+        root.create_group("X", attributes={"encoding-type": "csr_matrix", "encoding-version": "0.1.0"} | shape)
+
+
+def consolidate(folder: Path) -> None:
+    """Copies all metadata into that of the store, so that a web server, which lists nothing, can serve it."""
+    with _settings():
+        zarr.consolidate_metadata(folder)
+
+
+def read_table(folder: str | Path, key: str) -> pd.DataFrame:
+    """The obs or var table of a store."""
+    return anndata.io.read_elem(zarr.open_group(folder, mode="r")[key])
+
+
+def writable_obs(obs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """obs as it can be written to a store, and a line for each column that had to change."""
+    columns, changes = {}, []
+    for name, values in obs.items():
+        key = str(name).replace("/", "|")
+        key = "index_" if key == "_index" else key
+        if key in columns:
+            changes.append(f"{name}: left out, a column {key!r} comes before it")
+            continue
+        if key != name:
+            changes.append(f"{name}: renamed {key}")
+        columns[key], what = _writable(values)
+        if what:
+            changes.append(f"{key}: {what}")
+    return make_table(columns, obs.index.astype(str)), changes
+
+
+def make_table(columns: dict[str, object], names: Iterable[str]) -> pd.DataFrame:
+    """A table of these columns, which are arrays or series in the order of `names`."""
+    index = pd.Index(list(names), dtype=object)
+    columns = {key: pd.Series(values).set_axis(index) for key, values in columns.items()}
+    return pd.DataFrame(columns, index=index)
+
+
+def _writable(values: pd.Series) -> tuple[object, str]:
+    """The column's values, and what was done to them (empty for what a reader would not notice)."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        categories = values.cat.categories
+        if infer_dtype(categories) in ("string", "integer", "floating", "boolean", "empty"):
+            return _text_as_object(values), ""
+        return _as_text(values), f"categories of {infer_dtype(categories)} values turned into text"
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "biuf":
+        return values.to_numpy(), ""
+    if is_float_dtype(values.dtype):
+        return values.to_numpy(np.float64, na_value=np.nan), ""
+    if is_integer_dtype(values.dtype) or is_bool_dtype(values.dtype):
+        return values.array, ""
+    kind = infer_dtype(values, skipna=True)
+    if kind == "string":
+        repeats = values.isna().any() or values.nunique() < len(values)
+        return (_as_text(values) if repeats else text_column(values)), ""
+    if kind == "empty":
+        return _as_text(values), ""
+    return _as_text(values), f"{values.dtype if values.dtype != object else kind} values turned into text"
+
+
+def text_column(values: Iterable[str]) -> pd.Series:
+    """Text as plain objects, which anndata writes alike under pandas 2 and 3; their own text types it does not."""
+    return pd.Series(np.array(list(values), object), dtype=object)
+
+
+def _as_text(values: pd.Series) -> pd.Categorical:
+    text = values.astype(object).map(str, na_action="ignore")
+    return pd.Categorical(text, categories=pd.Index(sorted(text.dropna().unique()), dtype=object))
+
+
+def _text_as_object(values: pd.Series) -> pd.Categorical:
+    """The categorical with text categories as plain objects, which every version of anndata writes alike."""
+    categories = values.cat.categories
+    if infer_dtype(categories) in ("string", "empty"):
+        categories = pd.Index(categories.to_numpy(object), dtype=object)
+    return pd.Categorical.from_codes(values.cat.codes, categories, ordered=values.cat.ordered)
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """The same bytes from every version of anndata, and chunks of zeros stored, so that a missing one means damage.
+
+    Silent are the warnings that text arrays and consolidated metadata are not in the zarr v3 specification yet: anndata
+    writes both.
+    """
+    with (
+        anndata.settings.override(auto_shard_zarr_v3=False),
+        zarr.config.set({"array.write_empty_chunks": True}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "The data type", category=FutureWarning)
+        warnings.filterwarnings("ignore", "Consolidated metadata", category=UserWarning)
+        yield

@@ -1,0 +1,128 @@
+"""The genes of a species: one table of identity (Ensembl id), symbol, biotype and place, shipped with mofm.
+
+Choices and their cost:
+- The table is one GENCODE release, bundled as Parquet: no download, the same answer everywhere, and genes that this
+  release dropped or named anew are unknown to it. `build_gene_table` makes the table of another release or species.
+- A gene is its Ensembl id without the version. Some symbols stand for several ids (both copies of a pseudoautosomal
+  gene, readthrough loci, families such as Y_RNA); `row_of_symbol` takes one of them by a fixed rule.
+- Chromosomes are named as GENCODE does, "chr1" in UCSC's style; scaffolds keep their accession ("KI270728.1") and
+  all of their genes, so that no gene of a data set is unknown because of where it lies.
+"""
+
+import dataclasses
+import functools
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mofm.errors import InputError, nearest_name
+
+COLUMNS = ("gene_id", "symbol", "biotype", "chrom", "start", "end", "strand")
+METADATA = ("species", "release", "source", "licence")
+
+_BUNDLED = Path(__file__).with_name("data")
+_PRIMARY = re.compile(r"chr(\d+|X|Y|M)")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GeneTable:
+    """The genes of one species in one release of its annotation.
+
+    Attributes:
+      species: "human", "mouse".
+      release: the annotation and the genome build that places are given in, such as "GENCODE 48 (GRCh38)".
+      source: where the table came from.
+      licence: the source's licence, in full where that licence asks for it.
+      frame: a row a gene, ordered by id. `gene_id` (unversioned, unique) and `symbol` (the id itself where the gene
+        has no symbol) are strings; `biotype`, `chrom` and `strand` ("+" or "-") are categorical; `start` and `end`
+        are int32, counted from 0, `end` exclusive (as in BED). A gene whose place the source does not tell has
+        `chrom` and `strand` missing and `start` and `end` -1.
+    """
+
+    species: str
+    release: str
+    source: str
+    licence: str
+    frame: pd.DataFrame
+
+    @property
+    def version(self) -> str:
+        """What a manifest keeps to name this table: release and source."""
+        return f"{self.release}, from {self.source}"
+
+    @functools.cached_property
+    def gene_ids(self) -> list[str]:
+        """Ensembl id of each row."""
+        return self.frame["gene_id"].tolist()
+
+    @functools.cached_property
+    def symbols(self) -> list[str]:
+        """Symbol of each row."""
+        return self.frame["symbol"].tolist()
+
+    @functools.cached_property
+    def row_of_id(self) -> dict[str, int]:
+        """Row of each Ensembl id."""
+        return {gene_id: row for row, gene_id in enumerate(self.gene_ids)}
+
+    @functools.cached_property
+    def row_of_symbol(self) -> dict[str, int]:
+        """Row of each symbol. Of several genes with one symbol: protein-coding before others, then those on a
+        chromosome before those on scaffolds, then the lowest id (for pseudoautosomal genes, the copy on X)."""
+        primary = [bool(_PRIMARY.fullmatch(name)) for name in self.frame["chrom"].cat.categories]
+        codes = self.frame["chrom"].cat.codes.to_numpy()
+        elsewhere = ~np.array([*primary, False])[codes]  # code -1 (no place told) takes the last entry
+        noncoding = (self.frame["biotype"] != "protein_coding").to_numpy()
+        best_first = np.lexsort((np.arange(len(codes)), elsewhere, noncoding))
+        return {self.symbols[row]: row for row in best_first[::-1].tolist()}
+
+    @functools.cached_property
+    def ambiguous_symbols(self) -> frozenset[str]:
+        """Symbols that several genes have."""
+        return frozenset(self.frame["symbol"][self.frame["symbol"].duplicated()].tolist())
+
+
+def bundled_species() -> tuple[str, ...]:
+    """The species whose tables are shipped with mofm."""
+    return tuple(sorted(path.stem for path in _BUNDLED.glob("*.parquet")))
+
+
+@functools.cache
+def gene_table(species: str = "human") -> GeneTable:
+    """The bundled table of a species.
+
+    Raises:
+      InputError: mofm has no table of that species.
+    """
+    if species not in bundled_species():
+        hint = nearest_name(species.lower(), bundled_species())
+        raise InputError(
+            f"no gene table of species {species!r}: mofm ships {', '.join(bundled_species())}.{hint} Tables of other "
+            "species are made with `python -m mofm.omics.build_gene_table`"
+        )
+    return read_gene_table(_BUNDLED / f"{species}.parquet")
+
+
+def read_gene_table(path: Path | str) -> GeneTable:
+    """A table that `build_gene_table` wrote.
+
+    Raises:
+      InputError: the file is not there, or is no gene table.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: cannot be read as a gene table ({str(error).splitlines()[0]})") from error
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    missing += [key for key in METADATA if key not in metadata]
+    if missing:
+        raise InputError(
+            f"{path}: no gene table, {', '.join(missing)} missing; make one with "
+            "`python -m mofm.omics.build_gene_table`"
+        )
+    return GeneTable(frame=table.select(COLUMNS).to_pandas(), **{key: metadata[key] for key in METADATA})

@@ -1,0 +1,74 @@
+"""Masked modelling: what is hidden, what is scored, and that it can be learned from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mofm.batch import LIBRARY_SCALE, CellBatch
+from mofm.errors import InputError
+from mofm.nn.model import Outputs
+from mofm.objectives.likelihoods import negative_binomial_nll
+from mofm.objectives.masked import masked_modelling
+from mofm.objectives.masking import hide
+from mofm.objectives.total import ObjectivesConfig, total
+
+
+def outputs_for(view, log_rate):
+    cells, tokens = view.mask_BL.shape
+    flat = jnp.full((cells, tokens), log_rate, jnp.float32)
+    return Outputs(jnp.zeros((cells, 1)), jnp.zeros((cells, tokens, 1)), flat, flat + 1.0, jnp.zeros((cells, tokens)))
+
+
+def test_hides_the_stated_share_and_never_padding(make_view):
+    view = make_view(cells=400, tokens=30)
+    hidden_BL = np.asarray(hide(jax.random.key(0), view.mask_BL, 0.4, 0.3))
+    assert not hidden_BL[~view.mask_BL].any()
+    shares_B = hidden_BL.sum(axis=1) / view.mask_BL.sum(axis=1)
+    assert shares_B.mean() == pytest.approx(0.4, abs=0.03)
+    assert shares_B.std() > 0.15  # cells differ in how much is hidden
+
+
+def test_hiding_is_a_function_of_the_key(make_view):
+    mask_BL = make_view(cells=64, tokens=30).mask_BL
+    one, again, other = (hide(jax.random.key(seed), mask_BL, 0.4, 0.1) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert (np.asarray(one) != np.asarray(other)).any()
+
+
+def test_scores_hidden_tokens_alone(make_view):
+    view = make_view()
+    hidden_BL = np.zeros_like(view.mask_BL)
+    hidden_BL[0, 2] = hidden_BL[2, 5] = True
+    parts = masked_modelling(outputs_for(view, 0.7), view, hidden_BL)
+    exposure_B = view.library_B / LIBRARY_SCALE
+    for name, log_rate in (("token_nll", 0.7), ("cell_nll", 1.7)):
+        expected = np.mean(
+            [negative_binomial_nll(view.counts_BL[b, j], log_rate + np.log(exposure_B[b]), 0.0) for b, j in ((0, 2), (2, 5))]
+        )
+        assert float(parts[name]) == pytest.approx(float(expected), rel=1e-5)
+    assert parts["hidden"] == 2
+    shown = view._replace(counts_BL=np.where(hidden_BL, view.counts_BL, 99.0))
+    assert masked_modelling(outputs_for(view, 0.7), shown, hidden_BL)["token_nll"] == parts["token_nll"]
+
+
+def test_an_empty_cell_gives_a_finite_loss(make_view):
+    view = make_view()
+    empty = view._replace(library_B=np.zeros_like(view.library_B), mask_BL=np.zeros_like(view.mask_BL))
+    parts = masked_modelling(outputs_for(empty, 0.0), empty, np.zeros_like(view.mask_BL))
+    assert parts["token_nll"] == 0.0
+
+
+def test_total_is_the_weighted_sum(make_view):
+    batch = CellBatch(rna=make_view())
+    predict = lambda view, hidden_BL, modality: outputs_for(view, 0.2)  # noqa: E731
+    key = jax.random.key(3)
+    loss, metrics = total(ObjectivesConfig(token_weight=2.0, cell_weight=0.5), predict, batch, key)
+    expected = 2.0 * float(metrics["rna/token_nll"]) + 0.5 * float(metrics["rna/cell_nll"])
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"mask_rate": 0.0}, {"mask_rate": 0.8, "mask_spread": 0.3}, {"token_weight": -1.0}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(InputError, match="objectives"):
+        ObjectivesConfig(**wrong)

@@ -1,0 +1,62 @@
+"""Meshes that fit and meshes that do not; rules that refuse what they do not know."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mofm import axes
+from mofm.batch import CellBatch
+from mofm.errors import InputError
+from mofm.parallel.mesh import MeshConfig, check_batch, make_mesh
+from mofm.parallel.place import place_batch
+from mofm.parallel.rules import RULES, constrain, partition
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [(MeshConfig(), (8, 1, 1)), (MeshConfig(data=2, fsdp=-1, tensor=2), (2, 2, 2)), (MeshConfig(1, 8, 1), (1, 8, 1))],
+)
+def test_minus_one_takes_what_is_left(config, shape):
+    assert tuple(make_mesh(config).shape.values()) == shape
+
+
+@pytest.mark.parametrize("config", [MeshConfig(3), MeshConfig(-1, -1), MeshConfig(0), MeshConfig(-1, 3), MeshConfig(2, 2, 1)])
+def test_a_mesh_that_does_not_fit_is_refused(config):
+    with pytest.raises(InputError, match="mesh data="):
+        make_mesh(config)
+
+
+def test_a_batch_that_the_mesh_cannot_divide_is_refused_with_the_nearest():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+    check_batch(mesh, 16)
+    with pytest.raises(InputError, match="batch_size=20 .* use 16 or 24"):
+        check_batch(mesh, 20)
+
+
+def test_every_logical_axis_has_a_rule():
+    assert set(axes.LOGICAL_AXES) <= set(RULES)
+
+
+def test_unknown_names_and_collisions_raise():
+    with pytest.raises(KeyError, match="no rule"):
+        partition(("embde",))
+    with pytest.raises(ValueError, match="collide"):
+        partition((axes.FFN, axes.HEADS))
+
+
+def test_a_batch_is_laid_over_data_and_fsdp(make_view):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    view = make_view(cells=8)
+    placed = place_batch(CellBatch(rna=view), mesh)
+    assert placed.atac is None
+    np.testing.assert_array_equal(placed.rna.counts_BL, view.counts_BL)
+    assert {shard.data.shape[0] for shard in placed.rna.counts_BL.addressable_shards} == {2}
+
+
+def test_constrain_is_the_identity_without_a_mesh_and_lays_out_with_one():
+    x = jnp.ones((8, 4))
+    assert constrain(x, (axes.CELLS, None)) is x
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=4))):
+        laid = jax.jit(lambda x: constrain(x, (axes.CELLS, None)))(x)
+    assert laid.sharding.spec[0] == ("data", "fsdp")

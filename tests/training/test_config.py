@@ -1,0 +1,77 @@
+"""Configs: the files that come with mofm load, and a typo fails at once and says what was meant."""
+
+from pathlib import Path
+
+import pytest
+
+from mofm.errors import InputError
+from mofm.training.config import Config, build_config, from_dict, load_config
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_opens_with_its_command(path):
+    assert isinstance(load_config(path, ["data.corpus=somewhere"]), Config)
+    docstring = path.read_text().split('"""')[1]
+    assert "    mofm " in docstring
+
+
+def test_overrides_are_typed():
+    overrides = ["encoder.width=512", "optimizer.learning_rate=1", "data.holdout_datasets=['a','b']", "data.corpus=x/y"]
+    config = load_config(CONFIGS[0], overrides)
+    assert config.encoder.width == 512
+    assert config.optimizer.learning_rate == 1.0
+    assert isinstance(config.optimizer.learning_rate, float)
+    assert config.data.holdout_datasets == ("a", "b")
+    assert config.data.corpus == "x/y"
+
+
+def test_a_default_that_the_file_does_not_name_can_be_set():
+    assert build_config({"data": {"corpus": "c"}}, ["optimizer.b2=0.9"]).optimizer.b2 == 0.9
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("encoder.widht=512", "'widht'.*Did you mean 'width'"),
+        ("encodr.width=512", "'encodr'.*Did you mean 'encoder'"),
+        ("encoder.width=wide", "encoder.width='wide': expected int, found str"),
+        ("encoder.width=1.5", "expected int, found float"),
+        ("encoder=3", "is a group"),
+        ("encoder.width.x=3", "is a value"),
+        ("optimizer.schedule=linear", "must be one of cosine, wsd"),
+        ("data.holdout_datasets=one", "expected a list"),
+        ("encoder.width", "=VALUE"),
+        ("encoder.heads=5", "not divisible"),
+        ("optimizer.learning_rate=-1", "must be positive"),
+        ("run.steps=0", "at least 1"),
+    ],
+)
+def test_a_mistake_is_named(override, said):
+    with pytest.raises(InputError, match=said):
+        load_config(CONFIGS[0], ["data.corpus=c", override])
+
+
+def test_an_unknown_key_in_a_file_is_named(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("def get_config():\n    return {'data': {'corpus': 'c', 'batchsize': 3}}\n")
+    with pytest.raises(InputError, match=r"'data\.batchsize'.*'batch_size'"):
+        load_config(path)
+
+
+def test_what_is_no_config_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such config"):
+        load_config(tmp_path / "nothing.py")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(InputError, match="get_config"):
+        load_config(tmp_path / "empty.py")
+    with pytest.raises(InputError, match=r"data\.corpus is not set"):
+        build_config({"data": {}})
+
+
+def test_a_config_survives_json(tiny):
+    import json
+
+    config = tiny("data.holdout_datasets=['two']")
+    assert from_dict(Config, json.loads(json.dumps(config.to_dict()))) == config

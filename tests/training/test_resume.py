@@ -1,0 +1,167 @@
+"""A run that was stopped, killed or interrupted ends with the same bits as one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from mofm.errors import InputError
+from mofm.nn.model import ModelSpec
+from mofm.parallel.mesh import make_mesh
+from mofm.training import loop, workdir
+from mofm.training.checkpoint import Checkpoints
+from mofm.training.loop import DivergedError, train
+from mofm.training.optimizer import make_optimizer
+from mofm.training.state import abstract_state
+
+
+def final_state(config, folder):
+    features = workdir.read_features(folder)
+    spec = ModelSpec(config.encoder, len(features))
+    abstract = abstract_state(spec, make_optimizer(config.optimizer, config.run.steps), make_mesh(config.mesh))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = jax.device_get(checkpoints.restore(checkpoints.latest, abstract))
+    checkpoints.close()
+    return state
+
+
+def assert_same_run(config, ours, theirs):
+    one, other = final_state(config, ours), final_state(config, theirs)
+    assert int(one.step) == int(other.step) == config.run.steps
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+    def science(folder):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in line.items() if k != "cells_per_s"} for line in lines]
+
+    assert science(ours) == science(theirs)
+
+
+@pytest.fixture
+def unbroken(tiny, tmp_path):
+    config = tiny()
+    assert train(config, tmp_path / "unbroken", quiet=True) == config.run.steps
+    return config, tmp_path / "unbroken"
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 7])
+def test_sigterm_saves_and_the_same_command_goes_on(unbroken, tmp_path, monkeypatch, stop_at):
+    config, whole = unbroken
+    report = loop._Run.report
+
+    def report_then_stop(self, step, batch, values):
+        report(self, step, batch, values)
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop._Run, "report", report_then_stop)
+    reached = train(config, tmp_path / "stopped", quiet=True)
+    assert stop_at <= reached < config.run.steps
+    monkeypatch.undo()
+    assert train(config, tmp_path / "stopped", quiet=True) == config.run.steps
+    assert_same_run(config, whole, tmp_path / "stopped")
+
+
+def test_killed_without_warning(unbroken, tmp_path):
+    config, whole = unbroken
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import json, time
+        from pathlib import Path
+        from mofm.training import loop
+        from mofm.training.config import Config, from_dict
+        report = loop._Run.report
+        def slow(self, step, batch, values):
+            report(self, step, batch, values)
+            time.sleep(0.3)
+        loop._Run.report = slow
+        loop.train(from_dict(Config, json.loads({json.dumps(json.dumps(config.to_dict()))})), Path({str(tmp_path / "killed")!r}))
+        """)
+    )
+    run = subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and '"step": 6' in metrics.read_text()):
+        assert run.poll() is None, run.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    run.stderr.close()
+    assert train(config, tmp_path / "killed", quiet=True) == config.run.steps
+    assert_same_run(config, whole, tmp_path / "killed")
+
+
+def test_resuming_a_finished_run_changes_nothing(unbroken):
+    config, whole = unbroken
+    before = (whole / "metrics.jsonl").read_bytes()
+    assert train(config, whole, quiet=True) == config.run.steps
+    assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_mesh_goes_on_with_the_same_run(unbroken, tiny, tmp_path):
+    config, whole = unbroken
+    short = tiny("mesh.data=1", "mesh.fsdp=4", "mesh.tensor=2")
+    assert train(short, tmp_path / "other", quiet=True) == config.run.steps
+    one, other = final_state(config, whole), final_state(short, tmp_path / "other")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-2), one.params, other.params)
+
+
+def test_a_workdir_of_another_config_is_refused_untouched(unbroken, tiny):
+    _, whole = unbroken
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"encoder\.ffn was 24, is 32"):
+        train(tiny("encoder.ffn=32"), whole, quiet=True)
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_something_else_is_refused(tiny, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        train(tiny(), tmp_path, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_nan_stops_with_the_step_the_cells_and_the_last_good_checkpoint(tiny, tmp_path, monkeypatch):
+    place = loop.place_batch
+    seen = []
+
+    def poisoned(batch, mesh):
+        if np.ndim(batch.rna.cell_B) and len(seen) == 5 and not np.isnan(batch.rna.values_BL).any():
+            batch = batch._replace(rna=batch.rna._replace(values_BL=batch.rna.values_BL * np.float32("nan")))
+        seen.append(batch.rna.cell_B)
+        return place(batch, mesh)
+
+    monkeypatch.setattr(loop, "place_batch", poisoned)
+    config = tiny("run.eval_every=0", "run.checkpoint_every=2")
+    with pytest.raises(DivergedError, match=r"step 6, on 16 cells \(cell\d+, .*last good checkpoint is step 4"):
+        train(config, tmp_path / "run", quiet=True)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoints.latest == 4
+
+
+def test_the_newest_and_the_best_are_kept(tiny, tmp_path, monkeypatch):
+    losses = iter([5.0, 1.0, 3.0, 4.0, 2.0])
+    monkeypatch.setattr(loop._Run, "evaluate", lambda self, state, step: next(losses))
+    config = tiny("run.eval_every=2", "run.checkpoint_every=2", "run.keep_latest=1", "run.keep_best=1")
+    train(config, tmp_path / "run", quiet=True)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoints.steps == [2, 8]
+    assert (checkpoints.best, checkpoints.latest) == (2, 8)
+
+
+def test_metrics_reach_tensorboard(unbroken):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, whole = unbroken
+    events = EventAccumulator(str(whole / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "heldout/loss", "heldout/rna/null_nll"} <= set(events.Tags()["tensors"])
