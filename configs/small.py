@@ -3,6 +3,8 @@
     mofm ingest cells.h5ad corpus/
     mofm train --config configs/small.py --config.data.corpus=corpus/ --workdir runs/mine
     mofm embed runs/mine cells.h5ad cells_embedded.h5ad
+
+What is not set here is as in configs/base.py.
 """
 
 from ml_collections import ConfigDict
@@ -14,9 +16,8 @@ def get_config() -> ConfigDict:
     """A child of base."""
     config = base.get_config()
     config.data.update({"batch_size": 64, "tokens": 256, "holdout_fraction": 0.1})
-    config.encoder.update(
-        {"width": 128, "blocks": 2, "heads": 4, "ffn": 352, "cell_width": 64, "compute_dtype": "float32", "remat": "none"}
-    )
+    config.encoder.update({"width": 128, "blocks": 2, "heads": 4, "ffn": 352, "cell_width": 64})
+    config.encoder.update({"compute_dtype": "float32", "remat": "none"})
     config.optimizer.update({"learning_rate": 2e-3, "warmup_steps": 50})
     config.run.update({"steps": 2_000, "eval_every": 250, "checkpoint_every": 250})
     return config

@@ -7,6 +7,7 @@ On the host the leaves are numpy arrays made by `batches/collate.py`; `parallel/
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = np.ndarray | jax.Array
@@ -48,3 +49,8 @@ class CellBatch(NamedTuple):
     atac: TokenBatch | None = None
     adt: TokenBatch | None = None
     methylation: TokenBatch | None = None
+
+
+def log_exposure(library_B: jax.Array) -> jax.Array:
+    """log(library / LIBRARY_SCALE): what turns a rate into a mean. 0 for an empty cell, whose tokens are all padding."""
+    return jnp.log(jnp.where(library_B > 0, library_B, LIBRARY_SCALE) / LIBRARY_SCALE)

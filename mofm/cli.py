@@ -5,7 +5,10 @@ and exit code 2; anything else that goes wrong is ours, and keeps its traceback.
 """
 
 import argparse
+import contextlib
+import errno
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -27,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     if rest and (args.verb != "train" or not all(word.startswith("--config.") for word in rest)):
         parser.error(f"unknown argument {rest[0]!r}; see `mofm {args.verb} --help`")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # what Orbax logs as an error, with a traceback, it also raises
     args.overrides = [word.removeprefix("--config.") for word in rest]
     try:
         return args.run(args) or 0
@@ -37,6 +42,24 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"mofm {args.verb}: stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        place = args.workdir if "workdir" in args else args.out
+        print(f"mofm {args.verb}: {place}: the disk is full; free space, and the same command goes on", file=sys.stderr)
+        return 2
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """TensorStore and Orbax tell it in the text of other errors."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    seen = []
+    while error is not None and error not in seen:
+        if getattr(error, "errno", None) in full or any(os.strerror(number) in str(error) for number in full):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -176,8 +199,7 @@ def _add_embed(verbs) -> None:
 def _embed(args) -> int:
     from mofm.inference.model import load, write_embedding
 
-    if args.output.exists() and not args.overwrite:
-        raise InputError(f"{args.output} exists: give another OUT, or --overwrite")
+    _check_free(args.output, args.overwrite)
     embedding = load(args.model, step=args.step).embed(
         args.input,
         counts_from=args.counts_from,
@@ -188,15 +210,26 @@ def _embed(args) -> int:
     )
     write_embedding(args.input, args.output, embedding, args.key_added)
     report = embedding.report
-    cells, width = embedding.embedding_NE.shape
-    print(f'{args.output}: obsm["{args.key_added}"], {cells:,} cells x {width}, model {report["model"]} step {report["step"]}')
+    (cells, width), key = embedding.embedding_NE.shape, args.key_added
+    known, genes = report["genes_matched"], report["genes_matched"] + report["genes_unmatched"]
+    print(f'{args.output}: obsm["{key}"], {cells:,} cells x {width}, model {report["model"]} step {report["step"]}')
     print(
-        f"  the model knows {report['genes_matched']:,} of {report['genes_matched'] + report['genes_unmatched']:,} genes "
-        f"({report['share_of_genes_known']:.1%}), which hold {report['share_of_counts_known']:.1%} of the counts"
+        f"  the model knows {known:,} of {genes:,} genes ({report['share_of_genes_known']:.1%}), "
+        f"which hold {report['share_of_counts_known']:.1%} of the counts"
     )
     if report["share_of_counts_known"] < 0.5:
         print("  warning: less than half of the counts are in genes that the model knows; the embedding says little")
     return 0
+
+
+_SIMULATED = {
+    "cells": (3000, "rows of the file"),
+    "genes": (1000, "columns, the transcription factors among them"),
+    "tfs": (50, "transcription factors"),
+    "cell_types": (8, "attractors of the network"),
+    "batches": (2, "with an effect on every gene each"),
+    "seed": (0, "the same seed gives the same file"),
+}
 
 
 def _add_simulate(verbs) -> None:
@@ -209,21 +242,44 @@ def _add_simulate(verbs) -> None:
         'obsm["tf_activity"].',
     )
     verb.add_argument("out", type=Path, metavar="OUT", help="the .h5ad file to write")
-    from_config = {"cells": 3000, "genes": 1000, "tfs": 50, "cell_types": 8, "batches": 2, "seed": 0}
-    for name, default in from_config.items():
-        verb.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"(default: {default})")
+    for name, (default, what) in _SIMULATED.items():
+        flag = f"--{name.replace('_', '-')}"
+        verb.add_argument(flag, type=int, default=default, metavar="N", help=f"{what} (default: {default})")
+    verb.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
 
 def _simulate(args) -> int:
     from mofm.omics.simulate import SimulationConfig, simulate
 
-    config = SimulationConfig(args.cells, args.genes, args.tfs, args.cell_types, args.batches, args.seed)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    _check_free(args.out, args.overwrite)
+    config = SimulationConfig(**{name: getattr(args, name) for name in _SIMULATED})
     adata = simulate(config)
-    adata.write_h5ad(args.out)
+    _write(adata, args.out)
     edges = adata.varp["grn"].nnz
-    print(f"{args.out}: {adata.n_obs:,} cells x {adata.n_vars:,} genes, {config.cell_types} types, {edges:,} TF -> target edges")
+    cells, genes = adata.shape
+    print(f"{args.out}: {cells:,} cells x {genes:,} genes, {config.cell_types} types, {edges:,} TF -> target edges")
     return 0
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists: give another OUT, or --overwrite")
+
+
+def _write(adata, out: Path) -> None:
+    """An h5ad file that appears whole or not at all."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        adata.write_h5ad(temporary)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written ({error.strerror or error}); free space or give another OUT"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _add_demo(verbs) -> None:

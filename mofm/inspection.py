@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mofm.corpus.ingest import IngestResult
 from mofm.corpus.manifest import MANIFEST
@@ -50,7 +52,7 @@ def _inspect_corpus(path: Path) -> dict:
                 "features_per_cell": entry.entries / max(entry.cells, 1),
                 "empty_cells": entry.empty_cells,
                 "source": entry.source,
-                "counts_from": entry.counts_from + (" (recovered)" if entry.recovered else ""),
+                "counts_from": _counts_from(entry.counts_from, entry.recovered),
                 "unresolved_names": entry.resolution.get("unresolved", 0),
             }
             for entry in entries
@@ -75,18 +77,16 @@ def render(report: dict, *, as_json: bool = False) -> None:
     console = Console()
     verdict = "[green]usable[/]" if report["usable"] else "[red]not usable as it is[/]"
     console.print(f"{verdict}: ", end="")
-    console.print(report["why"], markup=False, highlight=False, soft_wrap=True)
+    _say(console, report["why"])
     if "datasets" in report:
-        _print_rows(console, "datasets", report["datasets"])
+        _print_rows(console, [_dataset_row(dataset) for dataset in report["datasets"]])
         return
-    matrices = [{"matrix": name, **described} for name, described in report["matrices"].items()]
-    _print_rows(console, "matrices", matrices)
-    if report.get("genes"):
-        known = ", ".join(f"{key} {value}" for key, value in report["genes"].items())
-        console.print(f"genes: {known}", markup=False, highlight=False, soft_wrap=True)
+    _print_rows(console, [_matrix_row(name, described) for name, described in report["matrices"].items()])
+    if genes := report.get("genes"):
+        _say(console, _genes_line(genes))
     for name in ("obs_columns", "var_columns"):
         columns = ", ".join(f"{key} ({what})" for key, what in report[name].items()) or "none"
-        console.print(f"{name.removesuffix('_columns')}: {columns}", markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"{name.removesuffix('_columns')}: {columns}")
 
 
 def render_ingest(results: list[IngestResult], out: Path) -> None:
@@ -94,32 +94,78 @@ def render_ingest(results: list[IngestResult], out: Path) -> None:
     rows = [
         {
             "dataset": result.name,
-            "": result.status,
+            "status": result.status,
             "cells": result.cells,
+            "empty": result.entry.empty_cells,
             "genes": result.genes,
-            "counts_from": result.counts_from + (" (recovered)" if result.recovered else ""),
-            "unresolved": result.resolution.get("unresolved", 0),
-            "empty_cells": result.entry.empty_cells,
-            "cells_per_s": result.cells_per_second,
+            "unknown": result.resolution.get("unresolved", 0),
+            "counts from": _counts_from(result.counts_from, result.recovered),
+            "cells/s": result.cells_per_second,
         }
         for result in results
     ]
     console = Console()
-    _print_rows(console, f"corpus {out}", rows)
+    _say(console, f"corpus {out}")
+    _print_rows(console, rows)
     for result in results:
         for line in result.entry.obs_converted:
-            console.print(f"{result.name}: obs {line}", markup=False, highlight=False, soft_wrap=True)
+            _say(console, f"{result.name}: obs {line}")
         for kind, count in result.entry.left_out.items():
-            console.print(f"{result.name}: left out {count:,} features of type {kind}", markup=False, highlight=False)
+            _say(console, f"{result.name}: left out {count:,} features of type {kind}")
 
 
-def _print_rows(console: Console, title: str, rows: list[dict]) -> None:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(title=title, title_justify="left")
-    for key in keys:
-        table.add_column(key.replace("_", " "), overflow="fold")
+def _dataset_row(dataset: dict) -> dict:
+    """What fits a line of 80 characters; the rest is in the JSON."""
+    return {
+        "dataset": dataset["name"],
+        "cells": dataset["cells"],
+        "empty": dataset["empty_cells"],
+        "genes": dataset["features"],
+        "unknown": dataset["unresolved_names"],
+        "counts/cell": dataset["counts_per_cell"],
+        "genes/cell": dataset["features_per_cell"],
+        "counts from": dataset["counts_from"],
+    }
+
+
+def _matrix_row(name: str, described: dict) -> dict:
+    row = {"matrix": name, "layout": described.get("layout"), "stored": described.get("stored")}
+    row["looks like"] = described.get("looks") or described.get("error")
+    if "recoverable_share" in described:
+        row["looks like"] += f"; {described['recoverable_share']:.0%} of a sample invert to counts"
+    return row
+
+
+def _genes_line(genes: dict) -> str:
+    known = genes["names"] - genes["unresolved"]
+    ways = {"ensembl": "Ensembl ids", "ensembl_versioned": "ids with versions", "symbol": "symbols"}
+    found = ", ".join(f"{genes[how]:,} {what}" for how, what in ways.items() if genes[how])
+    line = f"genes: {known:,} of {genes['names']:,} names in {genes['names_from']} are {genes['species']} genes"
+    line += f" ({found})" if found else ""
+    doubts = {"ambiguous": "ambiguous", "merged": "of a gene that another column has too"}
+    return line + "".join(f", {genes[kind]:,} {what}" for kind, what in doubts.items() if genes[kind])
+
+
+def _counts_from(name: str, recovered: bool) -> str:
+    return f"{name} (recovered)" if recovered else name
+
+
+def _say(console: Console, line: str) -> None:
+    """A line as it is: neither wrapped nor read as markup."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_rows(console: Console, rows: list[dict]) -> None:
+    """A light table: numbers right and whole, words left and folded where the line is too short for them."""
+    if not rows:
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for key in rows[0]:
+        is_number = all(row[key] is None or isinstance(row[key], int | float) for row in rows)
+        justify = "right" if is_number else "left"
+        table.add_column(key, justify=justify, no_wrap=is_number, overflow="fold", header_style="bold")
     for row in rows:
-        table.add_row(*(_shown(row.get(key, "")) for key in keys))
+        table.add_row(*(Text(_shown(value)) for value in row.values()))
     console.print(table)
 
 
@@ -128,4 +174,4 @@ def _shown(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)

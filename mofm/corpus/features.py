@@ -41,7 +41,7 @@ def features_to_bytes(features: pd.DataFrame) -> bytes:
     """The table as Parquet. The same table gives the same bytes."""
     content = io.BytesIO()
     table = pa.Table.from_pandas(features, schema=_SCHEMA, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata(None), content)
+    pq.write_table(table.replace_schema_metadata(None), content, write_page_checksum=True)
     return content.getvalue()
 
 
@@ -54,7 +54,7 @@ def features_from_bytes(content: bytes | None, n_features: int, where: str) -> p
     if content is None:
         raise InputError(f"{where}: the feature table is missing; copy the corpus again or ingest it anew")
     try:
-        features = pq.read_table(pa.BufferReader(content)).to_pandas()
+        features = pq.read_table(pa.BufferReader(content), page_checksum_verification=True).to_pandas()
     # Damage ends in any of Arrow's exceptions; each means the same to the user.
     except Exception as error:
         cause = " ".join(str(error).split())

@@ -11,6 +11,7 @@ the same command, goes on where it was, and ends in the same bytes as one that r
 
 import dataclasses
 import importlib.metadata
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,6 @@ import pandas as pd
 from mofm.corpus.features import add_features, empty_features
 from mofm.corpus.inputs import Input, Options, already_there, check_input, store_names_of
 from mofm.corpus.manifest import Manifest, StoreEntry
-from mofm.corpus.merge import ColumnMerger, CountOverflowError
 from mofm.corpus.staging import commit, staging_folder
 from mofm.corpus.store import read_features, read_manifest
 from mofm.corpus.tables import make_table, text_column, writable_obs
@@ -30,6 +30,7 @@ from mofm.corpus.writer import write_store
 from mofm.errors import InputError
 from mofm.omics.features import GeneResolution, merge_columns, resolve_var
 from mofm.omics.genome import GeneTable, gene_table
+from mofm.omics.merge import ColumnMerger, CountOverflowError
 from mofm.omics.readers import CountTable, open_h5ad
 from mofm.omics.rows import CountRows
 
@@ -89,14 +90,16 @@ def ingest(
       A result for each input, in order.
 
     Raises:
-      InputError: an input cannot be used, a name is taken by another file or by the same with other options, another
-        ingest is running, the disk is full. What was committed before stays and is passed over the next time; of
-        the rest nothing is left.
+      InputError: `out` is a URL, an input cannot be used, a name is taken by another file or by the same with other
+        options, another ingest is running, the disk is full. What was committed before stays and is passed over the
+        next time; of the rest nothing is left.
     """
     root, paths, table = Path(out), [Path(path) for path in inputs], gene_table(species)
     options = Options(counts_from, recover_counts)
     if not paths:
         raise InputError("nothing to ingest; name one or more .h5ad files")
+    if re.match(r"[a-z0-9]+:/", str(out)):
+        raise InputError(f"{out}: a corpus is made in a local folder; name one, and copy it to the bucket when done")
     store_names = store_names_of(paths, names)
     with staging_folder(root) as staging:
         manifest = read_manifest(root) or Manifest(_mofm_version(), species, table.version)

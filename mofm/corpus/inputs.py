@@ -39,8 +39,11 @@ class Input:
     modified_ns: int
 
     def is_changed(self) -> bool:
-        """Whether the file was changed since."""
-        status = self.path.stat()
+        """Whether the file was changed, or taken away, since."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return True
         return (status.st_size, status.st_mtime_ns) != (self.n_bytes, self.modified_ns)
 
 

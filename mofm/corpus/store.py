@@ -135,6 +135,8 @@ class Store:
         """The error that says that a part of this store cannot be read."""
         where = "/".join([str(self._root).rstrip("/"), self.entry.path])
         cause = cause if isinstance(cause, str) else cause_of(cause)
+        if "ignored by server" in cause:
+            return InputError(f"{where}: its web server gives no byte ranges; use one that does, or copy the corpus")
         return InputError(
             f"{where}: {what} of store {self.name!r} cannot be read: the store is damaged or incomplete ({cause}); "
             f"copy the corpus again, or ingest {self.entry.source} into a new one"

@@ -221,6 +221,8 @@ def _move_in(out_dir: Path, files: dict[str, bytes]) -> Path:
             (staging / name).write_bytes(content)
         for name in files:
             os.replace(staging / name, out_dir / name)
+    except OSError as error:
+        raise InputError(f"{out_dir}: the report cannot be written there ({error.strerror}); free space") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return out_dir

@@ -4,9 +4,10 @@ A cell's embedding depends on its own counts, the genes that the file measures, 
 the file, their order, the order of its columns or the batch size. All expressed genes are tokens where they fit
 (`max_tokens`), beside zeros in the proportion that the model was trained with.
 
-Memory holds a block of cells at a time; the result is a copy of the input file with one key more in `obsm` and in `uns`.
+Memory holds a block of cells at a time; the result is a copy of the input file with a key more in `obsm` and in `uns`.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,21 +26,26 @@ import mofm
 from mofm.batch import TokenBatch
 from mofm.batches.collate import collate
 from mofm.errors import InputError
-from mofm.progress import cells_progress
 from mofm.nn import model
 from mofm.nn.model import ModelSpec, Params
 from mofm.omics.features import merge_columns, resolve_var
 from mofm.omics.genome import gene_table
+from mofm.omics.merge import ColumnMerger
 from mofm.omics.readers import CountTable, open_h5ad
-from mofm.omics.rows import CountRows, map_columns, take_cells
+from mofm.omics.rows import CountRows, take_cells
+from mofm.progress import cells_progress
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.config import Config
 
 TOKEN_STEP = 128
 """Views are padded to a multiple of this: few shapes, few compilations."""
+BOOKKEEPING_BYTES = 2**20
+"""What HDF5 may need to write an embedding, beside the values."""
 TOKEN_SEED = np.uint64(0x6D6F666D)
 """Every cell is sampled with one seed, so that its tokens depend on the cell alone."""
+
+_encode = jax.jit(model.embed, static_argnames=("spec", "modality"))  # one cache a process, not one a file
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,12 @@ class PretrainedModel:
         names_from, resolution = resolve_var(table.var, gene_table(species))
         genes, gene_G = merge_columns(resolution.ids)
         rows_M = pd.Index(self.features["id"]).get_indexer(genes).astype(np.int32)
-        names = list(table.var.index)
+        names = [str(name) for name in table.var.index]
         if not (rows_M >= 0).any():
-            known = ", ".join(self.features["symbol"].head(3))
+            given, known = (", ".join(some) for some in (names[:3], self.features["symbol"].head(3)))
             raise InputError(
-                f"{table.path}: none of its {len(names):,} genes ({', '.join(map(str, names[:3]))}, ...) is among the model's "
-                f"{len(self.features):,} ({known}, ...): check the species and that var holds gene symbols or Ensembl ids"
+                f"{table.path}: none of its {len(names):,} genes ({given}, ...) is among the model's "
+                f"{len(self.features):,} ({known}, ...): check --species and that var holds gene symbols or Ensembl ids"
             )
         unmatched = [name for name, row in zip(names, rows_M[gene_G], strict=True) if row < 0]
         return Matching(names_from, gene_G, rows_M, unmatched)
@@ -103,15 +109,13 @@ class PretrainedModel:
         """Stream a table through the encoder, in file order.
 
         Yields:
-          (embedding_BE float32, counts_B2 float64: of each cell, its total count and the part in genes the model knows).
+          (embedding_BE float32, counts_B2 float64: each cell's total count, and the part in genes the model knows).
         """
-        embed = jax.jit(partial(model.embed, self.spec), static_argnames="modality")
-        for rows in table.rows():
-            rows = map_columns(rows, matching.gene_G, len(matching.rows_M))
+        for rows in map(ColumnMerger(matching.gene_G), table.rows()):
             for start in range(0, rows.n_cells, batch_size):
                 part = take_cells(rows, start, min(start + batch_size, rows.n_cells))
                 view = self._view(part, matching.rows_M, batch_size, max_tokens)
-                embedding_BE = np.asarray(embed(self.params, view, modality=table.modality))[: part.n_cells]
+                embedding_BE = np.asarray(_encode(self.spec, self.params, view, table.modality))[: part.n_cells]
                 yield embedding_BE, _counts_known(part, matching.rows_M)
 
     def _view(self, rows: CountRows, feature_rows_G: np.ndarray, batch_size: int, max_tokens: int) -> TokenBatch:
@@ -149,7 +153,13 @@ class PretrainedModel:
           counts_from, recover_counts: see `mofm.omics.readers.open_h5ad`.
           batch_size: cells at a time; changes speed and memory, not the result.
           max_tokens: most tokens of a cell; of a cell with more, a fixed sample is taken.
+
+        Raises:
+          InputError: the file cannot be used, shares no gene with the model, or an option has no meaning.
         """
+        for name, value in (("batch size", batch_size), ("max tokens", max_tokens)):
+            if value < 1:
+                raise InputError(f"{name} {value}: must be at least 1")
         with open_h5ad(path, counts_from=counts_from, recover_counts=recover_counts) as table:
             matching = self.match(table, species)
             parts, totals = [], np.zeros(2)
@@ -191,7 +201,9 @@ def load(workdir: str | Path, *, step: int | None = None) -> PretrainedModel:
     step = checkpoints.best if step is None else step
     if step is None or step not in checkpoints.steps:
         kept = ", ".join(map(str, checkpoints.steps)) or "none"
-        raise InputError(f"{workdir}: no checkpoint{'' if step is None else f' of step {step}'} (there are: {kept}); train further")
+        raise InputError(
+            f"{workdir}: no checkpoint{'' if step is None else f' of step {step}'} (there are: {kept}); train further"
+        )
     spec = ModelSpec(config.encoder, len(features))
     device = SingleDeviceSharding(jax.devices()[0])
     shapes = jax.eval_shape(partial(model.init, spec), jax.random.key(0))
@@ -205,22 +217,43 @@ def write_embedding(source: Path, target: Path, embedding: Embedding, key_added:
     """Copy `source` to `target` with obsm[key_added] and uns["mofm"] set. `target` appears whole or not at all.
 
     Raises:
-      InputError: the disk is full.
+      InputError: the disk is full, or `target` cannot be written for another reason.
     """
     source, target = Path(source), Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, temporary)
         os.chmod(temporary, 0o644)
+        _reserve(temporary, _bytes_added(embedding))
         with h5py.File(temporary, "r+") as file:
+            for group in {"obsm", "uns"} - set(file):
+                anndata.io.write_elem(file, group, {})
             anndata.io.write_elem(file, f"obsm/{key_added}", embedding.embedding_NE)
             anndata.io.write_elem(file, "uns/mofm", embedding.report)
         os.replace(temporary, target)
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error}); free space or give another OUT") from error
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror or error}); free space or give another OUT"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _bytes_added(embedding: Embedding) -> int:
+    """More bytes than a file grows by when the embedding is written to it."""
+    names = embedding.report["unmatched_genes"]
+    return BOOKKEEPING_BYTES + embedding.embedding_NE.nbytes + 64 * len(names) + names.nbytes
+
+
+def _reserve(path: Path, n_bytes: int) -> None:
+    """Grow a file, so that a full disk is met here: in HDF5 it ends the process. What is unused HDF5 cuts off again."""
+    with path.open("ab") as file:
+        for _ in range(-(-n_bytes // BOOKKEEPING_BYTES)):
+            file.write(bytes(BOOKKEEPING_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _counts_known(rows: CountRows, rows_M: np.ndarray) -> np.ndarray:

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from mofm.axes import EMBED, HEAD_WIDTH, HEADS
 from mofm.nn.layers import RMSNorm, declare
 
+POOL_START = 0.1
+"""Scale of the pool's values at the start, against a profile of unit size: the embedding starts as the linear one."""
 MASKED_LOGIT = -1e9
 """Added to the logits of padding: exp underflows to exactly zero, and a row of padding alone stays finite."""
 
@@ -32,9 +34,7 @@ def attend(q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask_BM: jax
     Returns:
       (B, L, H, K), finite also where a cell's mask is all False.
     """
-    return jax.lax.platform_dependent(
-        q_BLHK, k_BMHK, v_BMHK, mask_BM, cpu=_attend_by_cell, default=_attend_fused
-    )
+    return jax.lax.platform_dependent(q_BLHK, k_BMHK, v_BMHK, mask_BM, cpu=_attend_by_cell, default=_attend_fused)
 
 
 def _attend_fused(q_BLHK, k_BMHK, v_BMHK, mask_BM):
@@ -93,7 +93,9 @@ class AttentionPool(nn.Module):
         head_width = width // self.heads
         query_HK = declare(self, "query", (self.heads, head_width), (HEADS, HEAD_WIDTH), 1.0)
         key_DHK = declare(self, "key", (width, self.heads, head_width), (EMBED, HEADS, HEAD_WIDTH), width**-0.5)
-        value_DHK = declare(self, "value", (width, self.heads, head_width), (EMBED, HEADS, HEAD_WIDTH), width**-0.5)
+        value_DHK = declare(
+            self, "value", (width, self.heads, head_width), (EMBED, HEADS, HEAD_WIDTH), POOL_START * width**-0.5
+        )
         k_BLHK = jnp.einsum("bld,dhk->blhk", x_BLD, key_DHK.astype(x_BLD.dtype))
         k_BLHK = RMSNorm(HEAD_WIDTH, name="key_norm")(k_BLHK)
         v_BLHK = jnp.einsum("bld,dhk->blhk", x_BLD, value_DHK.astype(x_BLD.dtype))

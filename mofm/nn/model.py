@@ -5,7 +5,8 @@
     logical_axes(spec)                                for every leaf of params, the names of its axes
 
 A cell's path: `Tokenizer` (feature, value, modality -> tokens) -> `Encoder` (tokens see each other) -> `AttentionPool`
-(tokens -> cell embedding) -> `CountDecoder` (states and embedding -> likelihood of each token's count).
+and `LinearReadout` (states and tokens -> cell embedding) -> `CountDecoder` (states and embedding -> likelihood of each
+token's count).
 """
 
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from mofm.axes import CELL_EMBED, EMBED, Modality
-from mofm.batch import TokenBatch
+from mofm.batch import TokenBatch, log_exposure
 from mofm.errors import InputError
 from mofm.nn.attention import AttentionPool
 from mofm.nn.decoder import CountDecoder
 from mofm.nn.encoder import Encoder, Remat
 from mofm.nn.layers import declare
+from mofm.nn.readout import LinearReadout
 from mofm.nn.tokenizer import Tokenizer
 
 Params = dict[str, Any]
@@ -104,16 +106,22 @@ class _Model(nn.Module):
         config, genes = self.spec.encoder, self.spec.genes
         self.tokenizer = Tokenizer(genes, config.width, config.bins, jnp.dtype(config.compute_dtype))
         self.encoder = Encoder(config.blocks, config.heads, config.ffn, config.remat)
+        self.readout = LinearReadout(genes)
         self.pool = AttentionPool(config.heads)
         shape, axes = (config.width, config.cell_width), (EMBED, CELL_EMBED)
-        self.to_cell = declare(self, "to_cell", shape, axes, config.width**-0.5)
+        self.to_cell = declare(self, "to_cell", shape, axes, "identity")
         self.decoder = CountDecoder(genes, config.ffn)
 
     def __call__(self, view: TokenBatch, hidden_BL: jax.Array, modality: Modality) -> Outputs:
         tokens_BLD, rows_BLD = self.tokenizer(view, hidden_BL, modality)
         states_BLD = self.encoder(tokens_BLD, view.mask_BL)
-        embedding_BE = self.pool(states_BLD, view.mask_BL).astype(jnp.float32) @ self.to_cell
-        return Outputs(embedding_BE, states_BLD, *self.decoder(states_BLD, embedding_BE, rows_BLD, view.features_BL))
+        pooled_BD = self.pool(states_BLD, view.mask_BL).astype(jnp.float32)
+        embedding_BE = (self.readout(view, hidden_BL, rows_BLD) + pooled_BD) @ self.to_cell
+        return Outputs(
+            embedding_BE,
+            states_BLD,
+            *self.decoder(states_BLD, embedding_BE, rows_BLD, view.features_BL, log_exposure(view.library_B)),
+        )
 
 
 def init(spec: ModelSpec, key: jax.Array) -> Params:

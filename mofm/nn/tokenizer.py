@@ -20,6 +20,8 @@ from mofm.axes import BINS, EMBED, GENES, MODALITIES, Modality
 from mofm.batch import TokenBatch
 from mofm.nn.layers import declare
 
+ROW_START = 0.1
+"""Deviation of fresh gene rows; what is known of a gene before training is added to it (`training/state.py`)."""
 MAX_VALUE = 8.0
 """Upper end of the initial bin centres: log1p of 3,000 per ten thousand, above which hardly a value lies."""
 
@@ -43,7 +45,7 @@ class Tokenizer(nn.Module):
         Returns:
           tokens_BLD in `dtype`, and rows_BLD, the tokens' rows of the gene table, float32.
         """
-        table_GD = declare(self, "gene_table", (self.genes, self.width), (GENES, EMBED), 1.0)
+        table_GD = declare(self, "gene_table", (self.genes, self.width), (GENES, EMBED), ROW_START)
         modality_MD = declare(self, "modality", (len(MODALITIES), self.width), (None, EMBED), 0.02)
         shift_VD = declare(self, "value_shift", (self.bins + 1, self.width), (BINS, EMBED), 0.1)
         scale_VD = declare(self, "value_scale", (self.bins + 1, self.width), (BINS, EMBED), 0)

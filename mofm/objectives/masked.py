@@ -8,7 +8,7 @@ respect to its own value is exactly zero.
 import jax
 import jax.numpy as jnp
 
-from mofm.batch import LIBRARY_SCALE, TokenBatch
+from mofm.batch import TokenBatch, log_exposure
 from mofm.nn.model import Outputs
 from mofm.objectives.likelihoods import masked_mean, negative_binomial_nll
 
@@ -32,8 +32,3 @@ def masked_modelling(outputs: Outputs, view: TokenBatch, hidden_BL: jax.Array) -
         "cell_nll": nll(outputs.cell_log_rate_BL),
         "hidden": jnp.sum(hidden_BL),
     }
-
-
-def log_exposure(library_B: jax.Array) -> jax.Array:
-    """log(library / LIBRARY_SCALE); 0 for an empty cell, whose tokens are all padding."""
-    return jnp.log(jnp.where(library_B > 0, library_B, LIBRARY_SCALE) / LIBRARY_SCALE)

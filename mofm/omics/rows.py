@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 
 class CountRows(NamedTuple):
@@ -30,12 +29,3 @@ def take_cells(rows: CountRows, start: int, stop: int) -> CountRows:
     """Cells `start` to `stop`: views of the same arrays, nothing is copied but the pointers."""
     first, last = rows.indptr_N[start], rows.indptr_N[stop]
     return CountRows(rows.indptr_N[start : stop + 1] - first, rows.indices[first:last], rows.data[first:last])
-
-
-def map_columns(rows: CountRows, column_G: np.ndarray, n_columns: int) -> CountRows:
-    """The same cells with column j renamed to `column_G[j]`; columns that get one name are summed (data int64)."""
-    cells = sparse.csr_matrix(
-        (rows.data.astype(np.int64), column_G[rows.indices], rows.indptr_N), shape=(rows.n_cells, n_columns)
-    )
-    cells.sum_duplicates()
-    return CountRows(cells.indptr.astype(np.int64), cells.indices, cells.data)

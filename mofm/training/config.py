@@ -92,10 +92,14 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
         raise InputError(f"{path}: no such config file; the ones that come with mofm are in configs/")
     spec = importlib.util.spec_from_file_location(f"mofm_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError) as error:
+        raise InputError(f"{path}: cannot be run ({type(error).__name__}: {error}); mend the config file") from error
+    values = module.get_config() if hasattr(module, "get_config") else None
+    if not isinstance(values, ConfigDict):
         raise InputError(f"{path}: a config file defines get_config(), which returns an ml_collections.ConfigDict")
-    return build_config(module.get_config(), overrides)
+    return build_config(values, overrides)
 
 
 def build_config(values: ConfigDict | dict[str, Any], overrides: list[str] = ()) -> Config:
@@ -118,12 +122,16 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
             raise InputError(f"config: unknown key {where + key!r}.{nearest_name(key, hints)}")
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise InputError(f"config: {where}{key}={value!r}: a group of keys is expected")
             arguments[key] = from_dict(hint, value, f"{where}{key}.")
         else:
             arguments[key] = _typed(hint, value, where + key)
     required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
     if missing := sorted(required - arguments.keys()):
-        raise InputError(f"config: {where}{missing[0]} is not set; give it in the file or as --config.{where}{missing[0]}=")
+        raise InputError(
+            f"config: {where}{missing[0]} is not set; give it in the file or as --config.{where}{missing[0]}="
+        )
     return cls(**arguments)
 
 
@@ -135,7 +143,9 @@ def _override(tree: dict[str, Any], dotted: str, text: str) -> None:
         hints = typing.get_type_hints(cls)
         prefix = ".".join(parents[:depth]) + "." if depth else ""
         if name not in hints:
-            raise InputError(f"config: unknown key {dotted!r}: no {name!r} in {prefix or 'the config '}.{nearest_name(name, hints)}")
+            raise InputError(
+                f"config: unknown key {dotted!r}: no {name!r} in {prefix or 'the config '}.{nearest_name(name, hints)}"
+            )
         cls = hints[name]
         if depth < len(parents):
             if not dataclasses.is_dataclass(cls):

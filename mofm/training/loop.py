@@ -7,8 +7,9 @@ that an unbroken one would, and ends with the same bits.
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,24 +17,29 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mofm.batch import CellBatch
+from mofm.batch import CellBatch, TokenBatch
 from mofm.batches.stream import Stream
-from mofm.corpus.store import open_corpus
+from mofm.corpus.store import Corpus, open_corpus
 from mofm.nn.model import ModelSpec
 from mofm.parallel.mesh import check_batch, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
+from mofm.training.components import fit_components
 from mofm.training.config import Config
 from mofm.training.metrics import MetricsWriter
 from mofm.training.null import NullModel, fit_null
 from mofm.training.optimizer import make_optimizer, make_schedule
 from mofm.training.progress import TrainingProgress
-from mofm.training.state import TrainState, abstract_state, create_state
+from mofm.training.state import Start, TrainState, abstract_state, create_state
 from mofm.training.step import Recipe, eval_step, train_step
 
 NULL_BATCHES = 64
 """Training batches on which the mean predictor is fitted."""
+COMPONENT_CELLS = 8_192
+"""Training cells on which principal components are fitted, or all where there are fewer."""
+COMPONENT_BATCH, COMPONENT_TOKENS = 256, 4_096
+"""They are read in batches of this many cells and of all the genes that a cell expresses, up to this many."""
 
 
 class DivergedError(Exception):
@@ -58,18 +64,18 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     spec = ModelSpec(config.encoder, len(corpus.features))
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     recipe = Recipe(spec, config.objectives, optimizer, config.seed)
-    null = _null_model(workdir, stream, spec)
+    start_models = _start_models(workdir, corpus, stream, config, spec)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
     start = checkpoints.latest
     if start is None:
-        state, start = create_state(spec, optimizer, mesh, config.seed, null), 0
+        state, start = create_state(spec, optimizer, mesh, config.seed, start_models), 0
     else:
         state = checkpoints.restore(start, abstract_state(spec, optimizer, mesh))
 
     metrics = MetricsWriter(workdir, start)
     progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet)
     with jax.set_mesh(mesh), _stop_asked() as stop, progress:
-        run = _Run(config, mesh, stream, recipe, null, checkpoints, metrics, progress)
+        run = _Run(config, mesh, stream, recipe, start_models.null, checkpoints, metrics, progress)
         try:
             return run.go(state, start, stop)
         finally:
@@ -173,14 +179,22 @@ class _Run:
         )
 
 
-def _null_model(workdir: Path, stream: Stream, spec: ModelSpec) -> NullModel:
-    """Fitted on the first batches of the run; kept, so that a resumed run has the very same reference."""
-    null = workdirs.load_null(workdir)
-    if null is None:
-        batches = stream.batches(0, NULL_BATCHES)
-        null = fit_null((view for batch in batches for view in batch if view is not None), spec.genes)
-        workdirs.save_null(workdir, null)
-    return null
+def _start_models(workdir: Path, corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec) -> Start:
+    """Fitted on training cells, the first that the run will see; kept, so that a resumed run has the very same."""
+    start = workdirs.load_start(workdir)
+    if start is None:
+        null = fit_null(_views(stream.batches(0, NULL_BATCHES)), spec.genes)
+        cells = min(COMPONENT_BATCH, stream.n_train_cells)
+        shown = replace(config.data, batch_size=cells, tokens=COMPONENT_TOKENS, expressed_fraction=1.0)
+        batches = Stream(corpus, shown, config.seed).batches(0, min(COMPONENT_CELLS, stream.n_train_cells) // cells)
+        width = min(config.encoder.width, config.encoder.cell_width)
+        start = Start(null, fit_components(_views(batches), spec.genes, width, config.data.expressed_fraction))
+        workdirs.save_start(workdir, start)
+    return start
+
+
+def _views(batches: Iterable[CellBatch]) -> Iterator[TokenBatch]:
+    return (view for batch in batches for view in batch if view is not None)
 
 
 def _mean_over_tokens(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:

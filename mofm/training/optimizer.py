@@ -75,7 +75,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 def _decayed(params: Params) -> Params:
     """True for the matrices of layers. A table's row that no batch touches must stay where it was."""
-    tables = ("tokenizer", "gene_log_rate", "gene_log_dispersion", "gain")
+    tables = ("tokenizer", "readout", "gene_log_rate", "gene_log_dispersion", "gene_depth_slope", "gain")
     return jax.tree_util.tree_map_with_path(
         lambda path, _: not any(step.key in tables for step in path if hasattr(step, "key")), params
     )

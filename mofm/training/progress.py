@@ -48,8 +48,8 @@ class TrainingProgress:
         if self._plain and (now - self._spoke > PLAIN_EVERY_S or step == self._steps):
             self._spoke = now
             left = (self._steps - step) * self._batch_size / max(rate, 1e-9)
-            line = f"step {step}/{self._steps}  loss {loss:.4f}  held out {self._heldout}  {rate:,.0f} cells/s  {left:,.0f} s left"
-            print(line, file=sys.stderr, flush=True)
+            line = f"step {step}/{self._steps}  loss {loss:.4f}  held out {self._heldout}"
+            print(f"{line}  {rate:,.0f} cells/s  {left:,.0f} s left", file=sys.stderr, flush=True)
 
     def evaluated(self, heldout_loss: float) -> None:
         """A held-out loss is known."""

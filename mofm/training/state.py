@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mofm.nn import model
 from mofm.nn.model import ModelSpec, Params
 from mofm.parallel.rules import sharding
+from mofm.training.components import Components
 from mofm.training.null import NullModel
 
 
@@ -29,6 +30,13 @@ class TrainState(NamedTuple):
     step: jax.Array
     params: Params
     opt_state: optax.OptState
+
+
+class Start(NamedTuple):
+    """The simple models that a run begins from, and is measured against."""
+
+    null: NullModel
+    components: Components
 
 
 def state_shardings(spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -58,16 +66,25 @@ def abstract_state(spec: ModelSpec, optimizer: optax.GradientTransformation, mes
 
 
 def create_state(
-    spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int, null: NullModel
+    spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int, start: Start
 ) -> TrainState:
-    """A fresh state at step 0, whose decoder starts at the mean predictor: the run begins at that line and improves on it."""
+    """A fresh state at step 0: its decoder is the mean predictor, its embedding the linear model."""
 
-    def build(key: jax.Array, log_rate_G: jax.Array, log_dispersion_G: jax.Array) -> TrainState:
-        params = model.init(spec, key)
-        decoder = params["decoder"] | {"gene_log_rate": log_rate_G, "gene_log_dispersion": log_dispersion_G}
-        params = params | {"decoder": decoder}
+    def build(key: jax.Array, start: Start) -> TrainState:
+        params = linear_start(model.init(spec, key), start)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     build = jax.jit(build, out_shardings=state_shardings(spec, optimizer, mesh))
     with jax.set_mesh(mesh):
-        return build(jax.random.key(seed), null.log_rate_G, null.log_dispersion_G)
+        return build(jax.random.key(seed), start)
+
+
+def linear_start(params: Params, start: Start) -> Params:
+    """Fresh parameters with the simple models of `start` in their places."""
+    null, components = start
+    decoder = params["decoder"] | {"gene_log_rate": null.log_rate_G, "gene_log_dispersion": null.log_dispersion_G}
+    table_GD = params["tokenizer"]["gene_table"]
+    table_GD = table_GD.at[:, : components.rows_GK.shape[1]].add(components.rows_GK)
+    readout = {"log_gain": components.log_gain_G, "centre": components.mean_weight_G @ table_GD}
+    tokenizer = params["tokenizer"] | {"gene_table": table_GD}
+    return params | {"decoder": decoder, "tokenizer": tokenizer, "readout": readout}

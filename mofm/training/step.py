@@ -43,7 +43,9 @@ def train_step(recipe: Recipe, state: TrainState, batch: CellBatch) -> tuple[Tra
     return TrainState(state.step + 1, params, opt_state), metrics | {"gradient_norm": optax.global_norm(gradients)}
 
 
-def eval_step(recipe: Recipe, null: NullModel, params: Params, batch: CellBatch, index: jax.Array) -> dict[str, jax.Array]:
+def eval_step(
+    recipe: Recipe, null: NullModel, params: Params, batch: CellBatch, index: jax.Array
+) -> dict[str, jax.Array]:
     """The objective's parts on a held-out batch, and "null_nll", the mean predictor's on the very same hidden tokens.
 
     `index` (int32) tells the batches of one evaluation apart.

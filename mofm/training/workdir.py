@@ -2,7 +2,7 @@
 
     workdir/config.json     the config, and the fingerprint of the corpus
     workdir/features.parquet the corpus's feature table: row number = the model's gene row
-    workdir/null.npz        the mean predictor
+    workdir/start.npz       the mean predictor and the principal components that it began from
     workdir/checkpoints/    Orbax
     workdir/metrics.jsonl   and tensorboard/
 
@@ -20,8 +20,10 @@ import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
+from mofm.training.components import Components
 from mofm.training.config import Config, from_dict
 from mofm.training.null import NullModel
+from mofm.training.state import Start
 
 
 def open_workdir(workdir: Path, config: Config, corpus_digest: str, features: pd.DataFrame) -> None:
@@ -36,10 +38,12 @@ def open_workdir(workdir: Path, config: Config, corpus_digest: str, features: pd
         differing = _differences(_read_json(path), json.loads(json.dumps(record)))
         if differing:
             raise InputError(
-                f"{workdir} holds a run of another config: {'; '.join(differing)}. Give another --workdir, or the config it began with"
+                f"{workdir} holds a run of another config: {'; '.join(differing)}. "
+                "Give another --workdir, or the config it began with"
             )
         return
-    if workdir.exists() and any(workdir.iterdir()):
+    begun = {"features.parquet", path.name + ".tmp"}  # all that a start cut short (a full disk) can have left
+    if workdir.exists() and {item.name for item in workdir.iterdir()} - begun:
         raise InputError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     features.to_parquet(workdir / "features.parquet")
@@ -64,20 +68,21 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(config.science(), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def save_null(workdir: Path, null: NullModel) -> None:
-    """Write null.npz, atomically."""
-    temporary = workdir / "null.tmp.npz"
-    np.savez(temporary, **null._asdict())
-    os.replace(temporary, workdir / "null.npz")
+def save_start(workdir: Path, start: Start) -> None:
+    """Write start.npz, atomically."""
+    temporary = workdir / "start.tmp.npz"
+    np.savez(temporary, **start.null._asdict(), **start.components._asdict())
+    os.replace(temporary, workdir / "start.npz")
 
 
-def load_null(workdir: Path) -> NullModel | None:
-    """The mean predictor of an earlier start of the run, or None."""
-    path = workdir / "null.npz"
+def load_start(workdir: Path) -> Start | None:
+    """The simple models that the run began from, or None where it has not begun."""
+    path = workdir / "start.npz"
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as arrays:
-        return NullModel(**{name: arrays[name] for name in NullModel._fields})
+        null, components = (kind(**{name: arrays[name] for name in kind._fields}) for kind in (NullModel, Components))
+    return Start(null, components)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -44,7 +44,10 @@ def test_scores_hidden_tokens_alone(make_view):
     exposure_B = view.library_B / LIBRARY_SCALE
     for name, log_rate in (("token_nll", 0.7), ("cell_nll", 1.7)):
         expected = np.mean(
-            [negative_binomial_nll(view.counts_BL[b, j], log_rate + np.log(exposure_B[b]), 0.0) for b, j in ((0, 2), (2, 5))]
+            [
+                negative_binomial_nll(view.counts_BL[b, j], log_rate + np.log(exposure_B[b]), 0.0)
+                for b, j in ((0, 2), (2, 5))
+            ]
         )
         assert float(parts[name]) == pytest.approx(float(expected), rel=1e-5)
     assert parts["hidden"] == 2

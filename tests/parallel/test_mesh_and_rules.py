@@ -21,7 +21,9 @@ def test_minus_one_takes_what_is_left(config, shape):
     assert tuple(make_mesh(config).shape.values()) == shape
 
 
-@pytest.mark.parametrize("config", [MeshConfig(3), MeshConfig(-1, -1), MeshConfig(0), MeshConfig(-1, 3), MeshConfig(2, 2, 1)])
+@pytest.mark.parametrize(
+    "config", [MeshConfig(3), MeshConfig(-1, -1), MeshConfig(0), MeshConfig(-1, 3), MeshConfig(2, 2, 1)]
+)
 def test_a_mesh_that_does_not_fit_is_refused(config):
     with pytest.raises(InputError, match="mesh data="):
         make_mesh(config)
@@ -30,7 +32,7 @@ def test_a_mesh_that_does_not_fit_is_refused(config):
 def test_a_batch_that_the_mesh_cannot_divide_is_refused_with_the_nearest():
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
     check_batch(mesh, 16)
-    with pytest.raises(InputError, match="batch_size=20 .* use 16 or 24"):
+    with pytest.raises(InputError, match=r"batch_size=20 .* use 16 or 24"):
         check_batch(mesh, 20)
 
 

@@ -75,3 +75,23 @@ def test_a_config_survives_json(tiny):
 
     config = tiny("data.holdout_datasets=['two']")
     assert from_dict(Config, json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def get_config(:\n", "SyntaxError"),
+        ("import no_such_package\n", "no_such_package"),
+        ("def get_config():\n    return None\n", "ConfigDict"),
+        (
+            "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'data': 3})\n",
+            "group of keys",
+        ),
+    ],
+)
+def test_a_broken_config_file_is_told_in_one_line(tmp_path, text, said):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said) as error:
+        load_config(path)
+    assert "\n" not in str(error.value)

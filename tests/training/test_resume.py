@@ -83,7 +83,8 @@ def test_killed_without_warning(unbroken, tmp_path):
             report(self, step, batch, values)
             time.sleep(0.3)
         loop._Run.report = slow
-        loop.train(from_dict(Config, json.loads({json.dumps(json.dumps(config.to_dict()))})), Path({str(tmp_path / "killed")!r}))
+        values = json.loads({json.dumps(json.dumps(config.to_dict()))})
+        loop.train(from_dict(Config, values), Path({str(tmp_path / "killed")!r}))
         """)
     )
     run = subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

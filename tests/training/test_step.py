@@ -77,7 +77,9 @@ def test_moments_lie_as_their_parameters_and_nothing_large_is_replicated(parts):
     mesh = make_mesh(MeshConfig(1, 4, 2))
     state = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, null)
     expected = state_shardings(recipe.spec, recipe.optimizer, mesh)
-    jax.tree.map(lambda leaf, place: leaf.sharding.is_equivalent_to(place, leaf.ndim) or pytest.fail(str(place)), state, expected)
+    jax.tree.map(
+        lambda leaf, place: leaf.sharding.is_equivalent_to(place, leaf.ndim) or pytest.fail(str(place)), state, expected
+    )
     shardings = [leaf.sharding.spec for leaf in jax.tree.leaves(state.params)]
     moments = [leaf.sharding.spec for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert moments == shardings * 2
@@ -114,5 +116,3 @@ def test_schedules_warm_up_peak_and_end(schedule):
     if schedule == "wsd":
         assert float(rate(79)) == pytest.approx(1e-3)
         assert float(rate(90)) == pytest.approx(5.5e-4)
-
-

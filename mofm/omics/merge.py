@@ -46,7 +46,7 @@ class ColumnMerger:
         found = place < indptr_N[row + 1]
         found[found] = indices[place[found]] == column[found]
         sums = counts.copy()
-        sums[found] += data[place[found]]
+        sums[found] += data[place[found]].astype(np.uint64)
         if sums.max(initial=0) >= 2**32:
             raise CountOverflowError(int(sums.max()))
         data = data.astype(np.promote_types(data.dtype, np.min_scalar_type(sums.max(initial=0))), copy=False)

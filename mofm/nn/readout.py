@@ -1,0 +1,32 @@
+"""The linear read-out: what a linear model knows of a cell, kept beside what the blocks make of it.
+
+    profile_D = mean over the shown tokens of  value * gain(gene) * row_D(gene),  less what an average cell gives
+
+With rows that start as loadings of principal components and gains that start as 1 / standard deviation (see
+`training/start.py`), the profile starts as the cell's principal components, seen through its sample of tokens. The cell
+embedding is the profile plus the attention pool, so training departs from the linear baseline, where it would
+otherwise first have to find it. Rows and gains are learned on: the rows are the gene table's own.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mofm.axes import EMBED, GENES
+from mofm.batch import TokenBatch
+from mofm.nn.layers import declare
+
+
+class LinearReadout(nn.Module):
+    """(view, hidden_BL, rows_BLD) -> profile_BD, float32. Hidden values and padding do not enter."""
+
+    genes: int
+
+    @nn.compact
+    def __call__(self, view: TokenBatch, hidden_BL: jax.Array, rows_BLD: jax.Array) -> jax.Array:
+        log_gain_G = declare(self, "log_gain", (self.genes,), (GENES,), 0)
+        centre_D = declare(self, "centre", (rows_BLD.shape[-1],), (EMBED,), 0)
+        shown_BL = view.mask_BL & ~hidden_BL
+        weight_BL = jnp.where(shown_BL, view.values_BL, 0.0) * jnp.exp(log_gain_G[view.features_BL])
+        total_BD = jnp.einsum("bl,bld->bd", weight_BL, rows_BLD)
+        return total_BD / jnp.maximum(jnp.sum(shown_BL, axis=1, keepdims=True), 1) - centre_D
