@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mofm import axes
+from mofm.errors import InputError
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
     axes.CELLS: (axes.DATA, axes.FSDP),
@@ -44,6 +45,21 @@ def partition(logical: tuple[str | None, ...]) -> PartitionSpec:
 def sharding(mesh: Mesh, logical: tuple[str | None, ...]) -> NamedSharding:
     """`partition(logical)` on this mesh."""
     return NamedSharding(mesh, partition(logical))
+
+
+def check_fits(mesh: Mesh, shape: tuple[int, ...], logical: tuple[str | None, ...]) -> None:
+    """Refuse a weight that the mesh cannot divide.
+
+    Raises:
+      InputError: an axis of the weight is not a multiple of the devices it is laid over.
+    """
+    for size, name, place in zip(shape, logical, partition(logical), strict=True):
+        parts = mesh.shape[place] if isinstance(place, str) else 1
+        if size % parts:
+            raise InputError(
+                f"mesh.{place}={parts} does not divide the model's {name!r} axis of {size}: "
+                f"set mesh.{place} to a divisor of {size}, or change the encoder's sizes"
+            )
 
 
 def constrain(x: jax.Array, logical: tuple[str | None, ...]) -> jax.Array:

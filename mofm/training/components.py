@@ -108,18 +108,15 @@ def _deviations(values_NG: sp.csr_matrix, mean_MG: np.ndarray, dataset_N: np.nda
 
 
 def _denoising_axes(x_NG: sp.csr_matrix, mean_MG: np.ndarray, dataset_N: np.ndarray, rank: int) -> np.ndarray:
-    """The leading principal axes (G, K) of x less its datasets' means, each scaled by how far it rises above noise.
+    """The leading principal axes (G, K) of x less its datasets' means, each scaled by 1 - noise / s^2 (Wiener's filter).
 
-    Noise of deviation sigma alone would give squared singular values up to sigma^2 (sqrt N + sqrt G)^2 (Marchenko &
-    Pastur 1967); an axis of s^2 above that edge has scale sqrt(1 - edge / s^2), one below it 0. sigma^2 is what the
-    leading axes leave.
+    s is its singular value, and the noise the mean of s^2 over the axes that are left out.
     """
     cells, genes = x_NG.shape[0], int(np.sum(mean_MG.max(axis=0) > 0))
     strength_K, axes_GK = _leading_axes(x_NG, mean_MG, dataset_N, rank)
     total = x_NG.multiply(x_NG).sum() - np.bincount(dataset_N) @ np.sum(mean_MG**2, axis=1)
-    left = max(total - np.sum(strength_K**2), 0.0) / max((cells - rank) * (genes - rank), 1)
-    edge = left * (np.sqrt(cells) + np.sqrt(genes)) ** 2
-    return axes_GK * np.sqrt(np.maximum(1 - edge / np.maximum(strength_K**2, 1e-12), 0.0))
+    noise = max(total - np.sum(strength_K**2), 0.0) / max(min(cells, genes) - rank, 1)
+    return axes_GK * np.maximum(1 - noise / np.maximum(strength_K**2, 1e-12), 0.0)
 
 
 def _leading_axes(

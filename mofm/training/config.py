@@ -97,7 +97,7 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
     except (SyntaxError, ImportError, NameError) as error:
         raise InputError(f"{path}: cannot be run ({type(error).__name__}: {error}); mend the config file") from error
     values = module.get_config() if hasattr(module, "get_config") else None
-    if not isinstance(values, ConfigDict):
+    if not isinstance(values, ConfigDict | dict):
         raise InputError(f"{path}: a config file defines get_config(), which returns an ml_collections.ConfigDict")
     return build_config(values, overrides)
 

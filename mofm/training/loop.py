@@ -31,7 +31,7 @@ from mofm.training.metrics import MetricsWriter
 from mofm.training.null import NullModel, fit_null
 from mofm.training.optimizer import make_optimizer, make_schedule
 from mofm.training.progress import TrainingProgress
-from mofm.training.state import Start, TrainState, abstract_state, create_state
+from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
 from mofm.training.step import Recipe, eval_step, train_step
 
 NULL_BATCHES = 64
@@ -59,23 +59,27 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     check_batch(mesh, config.data.batch_size)
     corpus = open_corpus(config.data.corpus)
     stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
-    workdirs.open_workdir(workdir, config, corpus.digest, corpus.features)
-
     spec = ModelSpec(config.encoder, len(corpus.features))
     optimizer = make_optimizer(config.optimizer, config.run.steps)
+    state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
+    workdirs.open_workdir(workdir, config, corpus.digest, corpus.features)
+
     recipe = Recipe(spec, config.objectives, optimizer, config.seed)
-    start_models = _start_models(workdir, corpus, stream, config, spec)
+    models = workdirs.load_start(workdir)  # kept, so that a resumed run has the very same
+    if models is None:
+        models = start_models(corpus, stream, config, spec)
+        workdirs.save_start(workdir, models)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
     start = checkpoints.latest
     if start is None:
-        state, start = create_state(spec, optimizer, mesh, config.seed, start_models), 0
+        state, start = create_state(spec, optimizer, mesh, config.seed, models), 0
     else:
         state = checkpoints.restore(start, abstract_state(spec, optimizer, mesh))
 
     metrics = MetricsWriter(workdir, start)
     progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet)
     with jax.set_mesh(mesh), _stop_asked() as stop, progress:
-        run = _Run(config, mesh, stream, recipe, start_models.null, checkpoints, metrics, progress)
+        run = _Run(config, mesh, stream, recipe, models.null, checkpoints, metrics, progress)
         try:
             return run.go(state, start, stop)
         finally:
@@ -179,18 +183,14 @@ class _Run:
         )
 
 
-def _start_models(workdir: Path, corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec) -> Start:
-    """Fitted on training cells, the first that the run will see; kept, so that a resumed run has the very same."""
-    start = workdirs.load_start(workdir)
-    if start is None:
-        null = fit_null(_views(stream.batches(0, NULL_BATCHES)), spec.genes)
-        cells = min(COMPONENT_BATCH, stream.n_train_cells)
-        shown = replace(config.data, batch_size=cells, tokens=COMPONENT_TOKENS, expressed_fraction=1.0)
-        batches = Stream(corpus, shown, config.seed).batches(0, min(COMPONENT_CELLS, stream.n_train_cells) // cells)
-        width = min(config.encoder.width, config.encoder.cell_width)
-        start = Start(null, fit_components(_views(batches), spec.genes, width, config.data.expressed_fraction))
-        workdirs.save_start(workdir, start)
-    return start
+def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec) -> Start:
+    """The simple models of a run, fitted on training cells: the first that it will see."""
+    null = fit_null(_views(stream.batches(0, NULL_BATCHES)), spec.genes)
+    cells = min(COMPONENT_BATCH, stream.n_train_cells)
+    shown = replace(config.data, batch_size=cells, tokens=COMPONENT_TOKENS, expressed_fraction=1.0)
+    batches = Stream(corpus, shown, config.seed).batches(0, min(COMPONENT_CELLS, stream.n_train_cells) // cells)
+    width = min(config.encoder.width, config.encoder.cell_width)
+    return Start(null, fit_components(_views(batches), spec.genes, width, config.data.expressed_fraction))
 
 
 def _views(batches: Iterable[CellBatch]) -> Iterator[TokenBatch]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mofm.nn import model
 from mofm.nn.model import ModelSpec, Params
-from mofm.parallel.rules import sharding
+from mofm.parallel.rules import check_fits, sharding
 from mofm.training.components import Components
 from mofm.training.null import NullModel
 
@@ -40,11 +40,18 @@ class Start(NamedTuple):
 
 
 def state_shardings(spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The sharding of every leaf. The optimizer's moments lie as their parameters do."""
+    """The sharding of every leaf. The optimizer's moments lie as their parameters do.
+
+    Raises:
+      InputError: the mesh does not divide the model.
+    """
     replicated = NamedSharding(mesh, PartitionSpec())
     is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
-    params = jax.tree.map(lambda axes: sharding(mesh, axes), model.logical_axes(spec), is_leaf=is_axes)
-    shapes = jax.eval_shape(lambda key: optimizer.init(model.init(spec, key)), jax.random.key(0))
+    logical = model.logical_axes(spec)
+    params = jax.tree.map(lambda axes: sharding(mesh, axes), logical, is_leaf=is_axes)
+    weights = jax.eval_shape(lambda key: model.init(spec, key), jax.random.key(0))
+    jax.tree.map(lambda axes, leaf: check_fits(mesh, leaf.shape, axes), logical, weights, is_leaf=is_axes)
+    shapes = jax.eval_shape(optimizer.init, weights)
     opt_state = optax.tree_map_params(
         optimizer, lambda _, place: place, shapes, params, transform_non_params=lambda _: replicated
     )

@@ -8,11 +8,12 @@ import pytest
 
 from mofm.batches.stream import Stream
 from mofm.corpus.store import open_corpus
+from mofm.errors import InputError
 from mofm.nn.model import ModelSpec
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.parallel.rules import RULES
-from mofm.training.null import fit_null
+from mofm.training.loop import start_models
 from mofm.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from mofm.training.state import create_state, state_shardings
 from mofm.training.step import Recipe, eval_step, train_step
@@ -20,21 +21,21 @@ from mofm.training.step import Recipe, eval_step, train_step
 
 @pytest.fixture
 def parts(tiny):
-    config = tiny()
+    config = tiny("optimizer.learning_rate=1e-3")
     corpus = open_corpus(config.data.corpus)
     stream = Stream(corpus, config.data, config.seed)
     spec = ModelSpec(config.encoder, len(corpus.features))
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     batches = [stream.batch(step) for step in range(4)]
-    null = fit_null([batch.rna for batch in batches], spec.genes)
-    return Recipe(spec, config.objectives, optimizer, config.seed), null, batches
+    start = start_models(corpus, stream, config, spec)
+    return Recipe(spec, config.objectives, optimizer, config.seed), start, batches
 
 
 def run(parts, mesh_config, devices=None):
     """(state, metrics of each step) after the batches, on a mesh."""
-    recipe, null, batches = parts
+    recipe, start, batches = parts
     mesh = make_mesh(mesh_config, devices)
-    state = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, null)
+    state = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, start)
     rows = []
     with jax.set_mesh(mesh):
         step = jax.jit(partial(train_step, recipe))
@@ -54,13 +55,22 @@ def test_one_device_equals_eight(parts, shape):
     state, rows = run(parts, MeshConfig(*shape))
     for ours, theirs in zip(one_rows, rows, strict=True):
         assert_same(ours, theirs, rtol=2e-4, atol=1e-5)
-    assert_same(one_state.params, state.params, rtol=0, atol=3e-3)  # Adam divides by small moments
+    # Adam takes a step of full size on a gradient that is all rounding: a handful of weights may differ by a few steps.
+    ours, theirs = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(s.params)]) for s in (one_state, state))
+    assert np.mean(np.abs(ours - theirs) > 3e-3) < 1e-3
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.05)
+
+
+def test_a_mesh_that_cannot_divide_the_model_is_refused(parts):
+    recipe, _, _ = parts
+    with pytest.raises(InputError, match=r"mesh\.tensor=8 does not divide the model's 'heads' axis of 2"):
+        state_shardings(recipe.spec, recipe.optimizer, make_mesh(MeshConfig(1, 1, 8)))
 
 
 def test_jit_equals_no_jit(parts):
-    recipe, null, batches = parts
+    recipe, start, batches = parts
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    state = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, null)
+    state = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, start)
     _, jitted = jax.jit(partial(train_step, recipe))(state, batches[0])
     with jax.disable_jit():
         _, plain = train_step(recipe, state, batches[0])
@@ -73,9 +83,9 @@ def test_a_run_is_a_function_of_its_seed(parts):
 
 
 def test_moments_lie_as_their_parameters_and_nothing_large_is_replicated(parts):
-    recipe, null, _ = parts
+    recipe, start, _ = parts
     mesh = make_mesh(MeshConfig(1, 4, 2))
-    state = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, null)
+    state = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, start)
     expected = state_shardings(recipe.spec, recipe.optimizer, mesh)
     jax.tree.map(
         lambda leaf, place: leaf.sharding.is_equivalent_to(place, leaf.ndim) or pytest.fail(str(place)), state, expected
@@ -89,21 +99,21 @@ def test_moments_lie_as_their_parameters_and_nothing_large_is_replicated(parts):
 
 
 def test_training_beats_the_mean_predictor_on_what_it_trains_on(parts):
-    recipe, null, batches = parts
+    recipe, start, batches = parts
     recipe = Recipe(recipe.spec, recipe.objectives, make_optimizer(OptimizerConfig(1e-2, warmup_steps=5), 150), 0)
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    state = create_state(recipe.spec, recipe.optimizer, mesh, 0, null)
-    evaluate = jax.jit(partial(eval_step, recipe, null))
-    start = evaluate(state.params, batches[0], np.int32(0))
-    # It starts near the mean predictor: the decoder's first answers are small beside the rates it was given.
-    assert float(start["rna/cell_nll"]) == pytest.approx(float(start["rna/null_nll"]), abs=0.35)
+    state = create_state(recipe.spec, recipe.optimizer, mesh, 0, start)
+    evaluate = jax.jit(partial(eval_step, recipe, start.null))
+    first = evaluate(state.params, batches[0], np.int32(0))
+    for answer in ("rna/cell_nll", "rna/token_nll"):  # it starts as the mean predictor
+        assert float(first[answer]) == pytest.approx(float(first["rna/null_nll"]), rel=1e-5)
     step = jax.jit(partial(train_step, recipe))
     for index in range(150):
         state, _ = step(state, batches[index % 4])
     end = evaluate(state.params, batches[0], np.int32(0))
     assert float(end["rna/cell_nll"]) < float(end["rna/null_nll"]) - 0.02
     assert float(end["rna/token_nll"]) < float(end["rna/null_nll"]) - 0.02
-    assert float(end["rna/null_nll"]) == pytest.approx(float(start["rna/null_nll"]), rel=1e-6)
+    assert float(end["rna/null_nll"]) == pytest.approx(float(first["rna/null_nll"]), rel=1e-6)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
