@@ -16,5 +16,5 @@ def get_config() -> ConfigDict:
     config = small.get_config()
     config.data.update({"tokens": 128, "holdout_fraction": 0.2})
     config.encoder.update({"width": 64, "heads": 2, "ffn": 176})
-    config.run.update({"steps": 1_500, "log_every": 20, "eval_every": 150, "checkpoint_every": 150})
+    config.run.update({"steps": 600, "log_every": 20, "eval_every": 100, "checkpoint_every": 100})
     return config

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.data.update({"batch_size": 64, "tokens": 256, "holdout_fraction": 0.1})
     config.encoder.update({"width": 128, "blocks": 2, "heads": 4, "ffn": 352, "cell_width": 64})
-    config.encoder.update({"compute_dtype": "float32", "remat": "none"})
-    config.optimizer.update({"learning_rate": 2e-3, "warmup_steps": 50})
+    config.encoder.update({"compute_dtype": "float32", "remat": "full"})
+    config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 50})
     config.run.update({"steps": 2_000, "eval_every": 250, "checkpoint_every": 250})
     return config

@@ -46,7 +46,7 @@ class CountDecoder(nn.Module):
         token_log_rate_BL = bias_BL + jnp.sum(token_BLD * rows_BLD, axis=-1)
 
         cell_ED = declare(self, "cell", (embedding_BE.shape[-1], width), (CELL_EMBED, EMBED), 0)
-        cell_BD = embedding_BE.astype(jnp.float32) @ cell_ED
-        cell_BD += SwiGLU(self.ffn, name="cell_ffn")(RMSNorm(name="cell_norm")(cell_BD))
+        cell_BE = embedding_BE + SwiGLU(self.ffn, name="cell_ffn")(RMSNorm(CELL_EMBED, name="cell_norm")(embedding_BE))
+        cell_BD = cell_BE @ cell_ED
         cell_log_rate_BL = bias_BL + jnp.einsum("bd,bld->bl", cell_BD, rows_BLD)
         return token_log_rate_BL, cell_log_rate_BL, log_dispersion_G[features_BL]

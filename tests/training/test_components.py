@@ -7,7 +7,7 @@ import pytest
 
 from mofm.batch import LIBRARY_SCALE, TokenBatch
 from mofm.nn.readout import LinearReadout
-from mofm.training.components import CLIP, MIN_DEVIATION, SILENT, fit_components
+from mofm.training.components import CLIP, SILENT, STEADYING, fit_components
 
 GENES, CELLS, RANK = 30, 120, 5
 
@@ -41,7 +41,7 @@ def reference(counts_NG):
     values = np.concatenate([view.values_BL for view in views]).astype(np.float64)
     dataset = np.concatenate([view.dataset_B for view in views])
     centred = values - np.stack([values[dataset == d].mean(axis=0) for d in (0, 1)])[dataset]
-    deviation = np.maximum(np.sqrt(np.mean(centred**2, axis=0)), MIN_DEVIATION)
+    deviation = np.sqrt(np.mean(centred**2, axis=0)) + STEADYING
     assert values.max() < CLIP * deviation.max()
     _, strength, axes = np.linalg.svd(centred / deviation, full_matrices=False)
     noise = np.sum(strength[RANK:] ** 2) / (min(CELLS, GENES - 1) - RANK)
