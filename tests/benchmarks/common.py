@@ -1,0 +1,69 @@
+"""What the benchmarks share: where real data lies, a trained model for a corpus, and a line that says on what it ran."""
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+
+import mofm
+from mofm.configs import small
+from mofm.corpus.ingest import ingest
+from mofm.inference.model import PretrainedModel, load
+from mofm.training.config import Config, build_config
+from mofm.training.loop import train
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """A parser that shows the benchmark's docstring."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def real_data(name: str) -> Path:
+    """A file of the folder MOFM_DATA; leaves with a line where it is not there."""
+    path = Path(os.environ.get("MOFM_DATA", ".")) / name
+    if not path.exists():
+        sys.exit(f"{path}: not there; set MOFM_DATA to the folder that holds {name}")
+    return path
+
+
+def machine() -> str:
+    """Versions and device, one line."""
+    device = jax.devices()[0]
+    kind = f"{os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
+    versions = (
+        f"mofm {mofm.__version__}, jax {jax.__version__}, numpy {np.__version__}, python {platform.python_version()}"
+    )
+    return f"{versions}; {device.platform} ({kind})"
+
+
+def pretrain(inputs: list[Path], overrides: list[str], *, recover_counts: bool = False) -> PretrainedModel:
+    """Ingest, train configs/small.py with overrides in a temporary folder, and load the best checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        corpus, workdir = Path(folder) / "corpus", Path(folder) / "run"
+        ingest(inputs, corpus, recover_counts=recover_counts)
+        train(small_config(corpus, overrides), workdir, quiet=True)
+        return load(workdir)
+
+
+def small_config(corpus: Path, overrides: list[str]) -> Config:
+    """configs/small.py over a corpus."""
+    values = small.get_config()
+    values.data.corpus = str(corpus)
+    return build_config(values, overrides)
+
+
+def show(title: str, rows: list[dict[str, object]]) -> None:
+    """Print rows as a Markdown table."""
+    frame = pd.DataFrame(rows)
+    shown = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row] for row in frame.itertuples(index=False)]
+    print(f"\n{title}\n")
+    print("| " + " | ".join(frame.columns) + " |")
+    print("|" + "---|" * len(frame.columns))
+    for row in shown:
+        print("| " + " | ".join(row) + " |")
