@@ -19,8 +19,10 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from mofm.batch import TokenBatch
 
-COMPONENTS = 64
-"""Most components taken; how many of them count is for the shrinkage to say."""
+COMPONENTS = 128
+"""Most components taken; how much each of them counts is for the filter to say."""
+TEMPERATURE = 0.5
+"""A data set of n cells weighs as n^TEMPERATURE: a small one keeps components of its own beside a large one."""
 STEADYING = 0.2
 """Added to a gene's deviation before dividing by it, so that rarely seen genes do not outweigh the others (the fudge
 factor of Tusher et al. 2001). Of 0, 0.1, 0.2, 0.5 and 1, 0.2 served best or nearly so on both real data sets tried."""
@@ -67,7 +69,9 @@ def fit_components(views: Iterable[TokenBatch], genes: int, width: int, expresse
     rank = min(COMPONENTS, width, len(dataset_N) - len(mean_MG) - 1, int(varies_G.sum()) - 1)
     rows_GK = np.zeros((genes, max(rank, 0)))
     if rank > 0:
-        rows_GK = _denoising_axes(values_NG @ sp.diags(gain_G), mean_MG * gain_G, dataset_N, rank)
+        weight_M = np.bincount(dataset_N) ** ((TEMPERATURE - 1) / 2)
+        scaled_NG = sp.diags(weight_M[dataset_N]) @ values_NG @ sp.diags(gain_G)
+        rows_GK = _denoising_axes(scaled_NG, weight_M[:, None] * mean_MG * gain_G, dataset_N, rank)
         rows_GK *= ROW_RMS / max(np.sqrt(np.mean(rows_GK[varies_G] ** 2)), 1e-12)
     expressed_N = np.maximum(np.diff(values_NG.indptr), 1)
     weights_NG = sp.diags(expressed_fraction / expressed_N) @ values_NG @ sp.diags(gain_G)

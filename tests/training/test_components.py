@@ -7,7 +7,7 @@ import pytest
 
 from mofm.batch import LIBRARY_SCALE, TokenBatch
 from mofm.nn.readout import LinearReadout
-from mofm.training.components import CLIP, SILENT, STEADYING, fit_components
+from mofm.training.components import CLIP, SILENT, STEADYING, TEMPERATURE, fit_components
 
 GENES, CELLS, RANK = 30, 120, 5
 
@@ -43,7 +43,8 @@ def reference(counts_NG):
     centred = values - np.stack([values[dataset == d].mean(axis=0) for d in (0, 1)])[dataset]
     deviation = np.sqrt(np.mean(centred**2, axis=0)) + STEADYING
     assert values.max() < CLIP * deviation.max()
-    _, strength, axes = np.linalg.svd(centred / deviation, full_matrices=False)
+    weight = np.where(dataset == 0, CELLS - CELLS // 3, CELLS // 3) ** ((TEMPERATURE - 1) / 2)
+    _, strength, axes = np.linalg.svd(weight[:, None] * centred / deviation, full_matrices=False)
     noise = np.sum(strength[RANK:] ** 2) / (min(CELLS, GENES - 1) - RANK)
     return axes[:RANK].T * (1 - noise / strength[:RANK] ** 2), deviation
 
