@@ -16,5 +16,5 @@ def get_config() -> ConfigDict:
     config = small.get_config()
     config.data.update({"tokens": 128, "holdout_fraction": 0.2})
     config.encoder.update({"width": 96, "heads": 3, "ffn": 256, "cell_width": 96})
-    config.run.update({"steps": 600, "log_every": 20, "eval_every": 100, "checkpoint_every": 100})
+    config.run.update({"steps": 500, "log_every": 20, "eval_every": 100, "checkpoint_every": 100})
     return config

@@ -20,7 +20,7 @@ from mofm.axes import BINS, EMBED, GENES, MODALITIES, Modality
 from mofm.batch import TokenBatch
 from mofm.nn.layers import declare
 
-ROW_START = 0.1
+ROW_START = 0.03
 """Deviation of fresh gene rows; what is known of a gene before training is added to it (`training/state.py`)."""
 MAX_VALUE = 8.0
 """Upper end of the initial bin centres: log1p of 3,000 per ten thousand, above which hardly a value lies."""

@@ -113,15 +113,16 @@ def _deviations(values_NG: sp.csr_matrix, mean_MG: np.ndarray, dataset_N: np.nda
 
 
 def _denoising_axes(x_NG: sp.csr_matrix, mean_MG: np.ndarray, dataset_N: np.ndarray, rank: int) -> np.ndarray:
-    """The leading principal axes (G, K) of x less its datasets' means, each scaled by 1 - noise / s^2 (Wiener's filter).
+    """The leading principal axes (G, K) of x less its datasets' means, each scaled by (1 - noise / s^2)^2.
 
-    s is its singular value, and the noise the mean of s^2 over the axes that are left out.
+    s is its singular value, and the noise the mean of s^2 over the axes that are left out: Wiener's filter, passed
+    twice. Of no, one, two and four passes, two served neighbours and linear probes best on real and simulated cells.
     """
     cells, genes = x_NG.shape[0], int(np.sum(mean_MG.max(axis=0) > 0))
     strength_K, axes_GK = _leading_axes(x_NG, mean_MG, dataset_N, rank)
     total = x_NG.multiply(x_NG).sum() - np.bincount(dataset_N) @ np.sum(mean_MG**2, axis=1)
     noise = max(total - np.sum(strength_K**2), 0.0) / max(min(cells, genes) - rank, 1)
-    return axes_GK * np.maximum(1 - noise / np.maximum(strength_K**2, 1e-12), 0.0)
+    return axes_GK * np.maximum(1 - noise / np.maximum(strength_K**2, 1e-12), 0.0) ** 2
 
 
 def _leading_axes(

@@ -1,6 +1,7 @@
 """What the benchmarks share: where real data lies, a trained model for a corpus, and a line that says on what it ran."""
 
 import argparse
+import logging
 import os
 import platform
 import sys
@@ -17,6 +18,9 @@ from mofm.corpus.ingest import ingest
 from mofm.inference.model import PretrainedModel, load
 from mofm.training.config import Config, build_config
 from mofm.training.loop import train
+
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save
 
 
 def parser(doc: str) -> argparse.ArgumentParser:

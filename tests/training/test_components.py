@@ -46,7 +46,7 @@ def reference(counts_NG):
     weight = np.where(dataset == 0, CELLS - CELLS // 3, CELLS // 3) ** ((TEMPERATURE - 1) / 2)
     _, strength, axes = np.linalg.svd(weight[:, None] * centred / deviation, full_matrices=False)
     noise = np.sum(strength[RANK:] ** 2) / (min(CELLS, GENES - 1) - RANK)
-    return axes[:RANK].T * (1 - noise / strength[:RANK] ** 2), deviation
+    return axes[:RANK].T * (1 - noise / strength[:RANK] ** 2) ** 2, deviation
 
 
 def test_rows_are_filtered_principal_axes(counts_NG):
