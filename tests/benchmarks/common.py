@@ -19,7 +19,6 @@ from mofm.inference.model import PretrainedModel, load
 from mofm.training.config import Config, build_config
 from mofm.training.loop import train
 
-
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save
 
 
