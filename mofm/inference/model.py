@@ -229,8 +229,8 @@ def write_embedding(source: Path, target: Path, embedding: Embedding, key_added:
         with h5py.File(temporary, "r+") as file:
             for group in {"obsm", "uns"} - set(file):
                 anndata.io.write_elem(file, group, {})
-            anndata.io.write_elem(file, f"obsm/{key_added}", embedding.embedding_NE)
-            anndata.io.write_elem(file, "uns/mofm", embedding.report)
+            anndata.io.write_elem(file["obsm"], key_added, embedding.embedding_NE)
+            anndata.io.write_elem(file["uns"], "mofm", embedding.report)
         os.replace(temporary, target)
     except OSError as error:
         raise InputError(

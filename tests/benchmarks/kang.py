@@ -83,7 +83,7 @@ def leiden(adata: ad.AnnData) -> np.ndarray:
         values = adata.X[part]
         adata.X[part] = np.clip((values - values.mean(axis=0)) / (values.std(axis=0) + 1e-6), -10, 10)
     sc.tl.pca(adata, n_comps=30)
-    sc.pp.neighbors(adata)
+    sc.pp.neighbors(adata, transformer="sklearn")  # exact, and alike on every machine
     sc.tl.leiden(adata, flavor="igraph", n_iterations=2, resolution=1.0)
     return adata.obs["leiden"].astype(str).to_numpy()
 
