@@ -177,6 +177,11 @@ class FragmentMatrix(StoredMatrix):
         return rows.indices, rows.values
 
 
+def check_installed() -> None:
+    """Raises `InputError` where SnapATAC2 is not installed."""
+    _snapatac2()
+
+
 def read_barcodes(path: Path) -> pd.Index:
     """The names in a barcodes.tsv (gzipped or not): the first column, each once. Raises `InputError`."""
     try:

@@ -36,13 +36,19 @@ class Layout(NamedTuple):
     Attributes:
       kind: what it is.
       path: as it was given.
-      files: what is read of it. 10x mtx: matrix, features, barcodes. 10x outs: the files of its matrix, then the
-        fragments where they are to be counted.
+      files: what is read of it, but for fragments. A matrix of mtx: matrix, features, barcodes.
+      fragments: the fragments that are to be counted; None where there are none to count.
     """
 
     kind: Kind
     path: Path
     files: tuple[Path, ...]
+    fragments: Path | None = None
+
+    @property
+    def all_files(self) -> tuple[Path, ...]:
+        """Every file that is read."""
+        return self.files if self.fragments is None else (*self.files, self.fragments)
 
 
 def layout_of(path: Path, *, with_fragments: bool = False) -> Layout:
@@ -67,7 +73,7 @@ def layout_of(path: Path, *, with_fragments: bool = False) -> Layout:
     if line.startswith("%%MatrixMarket"):
         return _mtx_folder(path.parent, path, path)
     if is_fragment(line):
-        return Layout("fragments", path, (path,))
+        return Layout("fragments", path, (), path)
     raise InputError(
         f"{path}: not an HDF5 file, and its first line {line[:40]!r} is neither a fragment's (chromosome, start, end, "
         f"barcode, count, by tabs) nor a MatrixMarket header; give {_KNOWN}"
@@ -120,18 +126,18 @@ def _first_line(path: Path) -> str:
 def _folder(path: Path, with_fragments: bool) -> Layout:
     inside = path / "outs" if (path / "outs").is_dir() else path
     matrix = next((inside / name for name in _MATRICES if (inside / name).exists()), None)
-    fragments = tuple(inside / name for name in _FRAGMENTS if (inside / name).exists())[:1]
+    fragments = next((inside / name for name in _FRAGMENTS if (inside / name).exists()), None)
     if matrix is not None:
         inner = _mtx_folder(matrix, None, path) if matrix.is_dir() else layout_of(matrix)
-        return Layout("10x outs", path, inner.files + (fragments if with_fragments else ()))
+        return Layout("10x outs", path, inner.files, fragments if with_fragments else None)
     matrices = sorted(file for file in path.iterdir() if file.name.removesuffix(".gz").endswith("matrix.mtx"))
     if matrices:
         if len(matrices) > 1:
             several = ", ".join(file.name for file in matrices[:3])
             raise InputError(f"{path}: the folder holds several matrices ({several}); name one of these files")
         return _mtx_folder(path, matrices[0], path)
-    if fragments:
-        return Layout("fragments", path, fragments)
+    if fragments is not None:
+        return Layout("fragments", path, (), fragments)
     raise InputError(
         f"{path}: a folder of no known layout (looked for {_MATRICES[0]}, {_MATRICES[2]}, a matrix.mtx and "
         f"{_FRAGMENTS[1]}, here and in outs/); give {_KNOWN}"

@@ -53,7 +53,9 @@ class MtxMatrix(StoredMatrix):
                 "barcodes; take the three files of one folder"
             )
         self._value = {"integer": pa.int64(), "real": pa.float64(), "pattern": None}[kind]
-        super().__init__(where, path.name, (n_cells, n_features), np.dtype((kind == "real" and "f8") or "i8"), n_entries)
+        super().__init__(
+            where, path.name, (n_cells, n_features), np.dtype((kind == "real" and "f8") or "i8"), n_entries
+        )
         self._by_cell: bool | None = None
 
     def rows(self, block_entries: int) -> Iterator[StoredRows]:

@@ -103,7 +103,7 @@ def find_layout(path: str | Path, reading: Reading = Reading()) -> Layout:
     layout = layout_of(Path(path), with_fragments=reading.recounts)
     if layout.kind == "10x outs" and not reading.recounts:
         whole = layout_of(Path(path), with_fragments=True)
-        return whole if len(whole.files) > len(layout.files) and not _has_peaks(layout) else layout
+        return whole if whole.fragments and not _has_peaks(layout) else layout
     return layout
 
 
@@ -189,9 +189,9 @@ def _open(
                 _of_modality(members, reading, layout.path), reading, others, looks, resources
             ), left_out
         case "fragments":
-            return [_count_fragments(layout.files[0], layout, reading, None, resources)], {}
+            return [_count_fragments(layout, reading, None, resources)], {}
         case _:
-            return _open_10x(layout, reading, others, looks, resources)
+            return _open_10x(layout, reading, others, looks, resources), {}
 
 
 def _of_modality(members: list[Member], reading: Reading, path: Path) -> list[Member]:
@@ -221,27 +221,25 @@ def _tables_of_members(
 
 def _open_10x(
     layout: Layout, reading: Reading, others: tuple[Modality, ...], looks: LooksLike, resources: ExitStack
-) -> tuple[list[CountTable], dict[str, int]]:
-    is_folder = len(layout.files) >= 3
-    matrix_files, rest = (layout.files[:3], layout.files[3:]) if is_folder else (layout.files[:1], layout.files[1:])
-    if is_folder:
-        parts = tenx.read_folder(matrix_files, layout.path)
-    else:
-        parts = tenx.read_hdf5(resources.enter_context(open_hdf5(matrix_files[0])), layout.path)
-    if not rest:
-        wanted, kind = reading.modality, layout.kind
-        return tenx.tables_of(parts, layout.path, kind, resources, wanted, others, looks), {}
-    counted = _count_fragments(rest[0], layout, reading, parts, resources)
+) -> list[CountTable]:
+    parts = _parts(layout, resources)
+    if layout.fragments is None:
+        return tenx.tables_of(parts, layout.path, layout.kind, resources, reading.modality, others, looks)
+    counted = _count_fragments(layout, reading, parts, resources)
     if reading.modality == "atac":
-        return [counted], {}
+        return [counted]
     tables = tenx.tables_of(parts, layout.path, layout.kind, resources, reading.modality, (*others, "atac"), looks)
     tables = [table for table in tables if table.modality != "atac"]
-    return sorted([*tables, counted], key=lambda table: MODALITIES.index(table.modality)), {}
+    return sorted([*tables, counted], key=lambda table: MODALITIES.index(table.modality))
 
 
-def _count_fragments(
-    path: Path, layout: Layout, reading: Reading, parts: tenx.Parts | None, resources: ExitStack
-) -> CountTable:
+def _parts(layout: Layout, resources: ExitStack) -> tenx.Parts:
+    if len(layout.files) == 3:
+        return tenx.read_folder(layout.files, layout.path)
+    return tenx.read_hdf5(resources.enter_context(open_hdf5(layout.files[0])), layout.path)
+
+
+def _count_fragments(layout: Layout, reading: Reading, parts: tenx.Parts | None, resources: ExitStack) -> CountTable:
     """The table of fragments; the cells of a Cell Ranger folder are those of its filtered matrix."""
     if reading.modality not in (None, "atac"):
         raise InputError(f"{layout.path}: fragments are atac, not {reading.modality}; leave --modality out")
@@ -249,18 +247,15 @@ def _count_fragments(
     if reading.barcodes is not None:
         barcodes = fragments.read_barcodes(reading.barcodes)
     table = fragments.open_fragments(
-        path, given_as=layout.path, peaks=reading.peaks, tile_width=reading.tile_width, barcodes=barcodes,
-        min_fragments=reading.min_fragments,
+        layout.fragments, given_as=layout.path, peaks=reading.peaks, tile_width=reading.tile_width,
+        barcodes=barcodes, min_fragments=reading.min_fragments,
     )  # fmt: skip
     return resources.enter_context(table)
 
 
 def _has_peaks(layout: Layout) -> bool:
     with ExitStack() as resources:
-        if len(layout.files) >= 3:
-            _, _, var = tenx.read_folder(layout.files[:3], layout.path)
-        else:
-            _, _, var = tenx.read_hdf5(resources.enter_context(open_hdf5(layout.files[0])), layout.path)
+        _, _, var = _parts(layout, resources)
         return "atac" in set(feature_kinds(var, "Gene Expression").map(modality_of))
 
 
