@@ -14,6 +14,7 @@ committed together. Choices and their cost:
 
 import dataclasses
 import importlib.metadata
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,10 @@ from mofm.omics.readers import Reading
 Progress = Callable[[int, str, int, int], None]
 """Told (number of the input, its name, cells read, cells in all). A cell counts once a modality. Cells begin anew where
 counts turned out wider than thought (see `writer.py`)."""
+
+
+WORTH_A_PROCESS = 50 * 2**20
+"""Bytes of an input that take longer to read than a process takes to start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +128,18 @@ def ingest(
             manifest = _commit(root, staging, manifest, prepared)
             rates[file.digest] = tuple(each.entry.cells / each.seconds for each in prepared)
         return [_result(file, already_there(file, manifest, options), rates) for file in checked]
+
+
+def jobs_for(inputs: Sequence[Path]) -> int:
+    """How many processes are worth starting for these inputs: one where they are few or small."""
+    large = sum(_bytes_of(path) >= WORTH_A_PROCESS for path in inputs)
+    return max(1, min(large, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+
+
+def _bytes_of(path: Path) -> int:
+    """Of a file, or of the files in a folder; 0 for what is not there, which is told later."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _check_same_table(root: Path, manifest: Manifest, table: GeneTable) -> None:
