@@ -5,7 +5,6 @@ and exit code 2; anything else that goes wrong is ours, and keeps its traceback.
 """
 
 import argparse
-import contextlib
 import errno
 import logging
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import mofm
 from mofm.errors import InputError
+from mofm.files import output_file
 
 EPILOG = """\
 a first run, on your own file:
@@ -254,7 +254,8 @@ def _simulate(args) -> int:
     _check_free(args.out, args.overwrite)
     config = SimulationConfig(**{name: getattr(args, name) for name in _SIMULATED})
     adata = simulate(config)
-    _write(adata, args.out)
+    with output_file(args.out) as temporary:
+        adata.write_h5ad(temporary)
     edges = adata.varp["grn"].nnz
     cells, genes = adata.shape
     print(f"{args.out}: {cells:,} cells x {genes:,} genes, {config.cell_types} types, {edges:,} TF -> target edges")
@@ -264,22 +265,6 @@ def _simulate(args) -> int:
 def _check_free(out: Path, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists: give another OUT, or --overwrite")
-
-
-def _write(adata, out: Path) -> None:
-    """An h5ad file that appears whole or not at all."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        adata.write_h5ad(temporary)
-        os.replace(temporary, out)
-    except OSError as error:
-        raise InputError(
-            f"{out}: cannot be written ({error.strerror or error}); free space or give another OUT"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _add_demo(verbs) -> None:
