@@ -213,5 +213,8 @@ def _columns(table: pd.DataFrame) -> dict[str, str]:
     described = {}
     for name, column in table.items():
         categories = getattr(column.dtype, "categories", None)
-        described[str(name)] = str(column.dtype) if categories is None else f"{len(categories):,} categories"
+        if categories is None:
+            described[str(name)] = str(column.dtype)
+        else:
+            described[str(name)] = f"{len(categories):,} {'category' if len(categories) == 1 else 'categories'}"
     return described

@@ -307,6 +307,12 @@ def test_not_a_workdir(tmp_path, snapshot):
     assert snapshot(tmp_path) == {}
 
 
+def test_loading_is_quiet(trained, caplog):
+    """Orbax tells its deprecations through absl's logger, not as warnings."""
+    load(trained.workdir)
+    assert not [message for message in caplog.messages if "deprecated" in message]
+
+
 def test_a_checkpoint_that_is_not_there(trained, snapshot):
     before = snapshot(trained.workdir)
     with pytest.raises(InputError, match=r"no checkpoint of step 4 \(there are: 3, 6\)"):
