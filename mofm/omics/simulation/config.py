@@ -1,7 +1,8 @@
 """What to simulate: the config with its checks, and the streams of random numbers that its seed stands for.
 
-Letters of `mofm.omics.simulation` besides those of `mofm.axes`: T transcription factors, C cell types, S batches. N are
-the simulated cells.
+Letters of `mofm.omics.simulation` besides those of `mofm.axes`: T transcription factors, C cell types, S batches,
+D donors, P peaks, A antibodies, R methylation regions, J legs of a path, M time steps. N are the simulated cells,
+G the simulated genes.
 """
 
 import dataclasses
@@ -24,6 +25,21 @@ STAGES = (
     "depth",
     "counts",
     "dropout",
+    "donors",
+    "path",
+    "path_states",
+    "gene_names",
+    "peak_places",
+    "binding",
+    "openness",
+    "background_peaks",
+    "fragments",
+    "antibodies",
+    "antibody_counts",
+    "regions",
+    "reads",
+    "methylated_reads",
+    "split",
 )
 
 # field -> (lowest, highest); the type of the default says whether whole numbers are meant.
@@ -50,7 +66,35 @@ _RANGES = {
     "dropout": (0.0, 1.0),
     "batch_effect": (0.0, 3.0),
     "batch_concentration": (0.01, 1e6),
+    "donors": (1, math.inf),
+    "donor_effect": (0.0, 3.0),
+    "donor_concentration": (0.01, 1e6),
+    "path_types": (0, math.inf),
 }
+
+
+def check_fields(config, ranges: dict[str, tuple[float, float]], prefix: str = "") -> None:
+    """Checks every field of a config, and makes it the kind of Python number that its default is.
+
+    Raises:
+      InputError: a value of the wrong kind or out of its (lowest, highest) range; `prefix` says which config's it is.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        value = _checked(f"{prefix}{field.name}", value, type(field.default), *ranges[field.name])
+        object.__setattr__(config, field.name, value)
+
+
+def _checked(name: str, value: object, kind: type, low: float, high: float) -> int | float:
+    """`value` as a Python number of `kind`, so that a config read back from HDF5 equals the one written."""
+    allowed = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, allowed):
+        meant = "a whole number" if kind is int else "a number"
+        raise InputError(f"simulation: {name}={value!r} is not {meant}")
+    if not low <= value <= high:
+        upper = f" and at most {high:g}" if math.isfinite(high) else ""
+        raise InputError(f"simulation: {name}={value!r} is out of range, give at least {low:g}{upper}")
+    return kind(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +123,12 @@ class SimulationConfig:
         dropout / (1 + m).
       batch_effect: standard deviation of the log factors of a batch, on each gene and (half of it) on the depth.
       batch_concentration: Dirichlet concentration of a type's spread over batches; smaller confounds them more.
+      donors: people that the cells are of. Donors are spread over the batches alike.
+      donor_effect: standard deviation of a donor's log factors on the genes, where there are several. It is biology:
+        promoters and proteins follow it.
+      donor_concentration: Dirichlet concentration of a type's spread over donors.
+      path_types: the first so many cell types are the stations of one differentiation path, and their cells are spread
+        along it; 0 for none.
 
     Raises:
       InputError: a value of the wrong kind or out of range, or more cell types than the TFs can hold.
@@ -106,11 +156,13 @@ class SimulationConfig:
     dropout: float = 0.5
     batch_effect: float = 0.3
     batch_concentration: float = 5.0
+    donors: int = 1
+    donor_effect: float = 0.2
+    donor_concentration: float = 20.0
+    path_types: int = 0
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = _checked(field.name, getattr(self, field.name), type(field.default), *_RANGES[field.name])
-            object.__setattr__(self, field.name, value)
+        check_fields(self, _RANGES)
         if self.genes <= self.tfs:
             raise InputError(f"simulation: genes={self.genes} leaves no target beside tfs={self.tfs}: raise genes")
         masters = self.lineages + self.cell_types
@@ -119,23 +171,16 @@ class SimulationConfig:
                 f"simulation: {self.cell_types} cell types in {self.lineages} lineages need {masters} master TFs, "
                 f"tfs={self.tfs} are fewer: raise tfs or lower cell_types"
             )
+        if self.path_types == 1 or self.path_types > self.cell_types:
+            raise InputError(
+                f"simulation: path_types={self.path_types} is no path among {self.cell_types} cell types: give 2 to "
+                f"{self.cell_types}, or 0 for none"
+            )
 
     @property
     def lineages(self) -> int:
         """Number of lineages that the cell types are grouped into."""
         return -(-self.cell_types // self.types_per_lineage)
-
-
-def _checked(name: str, value: object, kind: type, low: float, high: float) -> int | float:
-    """`value` as a Python number of `kind`, so that a config read back from HDF5 equals the one written."""
-    allowed = numbers.Integral if kind is int else numbers.Real
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, allowed):
-        meant = "a whole number" if kind is int else "a number"
-        raise InputError(f"simulation: {name}={value!r} is not {meant}")
-    if not low <= value <= high:
-        upper = f" and at most {high:g}" if math.isfinite(high) else ""
-        raise InputError(f"simulation: {name}={value!r} is out of range, give at least {low:g}{upper}")
-    return kind(value)
 
 
 def stream(config: SimulationConfig, stage: str, draw: int = 0) -> np.random.Generator:

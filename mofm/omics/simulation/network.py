@@ -14,6 +14,7 @@ Choices and their cost:
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +25,10 @@ from mofm.errors import InputError
 from mofm.omics.simulation.config import SimulationConfig, stream
 
 _DRAWS = 20  # networks tried before giving up
+_OWN_MRNA = 2.0  # log fold change of a TF's own mRNA from inactive to active
 _PUSH = 0.2  # how far (Euclidean) a state is pushed when it is tested
-_TIME_STEP = 0.1  # of every integration; TF activities decay with time constant 1
+TIME_STEP = 0.1  # of every integration; TF activities decay with time constant 1
 _RELAX_STEPS, _LANGEVIN_STEPS = 1000, 100
-_RARE_SHARE = 0.2  # of the cells is split evenly, so that no type vanishes
-_STATE_BLOCK = 2048  # cells made at a time. Blocks order the draws: another size means other random numbers
 
 
 class Network(NamedTuple):
@@ -52,14 +52,24 @@ class Network(NamedTuple):
     baseline_G: np.ndarray
     tf_genes_T: np.ndarray
 
+    def edges(self) -> sparse.csr_matrix:
+        """All edges as one float64 CSR of target genes x TFs: logits of the sigmoid to TFs, log fold changes else."""
+        tf_edges, gene_edges = self.weights_TT.tocoo(), self.effects_GT.tocoo()
+        target = np.concatenate([self.tf_genes_T[tf_edges.row], gene_edges.row])
+        regulator = np.concatenate([tf_edges.col, gene_edges.col])
+        strength = np.concatenate([tf_edges.data, gene_edges.data])
+        return sparse.csr_matrix((strength, (target, regulator)), shape=self.effects_GT.shape)
+
     def grn(self) -> sparse.csr_matrix:
         """All edges as one float32 CSR of genes x genes, row TF -> column target, self-activation on the diagonal."""
-        n_genes = len(self.baseline_G)
-        tf_edges, gene_edges = self.weights_TT.tocoo(), self.effects_GT.tocoo()
-        regulator = self.tf_genes_T[np.concatenate([tf_edges.col, gene_edges.col])]
-        target = np.concatenate([self.tf_genes_T[tf_edges.row], gene_edges.row])
-        strength = np.concatenate([tf_edges.data, gene_edges.data]).astype(np.float32)
-        return sparse.csr_matrix((strength, (regulator, target)), shape=(n_genes, n_genes))
+        n_genes, edges = len(self.baseline_G), self.edges().tocoo()
+        places = self.tf_genes_T[edges.col], edges.row
+        return sparse.csr_matrix((edges.data.astype(np.float32), places), shape=(n_genes, n_genes))
+
+    def responses(self) -> sparse.csr_matrix:
+        """Log fold changes (nats) of all genes x TFs, from TF off to on: the effects, and a TF's own mRNA."""
+        own_mrna = np.full(len(self.tf_genes_T), _OWN_MRNA), (self.tf_genes_T, np.arange(len(self.tf_genes_T)))
+        return self.effects_GT + sparse.csr_matrix(own_mrna, shape=self.effects_GT.shape)
 
 
 def draw_cell_types(config: SimulationConfig) -> tuple[Network, np.ndarray]:
@@ -151,39 +161,43 @@ def find_attractors(network: Network, rng: np.random.Generator) -> np.ndarray | 
 def relax(network: Network, state_TN: np.ndarray) -> np.ndarray:
     """Where the TF activities of each column end up without noise (after 100 time constants)."""
     for _ in range(_RELAX_STEPS):
-        state_TN = state_TN + _TIME_STEP * _velocity(network, state_TN)
+        state_TN = state_TN + TIME_STEP * _velocity(network, state_TN)
     return state_TN
 
 
-def _velocity(network: Network, state_TN: np.ndarray) -> np.ndarray:
-    return expit(network.weights_TT @ state_TN + network.bias_T[:, None]) - state_TN
+def _velocity(network: Network, state_TN: np.ndarray, drive_TN: np.ndarray | float = 0.0) -> np.ndarray:
+    return expit(network.weights_TT @ state_TN + network.bias_T[:, None] + drive_TN) - state_TN
 
 
-def sample_states(network: Network, start_TN: np.ndarray, state_noise: float, rng: np.random.Generator) -> np.ndarray:
-    """TF activities (TFs x cells) of cells that started at `start_TN` and fluctuated for 10 time constants."""
+def sample_states(
+    network: Network,
+    start_TN: np.ndarray,
+    state_noise: float,
+    rng: np.random.Generator,
+    follow: Callable[[np.ndarray], None] | None = None,
+) -> np.ndarray:
+    """TF activities (TFs x cells) of cells that started at `start_TN` and fluctuated for 10 time constants.
+
+    `follow` is shown the state after each time step.
+    """
     state_TN = start_TN
-    kick = state_noise * math.sqrt(_TIME_STEP)
     for _ in range(_LANGEVIN_STEPS):
-        velocity_TN = _velocity(network, state_TN)
-        turnover_TN = velocity_TN + 2 * state_TN  # production + decay
-        noise_TN = kick * np.sqrt(turnover_TN / 2) * rng.standard_normal(state_TN.shape)
-        state_TN = np.maximum(state_TN + _TIME_STEP * velocity_TN + noise_TN, 0)
+        state_TN = next_states(network, state_TN, state_noise, rng)
+        if follow:
+            follow(state_TN)
     return state_TN
 
 
-def draw_labels(config: SimulationConfig) -> np.ndarray:
-    """The cell type of each cell, int64."""
-    rng = stream(config, "composition")
-    share_C = rng.dirichlet(np.full(config.cell_types, config.type_concentration))
-    share_C = (1 - _RARE_SHARE) * share_C + _RARE_SHARE / config.cell_types
-    return rng.choice(config.cell_types, config.cells, p=share_C)
-
-
-def sample_activity(config: SimulationConfig, network: Network, attractors_CT: np.ndarray, label_N: np.ndarray):
-    """TF activities of all cells: float32 cells x TFs."""
-    rng = stream(config, "states")
-    activity_NT = np.empty((config.cells, config.tfs), dtype=np.float32)
-    for start in range(0, config.cells, _STATE_BLOCK):
-        block = slice(start, start + _STATE_BLOCK)
-        activity_NT[block] = sample_states(network, attractors_CT[label_N[block]].T, config.state_noise, rng).T
-    return activity_NT
+def next_states(
+    network: Network,
+    state_TN: np.ndarray,
+    state_noise: float,
+    rng: np.random.Generator,
+    drive_TN: np.ndarray | float = 0.0,
+) -> np.ndarray:
+    """TF activities one time step later; `drive_TN` is added to the input of each TF's sigmoid."""
+    velocity_TN = _velocity(network, state_TN, drive_TN)
+    turnover_TN = velocity_TN + 2 * state_TN  # production + decay
+    kick = state_noise * math.sqrt(TIME_STEP)
+    noise_TN = kick * np.sqrt(turnover_TN / 2) * rng.standard_normal(state_TN.shape)
+    return np.maximum(state_TN + TIME_STEP * velocity_TN + noise_TN, 0)
