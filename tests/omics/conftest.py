@@ -6,7 +6,7 @@ import functools
 import anndata
 import pytest
 
-from mofm.omics.simulate import SimulationConfig, simulate
+from mofm.omics.simulate import AdtConfig, AtacConfig, MultiomicsConfig, SimulationConfig, simulate, simulate_multiomics
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +24,16 @@ def varied(small):
         return simulated(dataclasses.replace(small, **changes))
 
     return vary
+
+
+@pytest.fixture(scope="session")
+def multiomics_config(small) -> MultiomicsConfig:
+    """The small config with two donors and a path, in all four omics."""
+    cells = dataclasses.replace(small, donors=2, path_types=3, batch_effect=0.1)
+    return MultiomicsConfig(cells, AtacConfig(background_peaks=100), AdtConfig(antibodies=20))
+
+
+@pytest.fixture(scope="session")
+def multiomics(multiomics_config) -> dict[str, anndata.AnnData]:
+    """The four omics of `multiomics_config`. Leave them as they are."""
+    return simulate_multiomics(multiomics_config)

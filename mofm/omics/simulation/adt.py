@@ -79,12 +79,14 @@ class AntibodyCounts(NamedTuple):
 
     Attributes:
       counts: int32 CSR, cells x antibodies, the isotype controls last.
+      protein_NA: float32, what there is to bind: levels as in `Cells`, times the donor's factor; 0 for controls.
       background_N: float64, each cell's unspecific binding; 1 is the median.
       var: index the protein's gene symbol, or the control's name; columns gene_id ("" for a control), is_isotype,
         signal (what a protein level of 1 yields) and sticky (share of the background), float64.
     """
 
     counts: sparse.csr_matrix
+    protein_NA: np.ndarray
     background_N: np.ndarray
     var: pd.DataFrame
 
@@ -95,18 +97,18 @@ def count_adt(
     """Antibody UMIs of all cells; `genes` is what `choose_genes` gave for `surface_A`."""
     rng = stream(config, "antibodies")
     n_antibodies = len(surface_A) + adt.isotypes
-    signal_A = np.exp(_SIGNAL_SD * rng.standard_normal(len(surface_A)))
+    is_isotype_A = np.arange(n_antibodies) >= len(surface_A)
+    signal_A = np.exp(_SIGNAL_SD * rng.standard_normal(n_antibodies)) * ~is_isotype_A
     sticky_A = np.exp(_STICKY_SD * rng.standard_normal(n_antibodies))
     sticky_A /= sticky_A.sum()
     factor_SA = np.exp(config.batch_effect * rng.standard_normal((config.batches, n_antibodies)))
     depth_N = draw_depths(config, adt.library_size, adt.library_size_sd, cells.batch_N, rng)
     background_N = np.exp(adt.background_sd * rng.standard_normal(config.cells))
 
-    protein_NA = signal_A * cells.protein_NA * np.exp(cells.shift_DG[:, surface_A])[cells.donor_N]
-    signal_A /= np.median(protein_NA.sum(axis=1))
-    protein_NA /= np.median(protein_NA.sum(axis=1))
-    mean_NA = adt.background * background_N[:, None] * sticky_A
-    mean_NA[:, : len(surface_A)] += (1 - adt.background) * protein_NA
+    protein_NA = np.zeros((config.cells, n_antibodies), dtype=np.float32)
+    protein_NA[:, : len(surface_A)] = cells.protein_NA * np.exp(cells.shift_DG[:, surface_A])[cells.donor_N]
+    signal_A /= np.median(protein_NA @ signal_A)
+    mean_NA = adt.background * background_N[:, None] * sticky_A + (1 - adt.background) * protein_NA * signal_A
     mean_NA *= depth_N[:, None] * factor_SA[cells.batch_N]
 
     count_rng = stream(config, "antibody_counts")
@@ -117,8 +119,9 @@ def count_adt(
     measured = genes.iloc[surface_A]
     columns = {
         "gene_id": [*measured.index, *[""] * adt.isotypes],
-        "is_isotype": np.arange(n_antibodies) >= len(surface_A),
-        "signal": np.concatenate([signal_A, np.zeros(adt.isotypes)]),
+        "is_isotype": is_isotype_A,
+        "signal": signal_A,
         "sticky": sticky_A,
     }
-    return AntibodyCounts(counts, background_N, pd.DataFrame(columns, index=[*measured["gene_symbol"], *controls]))
+    var = pd.DataFrame(columns, index=[*measured["gene_symbol"], *controls])
+    return AntibodyCounts(counts, protein_NA, background_N, var)

@@ -25,11 +25,12 @@ def unnamed_genes(config: SimulationConfig) -> pd.DataFrame:
     return pd.DataFrame(index=[_UNNAMED.format(i) for i in range(1, config.genes + 1)])
 
 
-def choose_genes(config: SimulationConfig, table: GeneTable, surface_A: np.ndarray | None = None) -> pd.DataFrame:
+def choose_genes(config: SimulationConfig, table: GeneTable, surface_A: np.ndarray) -> pd.DataFrame:
     """A real, protein-coding gene for each simulated one.
 
     Args:
-      surface_A: the genes whose proteins are measured; they get symbols of surface antigens (CD4) as far as these go.
+      surface_A: the genes whose proteins are measured; they get symbols of surface antigens (CD4) as far as these go, the other
+        genes do not depend on them.
 
     Returns:
       A `var`: index Ensembl id; columns gene_symbol, chrom (categorical), start, end (int32, 0-based, end exclusive)
@@ -48,9 +49,8 @@ def choose_genes(config: SimulationConfig, table: GeneTable, surface_A: np.ndarr
             "gene table: lower genes"
         )
     chosen = others.index.to_numpy()[: config.genes].copy()
-    if surface_A is not None:
-        known = surface_A[: len(antigens)]
-        chosen[known] = antigens.index[: len(known)]
+    known = surface_A[: len(antigens)]
+    chosen[known] = antigens.index[: len(known)]
     var = pool.loc[chosen].set_index("gene_id").rename(columns={"symbol": "gene_symbol"})
     return var[["gene_symbol", "chrom", "start", "end", "strand"]].rename_axis(None)
 

@@ -40,7 +40,7 @@ def draw_peaks(
       InputError: there is no room for so many peaks.
     """
     span = spans(table)
-    chromosome_G = pd.Categorical(genes["chrom"], categories=span.index).codes.astype(np.int64)
+    chromosome_G = span.index.get_indexer(genes["chrom"].astype(str))
     tss_G = tss(genes)
     promoters = _promoters(chromosome_G, tss_G)
     taken = _slots_of(promoters)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from mofm.errors import InputError
+from mofm.omics.simulate import AdtConfig, AtacConfig, MethylationConfig, MultiomicsConfig
 from mofm.omics.simulation.config import STAGES, SimulationConfig, stream
 
 
@@ -34,8 +35,26 @@ def test_unusable_configs_say_why_in_one_line(changes, says):
     assert "\n" not in str(error.value)
 
 
-def test_every_field_is_documented_and_checked():
-    for field in dataclasses.fields(SimulationConfig):
-        assert field.name in SimulationConfig.__doc__
+@pytest.mark.parametrize("config", [SimulationConfig, AtacConfig, AdtConfig, MethylationConfig])
+def test_every_field_is_documented_and_checked(config):
+    for field in dataclasses.fields(config):
+        assert field.name in config.__doc__
         with pytest.raises(InputError, match=field.name):
-            SimulationConfig(**{field.name: None})
+            config(**{field.name: None})
+
+
+def test_a_field_says_whose_it_is():
+    with pytest.raises(InputError, match=r"methylation\.spread=2 is out of range"):
+        MethylationConfig(spread=2)
+
+
+def test_more_antibodies_than_genes():
+    with pytest.raises(InputError, match=r"adt\.antibodies=960 are more than the 950 genes that are no TFs"):
+        MultiomicsConfig(adt=AdtConfig(antibodies=960))
+
+
+def test_a_nested_config_survives_a_dict():
+    config = MultiomicsConfig(
+        SimulationConfig(cells=10), AtacConfig(opening=1.0), AdtConfig(lag=2), MethylationConfig()
+    )
+    assert MultiomicsConfig.from_dict(dataclasses.asdict(config)) == config
