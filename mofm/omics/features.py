@@ -12,7 +12,8 @@ Choices and their cost:
 - "TBCE-1" and "TBCE.1" are how anndata and R number the repeats of TBCE; both become TBCE, and are summed with it.
 - What cannot be resolved keeps its own name as its identity, is counted, and can be listed. An Ensembl id that the
   table does not know (retired, or of another species) is unresolved too, but loses its version.
-- Symbols that have since been given up ("FAM46A") are not known: the table holds one release's names.
+- Symbols that have since been given up, and other aliases ("FAM46A", "LAG-3"), are known where they mean one gene
+  (`aliases`); which gene that is was decided by Ensembl after the data were made, and is now and then another.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from mofm.omics.aliases import aliases_of
 from mofm.omics.genome import GeneTable, bundled_species, gene_table
 
 RULES = {
@@ -31,6 +33,7 @@ RULES = {
     "par_y": "ensembl_versioned",  # ENSG00000182378.15_PAR_Y, ENSGR0000182378: the Y copy, named after the gene on X
     "symbol": "symbol",  # CD3D
     "id_in_name": "ensembl_versioned",  # CD3D_ENSG00000167286, ENSG00000167286.12|CD3D
+    "alias": "symbol",  # FAM46A: TENT5A by its name until 2018
     "case": "symbol",  # cd3d
     "punctuation": "symbol",  # HLA.A, X7SK, Y-RNA: HLA-A, 7SK, Y_RNA as R or Seurat write them
     "repeat": "symbol",  # TBCE-1, TBCE.1: the second gene named TBCE
@@ -57,6 +60,7 @@ _GENE_ID = r"ENS[A-Z]{0,6}G\d{11}"
 _ID = re.compile(rf"({_GENE_ID})(?:\.\d+)?(_PAR_Y)?")
 _OLD_PAR_Y = re.compile(r"ENSGR(\d{10})(?:\.\d+)?")  # GENCODE until release 24
 _ID_IN_NAME = re.compile(rf"(?:.*[^A-Za-z0-9])?({_GENE_ID})(?:\.\d+)?(?:[^A-Za-z0-9.].*)?")
+_ORF = re.compile(r"^(C(?:\d+|X|Y))orf(\d+)$")  # Ensembl writes the aliases C1ORF228, HGNC wrote the symbols C1orf228
 _REPEAT = re.compile(r"(.+)[-.]\d{1,3}")
 _PUNCTUATION = re.compile(r"[^A-Za-z0-9]")
 
@@ -165,6 +169,7 @@ class _Lookups:
     species: str
     row_of_id: dict[str, int]
     row_of_symbol: dict[str, int]
+    row_of_alias: dict[str, int]
     row_of_folded: dict[str, int]
     row_of_punctuated: dict[str, int]
     genome: re.Pattern[str] | None
@@ -179,7 +184,9 @@ def _lookups(table: GeneTable) -> _Lookups:
     genome = _GENOMES.get(table.species)
     pattern = re.compile(rf"(?:{genome})_+(?=.)") if genome else None
     id_prefix = table.gene_ids[0].rstrip("0123456789")
-    return _Lookups(table.species, table.row_of_id, symbols, folded, punctuated, pattern, id_prefix)
+    ids = table.row_of_id
+    aliases = {alias: ids[gene_id] for alias, gene_id in aliases_of(table.species).items() if gene_id in ids}
+    return _Lookups(table.species, ids, symbols, aliases, folded, punctuated, pattern, id_prefix)
 
 
 def _resolve(name: str, lookups: _Lookups) -> tuple[int, str]:
@@ -198,6 +205,8 @@ def _resolve(name: str, lookups: _Lookups) -> tuple[int, str]:
         return lookups.row_of_id[match[1]], "id_in_name"
     if name in _symbols_elsewhere(lookups.species):
         return -1, "unknown"
+    if (row := lookups.row_of_alias.get(_ORF.sub(r"\1ORF\2", name), -1)) >= 0:
+        return row, "alias"
     row, rule = _resolve_symbol_freely(name, lookups)
     if row < 0 and (match := _REPEAT.fullmatch(name)):
         base = match[1]
