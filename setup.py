@@ -12,6 +12,7 @@ REQUIRES = [
     "jraph>=0.0.6.dev0",  # graph networks over the gene regulatory network (the user's card)
     "tensorstore>=0.1.84",  # concurrent reads of sharded zarr v3 from disk or object store (corpus/store.py only)
     "anndata>=0.12",  # the file format of the field; the corpus is AnnData on zarr v3
+    "mudata>=0.3",  # .h5mu: several omics of the same cells in one file
     "ml-collections>=1.1",  # configs/*.py are ConfigDicts
     "numpy>=2.1",
     "scipy>=1.14",  # sparse rows

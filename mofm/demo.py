@@ -21,6 +21,7 @@ from mofm.corpus.ingest import ingest
 from mofm.corpus.store import Corpus, open_corpus
 from mofm.evaluation import annotation, baselines, figures, integration
 from mofm.evaluation.report import Figure, Table, read_metrics, write_report
+from mofm.files import written_whole
 from mofm.inference.model import load, write_embedding
 from mofm.inspection import render_ingest
 from mofm.omics.simulate import SimulationConfig, simulate
@@ -208,6 +209,5 @@ def _facts(corpus: Corpus, metrics: pd.DataFrame, config: Config) -> dict[str, o
 
 
 def _write(adata: ad.AnnData, path: Path) -> None:
-    temporary = path.with_suffix(".tmp.h5ad")
-    adata.write_h5ad(temporary)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        adata.write_h5ad(temporary)

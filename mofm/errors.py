@@ -6,6 +6,7 @@ prints its one line and exits with code 2, before any work is lost. Anything els
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(Exception):
@@ -16,3 +17,11 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     """' Did you mean X?' for a mistyped name, with a leading space; empty where nothing known is near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def check_at_least(group: str, config: Any, names: Iterable[str], least: int) -> None:
+    """Raises `InputError`, naming the key as `group.name`, where one of these fields of a config is less than `least`."""
+    for name in names:
+        if (value := getattr(config, name)) < least:
+            needed = "must not be negative" if least == 0 else f"must be at least {least}"
+            raise InputError(f"{group}.{name}={value}: {needed}")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import anndata as ad
+import mudata
 import numpy as np
 import pytest
 from scipy import sparse
@@ -371,6 +372,42 @@ def test_simulate_does_what_its_options_say(capsys, tmp_path):
     assert one.var["is_tf"].sum() == 6
     assert (one.X != other.X).sum() == 0
     assert "40 cells x 30 genes, 3 types" in capsys.readouterr().out
+
+
+def test_simulate_writes_several_omics_of_the_same_cells(capsys, tmp_path):
+    small = ["--cells", "40", "--genes", "30", "--tfs", "6", "--cell-types", "3", "--donors", "2", "--path-types", "2"]
+    every = ["--modalities", "rna", "atac", "adt", "methylation"]
+    assert main(["simulate", str(tmp_path / "all.h5mu"), *every, *small]) == 0
+    told = capsys.readouterr().out
+    for words in ("40 cells x 30 genes, 3 types", "peaks", "26 antibodies", "60 regions"):
+        assert words in told
+    paired = mudata.read_h5mu(tmp_path / "all.h5mu")
+    assert list(paired.mod) == every[1:]
+    assert paired.n_obs == 40
+    assert all(adata.n_obs == 40 for adata in paired.mod.values())
+    assert paired["rna"].obs["donor"].nunique() == 2
+    assert paired["rna"].obs["pseudotime"].notna().any()
+
+    assert main(["simulate", str(tmp_path / "split.h5mu"), *every, "--unpaired", *small]) == 0
+    unpaired = mudata.read_h5mu(tmp_path / "split.h5mu")
+    assert unpaired.n_obs == 40
+    assert all(adata.n_obs == 10 for adata in unpaired.mod.values())
+
+
+def test_simulate_writes_one_modality_as_h5ad(tmp_path):
+    small = ["--cells", "40", "--genes", "30", "--tfs", "6", "--cell-types", "3"]
+    assert main(["simulate", str(tmp_path / "atac.h5ad"), "--modalities", "atac", *small]) == 0
+    assert ad.read_h5ad(tmp_path / "atac.h5ad").var_names.str.startswith("chr").all()
+    assert main(["simulate", str(tmp_path / "rna.h5ad"), "--species", "mouse", *small]) == 0
+    assert ad.read_h5ad(tmp_path / "rna.h5ad").var_names.str.startswith("ENSMUSG").all()
+
+
+def test_simulate_refuses_what_its_file_cannot_hold(capsys, tmp_path, snapshot):
+    several = refused(capsys, ["simulate", tmp_path / "out.h5ad", "--modalities", "rna", "atac"])
+    assert "ends in .h5mu" in several
+    assert "name several" in refused(capsys, ["simulate", tmp_path / "out.h5ad", "--unpaired"])
+    assert "species 'cow'" in refused(capsys, ["simulate", tmp_path / "out.h5ad", "--species", "cow"])
+    assert snapshot(tmp_path) == {}
 
 
 def test_inspect_json_is_json(trained, capsys):

@@ -77,6 +77,13 @@ def test_a_file(layered):
     assert json.loads(json.dumps(report)) == report
 
 
+def test_one_category_is_told_in_the_singular(make_cells, tmp_path):
+    cells = make_cells(10)
+    cells.obs["donor"] = pd.Categorical(["d1"] * 10)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    assert inspect(tmp_path / "cells.h5ad")["obs_columns"]["donor"] == "1 category"
+
+
 def test_mouse_is_known_as_mouse(make_cells, tmp_path):
     from mofm.omics.genome import gene_table
 

@@ -31,7 +31,7 @@ from mofm.batch import CellBatch, TokenBatch
 from mofm.batches.collate import collate_into, empty_tokens, known_features, make_scratch
 from mofm.batches.order import Order, Window, counter_hash, host_slice
 from mofm.corpus.store import Corpus, PendingRows, RowBuffers, Store
-from mofm.errors import InputError, nearest_name
+from mofm.errors import InputError, check_at_least, nearest_name
 from mofm.omics.rows import CountRows
 
 _TRAIN, _HELDOUT = 101, 102  # what token seeds are for; part of their key
@@ -64,11 +64,8 @@ class DataConfig:
     holdout_datasets: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("batch_size", "tokens", "block_cells", "window_blocks"):
-            if getattr(self, name) < 1:
-                raise InputError(f"data.{name}={getattr(self, name)}: must be at least 1")
-        if self.prefetch < 0:
-            raise InputError(f"data.prefetch={self.prefetch}: must not be negative")
+        check_at_least("data", self, ("batch_size", "tokens", "block_cells", "window_blocks"), 1)
+        check_at_least("data", self, ("prefetch",), 0)
         if not 0 < self.expressed_fraction <= 1:
             raise InputError(f"data.expressed_fraction={self.expressed_fraction}: must be more than 0 and at most 1")
         if not 0 <= self.holdout_fraction < 1:

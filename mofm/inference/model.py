@@ -7,7 +7,6 @@ the file, their order, the order of its columns or the batch size. All expressed
 Memory holds a block of cells at a time; the result is a copy of the input file with a key more in `obsm` and in `uns`.
 """
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ import mofm
 from mofm.batch import TokenBatch
 from mofm.batches.collate import collate
 from mofm.errors import InputError
+from mofm.files import output_file
 from mofm.nn import model
 from mofm.nn.model import ModelSpec, Params
 from mofm.omics.features import merge_columns, resolve_var
@@ -220,9 +220,7 @@ def write_embedding(source: Path, target: Path, embedding: Embedding, key_added:
       InputError: the disk is full, or `target` cannot be written for another reason.
     """
     source, target = Path(source), Path(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with output_file(target) as temporary:
         shutil.copyfile(source, temporary)
         os.chmod(temporary, 0o644)
         _reserve(temporary, _bytes_added(embedding))
@@ -231,14 +229,6 @@ def write_embedding(source: Path, target: Path, embedding: Embedding, key_added:
                 anndata.io.write_elem(file, group, {})
             anndata.io.write_elem(file["obsm"], key_added, embedding.embedding_NE)
             anndata.io.write_elem(file["uns"], "mofm", embedding.report)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(
-            f"{target}: cannot be written ({error.strerror or error}); free space or give another OUT"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _bytes_added(embedding: Embedding) -> int:

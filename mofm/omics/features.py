@@ -19,7 +19,7 @@ Choices and their cost:
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,7 @@ RULES = {
     "alias": "symbol",  # FAM46A: TENT5A by its name until 2018
     "case": "symbol",  # cd3d
     "punctuation": "symbol",  # HLA.A, X7SK, Y-RNA: HLA-A, 7SK, Y_RNA as R or Seurat write them
+    "ortholog": "ortholog",  # Cd3d as CD3D, by the table of orthologs that was given
     "repeat": "symbol",  # TBCE-1, TBCE.1: the second gene named TBCE
     "unknown_id": "unresolved",  # an Ensembl id that is not in the table
     "unknown": "unresolved",
@@ -73,7 +74,7 @@ class GeneResolution:
       ids: identity of each name: the unversioned Ensembl id where it was resolved, else the name itself (an Ensembl
         id unknown to the table loses its version). Names of one gene have one identity.
       symbols: the gene's symbol where it was resolved, else the name itself.
-      how: str[N], "ensembl", "ensembl_versioned", "symbol" or "unresolved".
+      how: str[N], "ensembl", "ensembl_versioned", "symbol", "ortholog" (see `orthologs`) or "unresolved".
       rule: str[N], the key of `RULES` that applied.
       ambiguous: bool[N], True where the name is a symbol that several genes have.
     """
@@ -116,23 +117,31 @@ def resolve_genes(names: Sequence[str], table: GeneTable) -> GeneResolution:
     return GeneResolution(ids, symbols, how, rule, np.array(shared, dtype=bool) & (how == "symbol"))
 
 
-def resolve_var(var: pd.DataFrame, table: GeneTable) -> tuple[str, GeneResolution]:
+def resolve_var(
+    var: pd.DataFrame,
+    table: GeneTable,
+    resolve: Callable[[Sequence[str], GeneTable], GeneResolution] | None = None,
+) -> tuple[str, GeneResolution]:
     """Resolves the features of `var` by whichever of its index and its columns of names resolves most of them.
 
     Of equals the one with most Ensembl ids is taken (a symbol can be ambiguous), then the index. Where a column has
     no name (missing or empty), the index speaks for it.
 
+    Args:
+      resolve: how names are resolved; None for `resolve_genes`.
+
     Returns:
       "var_names" or the name of the column taken, and what its names mean.
     """
+    resolve = resolve or resolve_genes
     index_names = [str(name) for name in var.index]
-    best = ("var_names", resolve_genes(index_names, table))
+    best = ("var_names", resolve(index_names, table))
     for column in var.columns:
         if _PUNCTUATION.sub("_", str(column).lower()).strip("_") in (*ID_COLUMNS, *SYMBOL_COLUMNS):
             given = var[column].astype(object)
             known = given.notna() & (given.astype(str) != "")
             names = [str(name) if told else own for name, told, own in zip(given, known, index_names, strict=True)]
-            candidate = (str(column), resolve_genes(names, table))
+            candidate = (str(column), resolve(names, table))
             best = max(best, candidate, key=lambda named: _merit(named[1]))
     return best
 

@@ -65,8 +65,9 @@ class Checkpoints:
 
     def restore_params(self, step: int, abstract_params: Params) -> Params:
         """The parameters alone: the optimizer's moments are not read."""
-        partial_load = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
-        with ocp.Context(pytree_options=partial_load):
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context:
             return ocp.load(self._checkpointer.directory / str(step), {"params": abstract_params})["params"]
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from mofm.batches.stream import DataConfig
-from mofm.errors import InputError, nearest_name
+from mofm.errors import InputError, check_at_least, nearest_name
 from mofm.nn.model import EncoderConfig
 from mofm.objectives.total import ObjectivesConfig
 from mofm.parallel.mesh import MeshConfig
@@ -48,12 +48,8 @@ class RunConfig:
     keep_best: int = 1
 
     def __post_init__(self):
-        for name in ("steps", "log_every", "checkpoint_every", "keep_latest"):
-            if getattr(self, name) < 1:
-                raise InputError(f"run.{name}={getattr(self, name)}: must be at least 1")
-        for name in ("eval_every", "eval_cells", "keep_best"):
-            if getattr(self, name) < 0:
-                raise InputError(f"run.{name}={getattr(self, name)}: must not be negative")
+        check_at_least("run", self, ("steps", "log_every", "checkpoint_every", "keep_latest"), 1)
+        check_at_least("run", self, ("eval_every", "eval_cells", "keep_best"), 0)
 
 
 @dataclass(frozen=True)

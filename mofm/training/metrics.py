@@ -1,10 +1,11 @@
 """What a run says of itself: metrics.jsonl (a line an event, for programs) and TensorBoard events (for eyes)."""
 
 import json
-import os
 from pathlib import Path
 
 from tensorboard.summary import Writer
+
+from mofm.files import written_whole
 
 
 class MetricsWriter:
@@ -42,6 +43,5 @@ def _cut_after(path: Path, step: int) -> None:
                 kept.append(line)
         except json.JSONDecodeError:
             break
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import optax
 
-from mofm.errors import InputError
+from mofm.errors import InputError, check_at_least
 from mofm.nn.model import Params
 
 
@@ -40,9 +40,7 @@ class OptimizerConfig:
         for name in ("learning_rate", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise InputError(f"optimizer.{name}={getattr(self, name)}: must be positive")
-        for name in ("warmup_steps", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise InputError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
+        check_at_least("optimizer", self, ("warmup_steps", "weight_decay"), 0)
         for name in ("decay_share", "final_share", "b1", "b2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"optimizer.{name}={getattr(self, name)}: must be within 0 and 1")

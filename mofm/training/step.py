@@ -40,7 +40,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: CellBatch) -> tuple[Tra
     )(state.params)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state), metrics | {"gradient_norm": optax.global_norm(gradients)}
+    return TrainState(state.step + 1, params, opt_state), metrics | {"gradient_norm": optax.tree.norm(gradients)}
 
 
 def eval_step(

@@ -12,7 +12,6 @@ logged and kept. Everything else that differs is named, and nothing is touched.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
+from mofm.files import written_whole
 from mofm.training.components import Components
 from mofm.training.config import Config, from_dict
 from mofm.training.null import NullModel
@@ -42,12 +42,13 @@ def open_workdir(workdir: Path, config: Config, corpus_digest: str, features: pd
                 "Give another --workdir, or the config it began with"
             )
         return
-    begun = {"features.parquet", path.name + ".tmp"}  # all that a start cut short (a full disk) can have left
-    if workdir.exists() and {item.name for item in workdir.iterdir()} - begun:
+    begun = ("features.parquet", f".{path.name}.*.tmp")  # all that a start cut short (a full disk) can have left
+    if workdir.exists() and not all(any(map(item.match, begun)) for item in workdir.iterdir()):
         raise InputError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     features.to_parquet(workdir / "features.parquet")
-    _replace(path, json.dumps(record, indent=2) + "\n")
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def read_config(workdir: Path) -> Config:
@@ -70,9 +71,8 @@ def config_hash(config: Config) -> str:
 
 def save_start(workdir: Path, start: Start) -> None:
     """Write start.npz, atomically."""
-    temporary = workdir / "start.tmp.npz"
-    np.savez(temporary, **start.null._asdict(), **start.components._asdict())
-    os.replace(temporary, workdir / "start.npz")
+    with written_whole(workdir / "start.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, **start.null._asdict(), **start.components._asdict())
 
 
 def load_start(workdir: Path) -> Start | None:
@@ -105,9 +105,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not readable JSON ({error}): the run's directory is damaged") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

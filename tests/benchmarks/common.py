@@ -8,9 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import anndata as ad
 import jax
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 import mofm
 from mofm.configs import small
@@ -59,6 +61,14 @@ def small_config(corpus: Path, overrides: list[str]) -> Config:
     values = small.get_config()
     values.data.corpus = str(corpus)
     return build_config(values, overrides)
+
+
+def write_cells(path: Path, cells: int, genes: int) -> None:
+    """An h5ad file of cells that express about a fifth of the genes."""
+    rng = np.random.default_rng(0)
+    rates = rng.gamma(0.3, 1.0, genes)
+    blocks = [sparse.csr_matrix(rng.poisson(rates, (1000, genes)).astype(np.float32)) for _ in range(-(-cells // 1000))]
+    ad.AnnData(sparse.vstack(blocks).tocsr()[:cells]).write_h5ad(path)
 
 
 def show(title: str, rows: list[dict[str, object]]) -> None:
