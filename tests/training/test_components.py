@@ -7,6 +7,7 @@ import pytest
 
 from mofm.batch import LIBRARY_SCALE, TokenBatch
 from mofm.nn.readout import LinearReadout
+from mofm.training import components
 from mofm.training.components import CLIP, SILENT, STEADYING, TEMPERATURE, fit_components
 
 GENES, CELLS, RANK = 30, 120, 5
@@ -36,30 +37,51 @@ def views_of(counts_NG, order=None):
 
 
 def reference(counts_NG):
-    """Leading axes, singular values and noise of the dense matrix, centred in each dataset."""
+    """Leading axes, singular values and noise of the dense matrix, centred in each dataset; and each gene's gain."""
     views = list(views_of(counts_NG))
     values = np.concatenate([view.values_BL for view in views]).astype(np.float64)
     dataset = np.concatenate([view.dataset_B for view in views])
     centred = values - np.stack([values[dataset == d].mean(axis=0) for d in (0, 1)])[dataset]
     deviation = np.sqrt(np.mean(centred**2, axis=0)) + STEADYING
     assert values.max() < CLIP * deviation.max()
+    gain = np.sqrt(reference_signal(counts_NG, dataset)) / deviation
     weight = np.where(dataset == 0, CELLS - CELLS // 3, CELLS // 3) ** ((TEMPERATURE - 1) / 2)
-    _, strength, axes = np.linalg.svd(weight[:, None] * centred / deviation, full_matrices=False)
-    noise = np.sum(strength[RANK:] ** 2) / (min(CELLS, GENES - 1) - RANK)
-    return axes[:RANK].T * (1 - noise / strength[:RANK] ** 2) ** 2, deviation
+    _, strength, axes = np.linalg.svd(weight[:, None] * centred * gain, full_matrices=False)
+    noise = np.sum(strength[RANK:] ** 2) / (min(CELLS, np.sum(gain > 0)) - RANK)
+    return axes[:RANK].T * (1 - noise / strength[:RANK] ** 2) ** 2, gain
+
+
+def reference_signal(counts_NG, dataset_N):
+    """1 - 1 / (mean squared Pearson residual within datasets), 0 where that is not positive."""
+    counts = counts_NG[:, :].astype(np.float64)
+    expected = np.zeros_like(counts)
+    for d in (0, 1):
+        mine = dataset_N == d
+        share = counts[mine].sum(axis=0) / counts[mine].sum()
+        expected[mine] = counts[mine].sum(axis=1, keepdims=True) * share
+    squares = np.minimum((counts - expected) ** 2 / np.maximum(expected, 1e-9), CELLS)
+    return np.maximum(1 - 1 / np.maximum(squares.mean(axis=0), 1e-9), 0)
 
 
 def test_rows_are_filtered_principal_axes(counts_NG):
     ours = fit_components(views_of(counts_NG), GENES, RANK, 0.75)
-    axes_GK, deviation_G = reference(counts_NG)
+    axes_GK, gain_G = reference(counts_NG)
     signs = np.sign(np.sum(axes_GK * ours.rows_GK, axis=0))
     scale = np.linalg.norm(ours.rows_GK) / np.linalg.norm(axes_GK)
     np.testing.assert_allclose(ours.rows_GK, axes_GK * signs * scale, atol=1e-4 * scale)
-    expressed = np.arange(GENES) != 7
-    gain_G = np.exp(ours.log_gain_G[expressed])
-    np.testing.assert_allclose(gain_G / gain_G[0], deviation_G[expressed][0] / deviation_G[expressed], rtol=1e-4)
-    assert ours.log_gain_G[7] == np.float32(SILENT)
-    assert not ours.rows_GK[7].any()
+    enters = gain_G > 0
+    assert 0 < enters.sum() < GENES
+    found_G = np.exp(ours.log_gain_G[enters])
+    np.testing.assert_allclose(found_G / found_G[0], gain_G[enters] / gain_G[enters][0], rtol=1e-4)
+    assert (ours.log_gain_G[~enters] == np.float32(SILENT)).all()
+    assert not ours.rows_GK[~enters].any()
+
+
+def test_only_the_most_variable_genes_enter(counts_NG, monkeypatch):
+    monkeypatch.setattr(components, "VARIABLE_GENES", 10)
+    few = fit_components(views_of(counts_NG), GENES, RANK, 0.75)
+    signal_G = reference_signal(counts_NG, (np.arange(CELLS) < CELLS // 3).astype(int))
+    np.testing.assert_array_equal(np.flatnonzero(few.log_gain_G > SILENT), np.sort(np.argsort(-signal_G)[:10]))
 
 
 def test_the_profile_of_the_fitted_cells_is_centred_and_of_unit_size(counts_NG):
