@@ -20,6 +20,7 @@ REQUIRES = [
     "h5py>=3.12",  # h5ad read in blocks, never whole
     "zarr>=3.1",  # the small arrays of a corpus (obs, var), through anndata
     "pyarrow>=18",  # feature and gene tables as Parquet
+    "bioframe>=0.8",  # overlaps of genomic intervals; sizes of the chromosomes of each genome build
     "numba>=0.61",  # token selection on the host, compiled, without the interpreter lock
     "rich>=13",  # progress bars and tables in the terminal
     "tensorboard>=2.18",  # event files, written by its own `summary.Writer`
@@ -65,7 +66,7 @@ setup(
     # can import its parent wherever mofm is installed.
     packages=[*find_packages(include=["mofm", "mofm.*"]), "mofm.configs"],
     package_dir={"mofm": "mofm", "mofm.configs": "configs"},
-    package_data={"mofm.omics": ["data/*.parquet"], "mofm.evaluation": ["*.html"]},
+    package_data={"mofm.omics": ["data/*.parquet", "data/*/*.parquet", "data/*.tsv"], "mofm.evaluation": ["*.html"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mofm = mofm.cli:main"]},

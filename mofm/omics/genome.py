@@ -7,6 +7,9 @@ Choices and their cost:
   gene, readthrough loci, families such as Y_RNA); `row_of_symbol` takes one of them by a fixed rule.
 - Chromosomes are named as GENCODE does, "chr1" in UCSC's style; scaffolds keep their accession ("KI270728.1") and
   all of their genes, so that no gene of a data set is unknown because of where it lies.
+- A species has the same genes in the same rows in each of its builds; only their places differ. For GRCh37 and GRCm38
+  the places were carried over from the newer build (`build_places`), which loses some: 8% of human genes and 2% of
+  mouse genes have no place there and can have no links. Regions of an older build are never moved themselves.
 """
 
 import dataclasses
@@ -23,9 +26,15 @@ from mofm.errors import InputError, nearest_name
 
 COLUMNS = ("gene_id", "symbol", "biotype", "chrom", "start", "end", "strand")
 METADATA = ("species", "release", "source", "licence")
+PLACES = ("gene_id", "chrom", "start", "end", "strand", "how")
+"""Columns of the tables of places in an older build; `how` is "moved" or "annotated" (see `build_places`)."""
+
+OLDER_BUILDS = {"GRCh37": "human", "GRCm38": "mouse"}
+"""Builds in which the genes of a bundled table are placed too, and its species."""
 
 _BUNDLED = Path(__file__).with_name("data")
 _PRIMARY = re.compile(r"chr(\d+|X|Y|M)")
+_BUILD = re.compile(r"\(([^()]+)\)$")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +62,12 @@ class GeneTable:
     def version(self) -> str:
         """What a manifest keeps to name this table: release and source."""
         return f"{self.release}, from {self.source}"
+
+    @property
+    def build(self) -> str | None:
+        """The genome build of the places, "GRCh38": what `release` ends with in parentheses; None where it has none."""
+        match = _BUILD.search(self.release)
+        return match[1] if match else None
 
     @functools.cached_property
     def gene_ids(self) -> list[str]:
@@ -92,11 +107,15 @@ def bundled_species() -> tuple[str, ...]:
 
 
 @functools.cache
-def gene_table(species: str = "human") -> GeneTable:
+def gene_table(species: str = "human", build: str | None = None) -> GeneTable:
     """The bundled table of a species.
 
+    Args:
+      build: the genome build to place the genes in; None for the build of the annotation. In an older build the table
+        has the same rows; genes that have no place there have `chrom` and `strand` missing and `start` and `end` -1.
+
     Raises:
-      InputError: mofm has no table of that species.
+      InputError: mofm has no table of that species, or none of that build.
     """
     if species not in bundled_species():
         hint = nearest_name(species.lower(), bundled_species())
@@ -104,7 +123,30 @@ def gene_table(species: str = "human") -> GeneTable:
             f"no gene table of species {species!r}: mofm ships {', '.join(bundled_species())}.{hint} Tables of other "
             "species are made with `python -m mofm.omics.build_gene_table`"
         )
-    return read_gene_table(_BUNDLED / f"{species}.parquet")
+    table = read_gene_table(_BUNDLED / f"{species}.parquet")
+    if build in (None, table.build):
+        return table
+    older = [name for name, its_species in OLDER_BUILDS.items() if its_species == species]
+    if build not in older:
+        raise InputError(f"no {species} genes placed in build {build!r}: mofm has {', '.join([table.build, *older])}")
+    return _placed(table, build)
+
+
+def _placed(table: GeneTable, build: str) -> GeneTable:
+    """The same genes with their places in an older build."""
+    stored = pq.read_table(_BUNDLED / "places" / f"{build}.parquet")
+    source, licence = (stored.schema.metadata[key].decode() for key in (b"source", b"licence"))
+    places = stored.to_pandas().set_index("gene_id").reindex(table.frame["gene_id"])
+    frame = table.frame.assign(
+        chrom=places["chrom"].to_numpy(),
+        start=places["start"].fillna(-1).to_numpy(np.int32),
+        end=places["end"].fillna(-1).to_numpy(np.int32),
+        strand=places["strand"].to_numpy(),
+    ).astype({"chrom": "category", "strand": "category"})
+    release = f"{_BUILD.sub('', table.release)}placed in another build ({build})"
+    placed = GeneTable(table.species, release, f"{table.source}; {source}", f"{table.licence}\n{licence}", frame)
+    vars(placed)["row_of_symbol"] = table.row_of_symbol  # which gene a symbol means does not depend on the build
+    return placed
 
 
 def read_gene_table(path: Path | str) -> GeneTable:
