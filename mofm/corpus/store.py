@@ -1,7 +1,8 @@
 """Stores, read and written through TensorStore: the only file that imports it.
 
-A store's matrix is three arrays of zarr v3, `X/data`, `X/indices` and `X/indptr`; the methylated reads of a methylation
-store are `layers/methylated/data`, in the places of `X/data`. TensorStore decodes chunks in its own threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and their cost:
+A store's matrix is three arrays of zarr v3, `X/data`, `X/indices` and `X/indptr`; the methylated reads of a
+methylation store are `layers/methylated/data`, in the places of `X/data`. TensorStore decodes chunks in its own
+threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and their cost:
 
 - Reads start at once and are waited for later (`read_rows(...).result()`), so that many blocks are under way. `indptr`
   is held in memory (8 bytes a cell), read once, at the first use.
