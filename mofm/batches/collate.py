@@ -188,6 +188,8 @@ def collate_into(
         raise InputError(f"data.expressed_fraction={expressed_fraction}: must be more than 0 and at most 1")
     hits, totals_BL = rows.data, out.counts_BL  # not looked at, of a type that the kernel was compiled for already
     if known.modality == "methylation":
+        if rows.hits is None:
+            raise ValueError("rows of methylation have no hits")
         expressed_fraction, hits, totals_BL = 1.0, rows.hits, out.totals_BL
     most = max(1, round(expressed_fraction * out.features_BL.shape[1]))
     bad = tokenise(

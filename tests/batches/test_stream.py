@@ -212,6 +212,21 @@ def test_held_out_tokens_are_those_of_collate():
         np.testing.assert_array_equal(leaf[:3], truth)
 
 
+def test_rna_alone_is_drawn_as_ever():
+    """Pinned before other omics came: a run of RNA that is resumed goes on with the same bits."""
+    corpus = FakeCorpus()
+    for store in corpus.stores:
+        store.counts = (np.arange(store.counts.size).reshape(store.counts.shape) // 3) % 4
+        store.feature_rows = np.arange(store.n_features, dtype=np.int32)[::-1]
+    stream = stream_of(corpus, seed=7)
+    rna, (heldout, *_) = stream.batch(5).rna, stream.heldout_batches(20)
+    weights = np.arange(1, 24 * 20 + 1).reshape(24, 20)
+    assert rna.cell_B[:8].tolist() == [121, 119, 130, 124, 57, 159, 62, 132]
+    assert (rna.features_BL * weights).sum() == 2280592
+    assert heldout.rna.cell_B[:8].tolist() == [5, 14, 20, 23, 26, 38, 46, 56]
+    assert (heldout.rna.features_BL * weights).sum() == 1632743
+
+
 def test_no_held_out_cells_is_no_batches():
     stream = stream_of(holdout_fraction=0.0)
     assert stream.n_heldout_cells == 0
