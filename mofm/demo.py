@@ -144,10 +144,10 @@ def report(workdir: Path, config: Config, embedded: dict[str, Path]) -> Path:
 def heldout_cells(corpus: Corpus, config: Config) -> list[np.ndarray]:
     """For each dataset, True for the cells that training never saw."""
     stream = Stream(corpus, config.data, config.seed)
-    is_heldout = [np.zeros(store.n_cells, bool) for store in corpus.stores]
+    is_heldout = [np.zeros(dataset.n_cells, bool) for dataset in corpus.datasets]
     for cell in stream.heldout_cells():
-        store, row = corpus.locate(int(cell))
-        is_heldout[store.dataset][row] = True
+        dataset, row = corpus.locate(int(cell))
+        is_heldout[dataset.number][row] = True
     return is_heldout
 
 

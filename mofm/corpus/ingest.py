@@ -154,25 +154,33 @@ def _add(
         entry = StoreEntry(
             name=file.name,
             modality=counts.modality,
+            input=file.name,
+            kind="h5ad",
             source=file.path.name,
             source_bytes=file.n_bytes,
             digest=file.digest,
+            given={},
             cells=counts.n_cells,
             features=len(ids),
             entries=written.entries,
             total_counts=written.total,
             max_count=written.largest,
+            total_hits=None,
             counts_from=counts.counts_from,
+            hits_from=None,
             counts_from_given=options.counts_from is not None,
             recovered=counts.recovered,
             recovered_share=counts.recovered_share,
             empty_cells=written.empty_cells,
+            build=None,
+            build_evidence="",
             features_from=features_from,
             resolution=resolution.summary(),
             left_out=counts.left_out,
             obs_converted=converted,
+            notes=[],
         )
-    manifest = manifest.with_store(entry, len(features))
+    manifest = manifest.with_stores([entry], len(features))
     commit(root, staging, folder, manifest, features)
     return manifest, entry
 

@@ -1,6 +1,7 @@
 """Stores, read and written through TensorStore: the only file that imports it.
 
-A store's matrix is three arrays of zarr v3, `X/data`, `X/indices` and `X/indptr`. TensorStore decodes chunks in its own
+A store's matrix is three arrays of zarr v3, `X/data`, `X/indices` and `X/indptr`; the methylated reads of a
+methylation store are `layers/methylated/data`, in the places of `X/data`. TensorStore decodes chunks in its own
 threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and their cost:
 
 - Reads start at once and are waited for later (`read_rows(...).result()`), so that many blocks are under way. `indptr`
@@ -23,7 +24,7 @@ import numpy as np
 import pandas as pd
 import tensorstore as ts
 
-from mofm.axes import Modality
+from mofm.axes import MODALITIES, Modality
 from mofm.corpus.features import features_from_bytes
 from mofm.corpus.manifest import FEATURES, MANIFEST, Manifest, StoreEntry
 from mofm.corpus.tables import read_table
@@ -62,7 +63,7 @@ class RowBuffers:
     """Memory for the entries of one block at a time, used again by each `read_rows` that is given it."""
 
     def __init__(self):
-        self._bytes = {"indices": np.empty(0, np.uint8), "data": np.empty(0, np.uint8)}
+        self._bytes = {name: np.empty(0, np.uint8) for name in ("indices", "data", "hits")}
 
     def take(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
         """An uninitialised array in this memory, which grows where it is too small."""
@@ -88,12 +89,17 @@ class PendingRows:
         return CountRows(self._indptr_N, *(read if self._arrays is None else self._arrays))
 
 
+HITS = "layers/methylated"
+"""Where a methylation store keeps the methylated reads; their totals are X."""
+
+
 class Store:
     """The cells of one dataset and modality.
 
     Attributes:
-      name, modality: of the dataset.
-      dataset: its number, the position in `manifest.stores`.
+      name: of the dataset.
+      modality: what was measured.
+      dataset: number of the dataset, the position of its name among those of the manifest.
       n_cells, n_features: rows and columns of its matrix.
       entry: all that the manifest says of it.
     """
@@ -103,7 +109,10 @@ class Store:
         self.name, self.modality = entry.name, entry.modality
         self.n_cells, self.n_features = entry.cells, entry.features
         self._root, self._context = root, context
-        self._opening = {key: self._open(f"X/{key}") for key in ("data", "indices", "indptr")}
+        keys = {key: f"X/{key}" for key in ("data", "indices", "indptr")}
+        keys |= {"hits": f"{HITS}/data"} if entry.modality == "methylation" else {}
+        self._opening = {name: self._open(key) for name, key in keys.items()}
+        self._read_keys = tuple(name for name in ("indices", "data", "hits") if name in keys)
 
     def _open(self, key: str) -> ts.Future:
         spec = {
@@ -122,7 +131,7 @@ class Store:
         except Exception as error:
             raise self.damaged("X", error) from error
         lengths = {key: array.size for key, array in arrays.items()}
-        expected = {"data": self.entry.entries, "indices": self.entry.entries, "indptr": self.n_cells + 1}
+        expected = {name: self.n_cells + 1 if name == "indptr" else self.entry.entries for name in arrays}
         if lengths != expected:
             raise self.damaged("X", f"arrays of {lengths} where the manifest says {expected}")
         return arrays
@@ -173,13 +182,13 @@ class Store:
 
         Returns:
           What gives the `CountRows` at `.result()`: indices are uint16 (uint32 from 65,536 features on) columns of the
-          store, data the store's uint8, uint16 or uint32.
+          store, data the store's uint8, uint16 or uint32, and so are the hits of a methylation store.
         """
         if not 0 <= start <= stop <= self.n_cells:
             raise ValueError(f"cells {start}:{stop} of a store of {self.n_cells}")
         indptr_N = self._indptr[start : stop + 1]
         first, last = int(indptr_N[0]), int(indptr_N[-1])
-        spans = {key: self._arrays[key][first:last] for key in ("indices", "data")}
+        spans = {key: self._arrays[key][first:last] for key in self._read_keys}
         if buffers is None:
             reads, arrays = [span.read() for span in spans.values()], None
         else:
@@ -211,6 +220,30 @@ class Store:
         return str(self._cell_names[row])
 
 
+class Dataset:
+    """The stores of one name: one a modality, all of the same cells in the same order.
+
+    Attributes:
+      name: unique in the corpus.
+      number: its position in `Corpus.datasets`.
+      stores: modality -> its store, in the order of `mofm.axes.MODALITIES`.
+      n_cells: rows of each of them.
+    """
+
+    def __init__(self, name: str, number: int, stores: dict[Modality, Store]):
+        self.name, self.number, self.stores = name, number, stores
+        self.n_cells = next(iter(stores.values())).n_cells
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What was measured in its cells: the stratum that they belong to."""
+        return tuple(self.stores)
+
+    def cell_name(self, row: int) -> str:
+        """The name of a cell in its file. Reads obs at the first call."""
+        return next(iter(self.stores.values())).cell_name(row)
+
+
 class Corpus:
     """An open corpus.
 
@@ -218,17 +251,20 @@ class Corpus:
       path: where it is.
       manifest: its table of contents.
       stores: in the order of `manifest.stores`.
+      datasets: in the order of their first stores.
       features: id, symbol, modality; the row number is the feature's identity in a model.
-      offsets: int64, one longer than the number of stores: the global index of each store's first cell.
+      offsets: int64, one longer than the number of datasets: the global index of each dataset's first cell. A cell
+        counts once, however many modalities were measured in it.
     """
 
     def __init__(self, path: str | Path, manifest: Manifest, stores: tuple[Store, ...], features: pd.DataFrame):
         self.path, self.manifest, self.stores, self.features = path, manifest, stores, features
-        self.offsets = np.concatenate([[0], np.cumsum([store.n_cells for store in stores])]).astype(np.int64)
+        self.datasets = _datasets_of(stores)
+        self.offsets = np.concatenate([[0], np.cumsum([data.n_cells for data in self.datasets])]).astype(np.int64)
 
     @property
     def n_cells(self) -> int:
-        """Cells of all stores."""
+        """Cells of all datasets."""
         return int(self.offsets[-1])
 
     @property
@@ -236,17 +272,28 @@ class Corpus:
         """Names what the corpus holds: the same for the same files ingested in the same order with the same options."""
         return hashlib.blake2b(self.manifest.to_json(), digest_size=16).hexdigest()
 
-    def locate(self, cell: int) -> tuple[Store, int]:
-        """The store of a global cell index, and its row there."""
+    def locate(self, cell: int) -> tuple[Dataset, int]:
+        """The dataset of a global cell index, and the cell's row in its stores."""
         if not 0 <= cell < self.n_cells:
             raise IndexError(f"cell {cell} of a corpus of {self.n_cells}")
-        dataset = int(np.searchsorted(self.offsets, cell, side="right")) - 1
-        return self.stores[dataset], int(cell - self.offsets[dataset])
+        number = int(np.searchsorted(self.offsets, cell, side="right")) - 1
+        return self.datasets[number], int(cell - self.offsets[number])
 
     def cell_name(self, cell: int) -> str:
-        """ "store:name" of a global cell index, for messages."""
-        store, row = self.locate(cell)
-        return f"{store.name}:{store.cell_name(row)}"
+        """ "dataset:name" of a global cell index, for messages."""
+        dataset, row = self.locate(cell)
+        return f"{dataset.name}:{dataset.cell_name(row)}"
+
+
+def _datasets_of(stores: tuple[Store, ...]) -> tuple[Dataset, ...]:
+    by_name: dict[str, list[Store]] = {}
+    for store in stores:
+        by_name.setdefault(store.name, []).append(store)
+    ordered = {name: sorted(some, key=lambda store: MODALITIES.index(store.modality)) for name, some in by_name.items()}
+    return tuple(
+        Dataset(name, number, {store.modality: store for store in some})
+        for number, (name, some) in enumerate(ordered.items())
+    )
 
 
 def read_manifest(path: str | Path) -> Manifest | None:
@@ -288,7 +335,8 @@ def open_corpus(
     features = read_features(path, manifest)
     threads = {} if copy_threads is None else {"limit": copy_threads}
     context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}, "data_copy_concurrency": threads})
-    stores = tuple(Store(path, entry, dataset, context) for dataset, entry in enumerate(manifest.stores))
+    number = {name: place for place, name in enumerate(dict.fromkeys(entry.name for entry in manifest.stores))}
+    stores = tuple(Store(path, entry, number[entry.name], context) for entry in manifest.stores)
     for store in stores:
         store.check()
     return Corpus(path, manifest, stores, features)

@@ -133,7 +133,7 @@ class PretrainedModel:
             dataset_B=np.zeros(cells, np.int32),
         )
         padding = batch_size - cells
-        return TokenBatch(*(np.pad(leaf, [(0, padding)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in view))
+        return jax.tree.map(lambda leaf: np.pad(leaf, [(0, padding)] + [(0, 0)] * (leaf.ndim - 1)), view)
 
     def embed(
         self,

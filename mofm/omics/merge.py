@@ -36,6 +36,13 @@ class ColumnMerger:
         """The rows with columns renumbered and summed. Raises `CountOverflowError`."""
         if not self._any:
             return rows
+        merged = self._merge(rows)
+        if rows.hits is None:
+            return merged
+        # Where an entry goes depends on columns alone, so the hits come out in the places of their totals.
+        return merged._replace(hits=self._merge(rows._replace(data=rows.hits)).data)
+
+    def _merge(self, rows: CountRows) -> CountRows:
         moves = self._moves[rows.indices]
         at = np.flatnonzero(moves)
         row = np.searchsorted(rows.indptr_N, at, side="right") - 1

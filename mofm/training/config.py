@@ -162,6 +162,11 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise InputError(f"config: {where}={value!r}: expected a list such as ['a', 'b']")
         return tuple(_typed(item, v, where) for v in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise InputError(f"config: {where}={value!r}: expected values by name, such as {{'a': 1, 'b': 2}}")
+        key, item = typing.get_args(hint)
+        return {_typed(key, k, where): _typed(item, v, f"{where}[{k!r}]") for k, v in value.items()}
     if origin is typing.Literal:
         if value not in (choices := typing.get_args(hint)):
             raise InputError(f"config: {where}={value!r}: must be one of {', '.join(map(str, choices))}")

@@ -13,30 +13,39 @@ def entry(name: str = "pbmc", **changes) -> StoreEntry:
     fields = {
         "name": name,
         "modality": "rna",
+        "input": "pbmc",
+        "kind": "h5mu",
         "source": "pbmc männlich.h5ad",
         "source_bytes": 2**40,
         "digest": "ab" * 32,
+        "given": {"tile_width": "500"},
         "cells": 3,
         "features": 2,
         "entries": 4,
         "total_counts": 9,
         "max_count": 300,
+        "total_hits": None,
         "counts_from": "layers/counts",
+        "hits_from": None,
         "counts_from_given": True,
         "recovered": True,
         "recovered_share": 0.998,
         "empty_cells": 1,
+        "build": "GRCh38",
+        "build_evidence": "given",
         "features_from": "gene_ids",
         "resolution": {"names": 2, "merged": 0, "by_rule": {"id": 2}},
         "left_out": {"Antibody Capture": 7},
         "obs_converted": ["a/b: renamed a|b"],
+        "notes": ["fractions"],
     }
     return StoreEntry(**fields | changes)
 
 
 def manifest() -> Manifest:
     empty = Manifest("0.1", "human", "GENCODE 48")
-    return empty.with_store(entry(), 2).with_store(entry("lung", recovered=False, recovered_share=None), 5)
+    rna, atac = entry("lung", recovered=False, recovered_share=None), entry("lung", modality="atac")
+    return empty.with_stores([entry()], 2).with_stores([rna, atac], 5)
 
 
 def fields() -> dict:
@@ -67,20 +76,21 @@ def test_the_same_manifest_is_the_same_bytes():
 
 OTHER = {"name": "lung", "modality": "atac", "recovered_share": 0.5, "resolution": {}, "left_out": {}}
 OTHER |= {"obs_converted": [], "counts_from_given": False, "recovered": False, "features_from": "var_names"}
-OTHER |= {"source": "other.h5ad", "digest": "cd" * 32, "counts_from": "X"}
+OTHER |= {"source": "other.h5ad", "digest": "cd" * 32, "counts_from": "X", "input": "lungs", "kind": "h5ad"}
+OTHER |= {"given": {}, "hits_from": "layers/methylated", "build": None, "build_evidence": "found", "notes": []}
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(StoreEntry)])
 def test_every_field_of_a_store_is_written(field):
     """A field that changes and leaves the bytes alone would be one that is lost."""
     empty = Manifest("0.1", "human", "GENCODE 48")
-    changed = empty.with_store(entry(**{field: OTHER.get(field, 12345)}), 2)
-    assert changed.to_json() != empty.with_store(entry(), 2).to_json()
+    changed = empty.with_stores([entry(**{field: OTHER.get(field, 12345)})], 2)
+    assert changed.to_json() != empty.with_stores([entry()], 2).to_json()
     assert Manifest.from_json(changed.to_json(), "") == changed
 
 
 def test_a_store_is_added_at_the_end():
-    before, after = manifest(), manifest().with_store(entry("kidney"), 9)
+    before, after = manifest(), manifest().with_stores([entry("kidney")], 9)
     assert after.stores[:-1] == before.stores
     assert (after.stores[-1].path, after.n_features) == ("stores/kidney.rna.zarr", 9)
 
@@ -185,5 +195,41 @@ def test_a_store_name_is_one_that_is_read_back(stem):
     name = store_name(stem)
     assert name == store_name(name)
     if name:
-        written = Manifest("0.1", "human", "GENCODE 48").with_store(entry(name), 2)
+        written = Manifest("0.1", "human", "GENCODE 48").with_stores([entry(name)], 2)
         assert Manifest.from_json(written.to_json(), "") == written
+
+
+# --- several modalities, and the format before them ---
+
+
+def of_format_1() -> dict:
+    """A manifest as mofm wrote it when a corpus was RNA from h5ad files alone."""
+    content = fields()
+    content["format_version"], content["stores"] = 1, content["stores"][:1]
+    new = ("input", "kind", "given", "total_hits", "hits_from", "build", "build_evidence", "notes")
+    for key in new:
+        del content["stores"][0][key]
+    return content
+
+
+def test_format_1_is_read_and_kept():
+    content = (json.dumps(of_format_1(), indent=1, ensure_ascii=False) + "\n").encode()
+    read = Manifest.from_json(content, "")
+    assert read.stores == (entry(kind="h5ad", given={}, build=None, build_evidence="", notes=[]),)
+    assert read.to_json() == content
+    grown = read.with_stores([entry("lung", modality="atac")], 9)
+    assert json.loads(grown.to_json())["format_version"] == FORMAT_VERSION == 2
+    assert Manifest.from_json(grown.to_json(), "") == grown
+
+
+def test_format_1_knows_no_later_fields():
+    content = of_format_1()
+    content["stores"][0]["build"] = "GRCh38"
+    assert "build is unknown in format 1" in refusal(content)
+
+
+def test_stores_of_one_dataset_have_one_modality_each_and_the_same_cells():
+    content = fields()
+    assert [store["path"] for store in content["stores"][1:]] == ["stores/lung.rna.zarr", "stores/lung.atac.zarr"]
+    content["stores"][2]["cells"] += 1
+    assert "'lung' have 3 and 4 cells" in refusal(content)

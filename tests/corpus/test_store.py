@@ -89,7 +89,7 @@ def test_any_range_of_cells_is_read_exactly(ingested, truth, name, with_buffers)
 
 
 def test_counts_are_stored_as_small_as_they_fit(ingested):
-    dtypes = {s.name: [a.dtype for a in s.read_rows(0, 5).result()] for s in open_corpus(ingested).stores}
+    dtypes = {s.name: [a.dtype for a in s.read_rows(0, 5).result()[:3]] for s in open_corpus(ingested).stores}
     assert dtypes == {"wide": [np.int64, np.uint16, np.uint32], "narrow": [np.int64, np.uint16, np.uint8]}
 
 
