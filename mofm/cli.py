@@ -16,6 +16,8 @@ from mofm.axes import MODALITIES
 from mofm.errors import InputError
 from mofm.files import output_file
 
+INPUTS = "h5ad, h5mu, 10x HDF5 or matrix folder, Cell Ranger outs folder, or fragments.tsv.gz"
+
 EPILOG = """\
 a first run, on your own file:
   mofm inspect cells.h5ad
@@ -99,16 +101,33 @@ def _add_counts_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--species", default="human", help="whose gene table resolves the names (default: human)")
 
 
+def _add_reading_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--modality",
+        choices=MODALITIES,
+        help="read this modality alone; of an h5ad file that does not tell, what it is (default: found)",
+    )
+    verb.add_argument("--peaks", type=Path, metavar="BED", help="count fragments over these peaks")
+    verb.add_argument("--tile-width", type=int, metavar="BP", help="count fragments over tiles (default: 500)")
+    verb.add_argument("--barcodes", type=Path, metavar="TSV", help="the barcodes of fragments that are cells")
+    verb.add_argument(
+        "--min-fragments", type=int, metavar="N", help="or: barcodes of so many fragments are cells (default: 200)"
+    )
+
+
 def _add_inspect(verbs) -> None:
     verb = _verb(verbs, "inspect", _inspect, "Say what a file or a corpus holds, and whether mofm can use it.")
-    verb.add_argument("path", type=Path, help="an .h5ad file or a corpus directory")
+    verb.add_argument("path", type=Path, help=f"{INPUTS}, or a corpus directory")
     verb.add_argument("--json", action="store_true", help="for programs")
+    _add_reading_options(verb)
 
 
 def _inspect(args) -> int:
     from mofm.inspection import inspect, render
+    from mofm.omics.readers import Reading
 
-    report = inspect(args.path)
+    names = ("modality", "peaks", "tile_width", "barcodes", "min_fragments")
+    report = inspect(args.path, Reading(**{name: getattr(args, name) for name in names}))
     render(report, as_json=args.json)
     return 0 if report["usable"] else 2
 
@@ -118,29 +137,39 @@ def _add_ingest(verbs) -> None:
         verbs,
         "ingest",
         _ingest,
-        "Read count matrices into a corpus that training streams from.",
+        "Read count matrices of any omics type into a corpus that training streams from.",
         "A corpus is a directory of AnnData zarr stores and a manifest.json; anndata.io.read_zarr opens each store.\n"
+        "Cells of one file that share a name are paired. What is not modelled (hashtags, guides) is left out and said.\n"
         "Files already in it are left alone, so an interrupted ingest is repeated as it was given.",
     )
-    verb.add_argument("inputs", nargs="+", type=Path, metavar="IN", help=".h5ad files with raw counts")
+    verb.add_argument("inputs", nargs="+", type=Path, metavar="IN", help=f"{INPUTS}, with raw counts")
     verb.add_argument("out", type=Path, metavar="OUT", help="the corpus directory, made or added to")
     verb.add_argument("--names", nargs="+", metavar="NAME", help="names of the datasets (default: the files' names)")
     _add_counts_options(verb)
+    _add_reading_options(verb)
+    verb.add_argument("--build", help="genome build of peaks and other regions (default: found by their places)")
+    verb.add_argument(
+        "--unpaired", action="store_true", help="modalities that share no cell names are of different cells"
+    )
+    verb.add_argument("--jobs", type=int, help="files to read at once (default: the cores, where it is worth it)")
 
 
 def _ingest(args) -> int:
-    from mofm.corpus.ingest import ingest
+    from mofm.corpus.ingest import ingest, jobs_for
     from mofm.inspection import render_ingest
     from mofm.progress import files_progress
 
+    options = (
+        "counts_from", "recover_counts", "species", "names", "modality", "build", "unpaired", "peaks", "tile_width",
+        "barcodes", "min_fragments",
+    )  # fmt: skip
+    jobs = jobs_for(args.inputs) if args.jobs is None else args.jobs
     with files_progress("ingesting") as on_progress:
         results = ingest(
             args.inputs,
             args.out,
-            counts_from=args.counts_from,
-            recover_counts=args.recover_counts,
-            species=args.species,
-            names=args.names,
+            **{name: getattr(args, name) for name in options},
+            jobs=jobs,
             on_progress=on_progress,
         )
     render_ingest(results, args.out)

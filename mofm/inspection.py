@@ -9,27 +9,34 @@ from rich.table import Table
 from rich.text import Text
 
 from mofm.corpus.ingest import IngestResult
-from mofm.corpus.manifest import MANIFEST
+from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
-from mofm.omics.features import resolve_var, species_of
+from mofm.omics.choice import FEATURES
+from mofm.omics.describe import describe
+from mofm.omics.features import species_of
 from mofm.omics.genome import bundled_species, gene_table
-from mofm.omics.readers import describe_h5ad, open_h5ad
+from mofm.omics.identity import resolve
+from mofm.omics.readers import Reading, Tables, open_tables
+
+UNKNOWN_SHOWN = 20
+"""So many unknown names are listed."""
 
 
-def inspect(path: Path) -> dict:
-    """A JSON-able report with "usable" and "why" on top.
+def inspect(path: Path, reading: Reading | None = None) -> dict:
+    """A JSON-able report with "usable" and "why" on top; of files, "features" tells how those of each modality resolve.
 
     Raises:
-      InputError: nothing is there, or it is neither HDF5 nor a corpus.
+      InputError: nothing is there, or it is neither a file of a known layout nor a corpus.
     """
-    if path.is_dir():
-        if not (path / MANIFEST).exists():
-            raise InputError(f"{path}: a folder without a {MANIFEST}, so no corpus; give an .h5ad file or a corpus")
+    if (path / MANIFEST).exists():
         return _inspect_corpus(path)
-    report = describe_h5ad(path)
-    if report["usable"]:
-        report["genes"] = _resolution(path, report["counts_from"])
+    report = describe(path, reading)
+    if report["usable"] and report["kind"] != "fragments":
+        try:
+            report["features"] = _resolutions(path, reading or Reading())
+        except InputError as error:
+            report |= {"usable": False, "why": str(error)}
     return report
 
 
@@ -39,7 +46,7 @@ def _inspect_corpus(path: Path) -> dict:
     return {
         "path": str(path),
         "usable": bool(entries),
-        "why": f"{corpus.n_cells:,} cells in {len(entries)} dataset(s), {len(corpus.features):,} features",
+        "why": f"{corpus.n_cells:,} cells in {len(corpus.datasets)} dataset(s), {len(corpus.features):,} features",
         "species": corpus.manifest.species,
         "gene_table": corpus.manifest.gene_table,
         "datasets": [
@@ -53,20 +60,40 @@ def _inspect_corpus(path: Path) -> dict:
                 "empty_cells": entry.empty_cells,
                 "source": entry.source,
                 "counts_from": _counts_from(entry.counts_from, entry.recovered),
+                "build": entry.build,
                 "unresolved_names": entry.resolution.get("unresolved", 0),
+                "known_percent": known_percent(entry.resolution),
             }
             for entry in entries
         ],
     }
 
 
-def _resolution(path: Path, counts_from: str) -> dict:
-    """How the file's gene names resolve, under the species that most of them belong to."""
-    with open_h5ad(path, counts_from=counts_from) as table:
-        shares = species_of(list(table.var.index))
-        species = max(bundled_species(), key=lambda name: shares.get(name, 0.0))
-        names_from, resolution = resolve_var(table.var, gene_table(species))
-        return {"species": species, "names_from": names_from, **resolution.summary()}
+def _resolutions(path: Path, reading: Reading) -> dict[str, dict]:
+    """How the features of each modality resolve, genes under the species that most of them belong to."""
+    with open_tables(path, reading) as tables:
+        species = _species(tables)
+        resolved = {table.modality: (table, resolve(table, gene_table(species))) for table in tables}
+        return {
+            modality: {
+                "species": species,
+                "names_from": found.features_from,
+                "build": found.build,
+                "build_evidence": found.build_evidence,
+                "unknown": [
+                    str(name) for name, how in zip(table.var.index, found.how, strict=True) if how == "unresolved"
+                ][:UNKNOWN_SHOWN],
+                **found.summary(),
+            }
+            for modality, (table, found) in resolved.items()
+        }
+
+
+def _species(tables: Tables) -> str:
+    """That of most gene names; human where there are none."""
+    names = next((table.var.index for table in tables if table.modality in ("rna", "adt")), [])
+    shares = species_of(list(names))
+    return max(bundled_species(), key=lambda name: (shares.get(name, 0.0), name == "human"))
 
 
 def render(report: dict, *, as_json: bool = False) -> None:
@@ -81,50 +108,95 @@ def render(report: dict, *, as_json: bool = False) -> None:
     if "datasets" in report:
         _print_rows(console, [_dataset_row(dataset) for dataset in report["datasets"]])
         return
-    _print_rows(console, [_matrix_row(name, described) for name, described in report["matrices"].items()])
-    if genes := report.get("genes"):
-        _say(console, _genes_line(genes))
-    for name in ("obs_columns", "var_columns"):
-        columns = ", ".join(f"{key} ({what})" for key, what in report[name].items()) or "none"
-        _say(console, f"{name.removesuffix('_columns')}: {columns}")
+    _say(console, f"layout: {report['kind']}")
+    for part in report["parts"]:
+        if part["name"]:
+            _say(console, f"modality {part['name']}: {part['cells']:,} cells")
+        _print_rows(console, [_matrix_row(name, described) for name, described in part["matrices"].items()])
+        for name in ("obs_columns", "var_columns"):
+            columns = ", ".join(f"{key} ({what})" for key, what in part[name].items()) or "none"
+            _say(console, f"{name.removesuffix('_columns')}: {columns}")
+    _render_tables(console, report)
+
+
+def _render_tables(console: Console, report: dict) -> None:
+    """What is measured, how its features resolve, which cells have what, and what is left out."""
+    if len(report["tables"]) > 1:
+        columns = ("modality", "cells", "features", "counts_from")
+        _print_rows(console, [{key: table[key] for key in columns} for table in report["tables"]])
+        for together, cells in report["sets"].items():
+            _say(console, f"cells with {together}: {cells:,}")
+    for table in report["tables"]:
+        for note in table["notes"]:
+            _say(console, f"{table['modality']}: {note}")
+    for modality, features in report.get("features", {}).items():
+        _say(console, _features_line(modality, features))
+        if features["build_evidence"]:
+            _say(console, f"build: {features['build_evidence']}")
+        if features["unknown"] and modality != "rna":
+            _say(console, f"unknown {FEATURES[modality]}: {', '.join(features['unknown'])}")
+    for kind, count in report["left_out"].items():
+        _say(console, f"left out: {_left_out(kind, count)}")
 
 
 def render_ingest(results: list[IngestResult], out: Path) -> None:
     """Print what each input of an ingest gave."""
     rows = [
         {
-            "dataset": result.name,
+            "dataset": entry.name,
+            "omics": entry.modality,
             "status": result.status,
-            "cells": result.cells,
-            "empty": result.entry.empty_cells,
-            "genes": result.genes,
-            "unknown": result.resolution.get("unresolved", 0),
-            "counts from": _counts_from(result.counts_from, result.recovered),
-            "cells/s": result.cells_per_second,
+            "cells": entry.cells,
+            "empty": entry.empty_cells,
+            "features": entry.features,
+            "known %": known_percent(entry.resolution),
+            "cells/s": rate,
         }
         for result in results
+        for entry, rate in zip(result.entries, result.cells_per_second, strict=True)
     ]
     console = Console()
     _say(console, f"corpus {out}")
     _print_rows(console, rows)
     for result in results:
-        for line in result.entry.obs_converted:
-            _say(console, f"{result.name}: obs {line}")
+        for entry in result.entries:
+            _say_of_store(console, entry)
         for kind, count in result.entry.left_out.items():
-            _say(console, f"{result.name}: left out {count:,} features of type {kind}")
+            _say(console, f"{result.name}: left out {_left_out(kind, count)}")
+
+
+def _say_of_store(console: Console, entry: StoreEntry) -> None:
+    if entry.recovered or entry.counts_from not in ("X", "matrix", "fragments"):
+        _say(console, f"{entry.name}: {entry.modality} counts from {_counts_from(entry.counts_from, entry.recovered)}")
+    if entry.build_evidence:
+        _say(console, f"{entry.name}: {entry.modality} {entry.build_evidence}")
+    for line in entry.notes:
+        _say(console, f"{entry.name}: {entry.modality} {line}")
+    for line in entry.obs_converted:
+        _say(console, f"{entry.name}: obs {line}")
+
+
+def _left_out(kind: str, count: int) -> str:
+    return f"{count:,} {'feature' if count == 1 else 'features'} of type {kind}"
+
+
+def known_percent(resolution: dict) -> float:
+    """Share of names whose identity is known, in percent."""
+    names = resolution.get("names", 0)
+    return 100 * (names - resolution.get("unresolved", 0)) / max(names, 1)
 
 
 def _dataset_row(dataset: dict) -> dict:
     """What fits a line of 80 characters; the rest is in the JSON."""
     return {
         "dataset": dataset["name"],
+        "omics": dataset["modality"],
         "cells": dataset["cells"],
         "empty": dataset["empty_cells"],
-        "genes": dataset["features"],
-        "unknown": dataset["unresolved_names"],
+        "features": dataset["features"],
+        "known %": dataset["known_percent"],
         "counts/cell": dataset["counts_per_cell"],
-        "genes/cell": dataset["features_per_cell"],
-        "counts from": dataset["counts_from"],
+        "feat./cell": dataset["features_per_cell"],
     }
 
 
@@ -136,14 +208,20 @@ def _matrix_row(name: str, described: dict) -> dict:
     return row
 
 
-def _genes_line(genes: dict) -> str:
-    known = genes["names"] - genes["unresolved"]
+def _features_line(modality: str, features: dict) -> str:
+    """How the names of one modality resolve, in one line."""
+    known = features["names"] - features["unresolved"]
+    things = FEATURES[modality] if modality != "rna" else "genes"
+    is_placed = features["build_evidence"] != ""
+    meant = "have a place" if is_placed else f"are {features['species']} genes"
     ways = {"ensembl": "Ensembl ids", "ensembl_versioned": "ids with versions", "symbol": "symbols"}
-    found = ", ".join(f"{genes[how]:,} {what}" for how, what in ways.items() if genes[how])
-    line = f"genes: {known:,} of {genes['names']:,} names in {genes['names_from']} are {genes['species']} genes"
+    if modality == "adt":
+        meant, ways = "are known antibodies", {"control": "isotype controls"}
+    found = ", ".join(f"{features[how]:,} {what}" for how, what in ways.items() if features.get(how))
+    line = f"{things}: {known:,} of {features['names']:,} names in {features['names_from']} {meant}"
     line += f" ({found})" if found else ""
-    doubts = {"ambiguous": "ambiguous", "merged": "of a gene that another column has too"}
-    return line + "".join(f", {genes[kind]:,} {what}" for kind, what in doubts.items() if genes[kind])
+    doubts = {"ambiguous": "ambiguous", "merged": "of one that another column has too"}
+    return line + "".join(f", {features[kind]:,} {what}" for kind, what in doubts.items() if features.get(kind))
 
 
 def _counts_from(name: str, recovered: bool) -> str:

@@ -70,7 +70,7 @@ def test_a_file(layered):
     assert report["counts_from"] == "layers/counts"
     kinds = {name: matrix["kind"] for name, matrix in report["matrices"].items()}
     assert kinds == {"layers/counts": "counts", "X": "log-normalised", "layers/scaled": "scaled"}
-    genes = report["genes"]
+    genes = report["features"]["rna"]
     assert (genes["species"], genes["names_from"]) == ("human", "var_names")
     assert (genes["names"], genes["symbol"], genes["unresolved"]) == (300, 150, 150)
     assert report["obs_columns"] == {"cell_type": "2 categories", "batch": "2 categories"}
@@ -91,7 +91,7 @@ def test_mouse_is_known_as_mouse(make_cells, tmp_path):
     del adata.var["gene_ids"]
     adata.var_names = gene_table("mouse").gene_ids[:100]
     adata.write_h5ad(tmp_path / "mouse.h5ad")
-    genes = inspect(tmp_path / "mouse.h5ad")["genes"]
+    genes = inspect(tmp_path / "mouse.h5ad")["features"]["rna"]
     assert (genes["species"], genes["ensembl"], genes["unresolved"]) == ("mouse", 100, 0)
 
 
@@ -102,7 +102,7 @@ def test_a_file_of_logs_alone(make_cells, tmp_path, narrow):
     report = inspect(tmp_path / "logs.h5ad")
     assert not report["usable"]
     assert "--recover-counts" in report["why"]
-    assert "genes" not in report
+    assert "features" not in report
     lines = narrow(render, report)
     assert lines[0].startswith("not usable as it is: ")
     assert "100% of a sample invert to counts" in " ".join(" ".join(lines).split())
@@ -124,7 +124,7 @@ def test_a_corpus(corpus):
 
 
 def test_neither_file_nor_corpus(tmp_path):
-    with pytest.raises(InputError, match=r"manifest\.json.*give an \.h5ad file or a corpus"):
+    with pytest.raises(InputError, match=r"a folder of no known layout \(looked for filtered_feature_bc_matrix\.h5"):
         inspect(tmp_path)
     (tmp_path / "file.h5ad").write_text("words")
     with pytest.raises(InputError, match="not an HDF5 file"):
@@ -155,7 +155,7 @@ def assert_whole_words(lines, words):
 
 def test_the_table_of_a_corpus_is_readable(corpus, narrow):
     lines = narrow(render, inspect(corpus[0]))
-    columns = ("dataset", "cells", "empty", "genes", "unknown", "counts/cell", "genes/cell")
+    columns = ("dataset", "omics", "cells", "empty", "features", "known %", "counts/cell", "feat./cell")
     assert_whole_words(lines, (*columns, "40", "50", "300", "200"))
     _, rows = table_of(lines)
     assert "".join(row.split("  ")[0] for row in rows[1:]).replace(" ", "") == LONG_NAME  # folded, not cut
@@ -165,7 +165,7 @@ def test_the_table_of_an_ingest_is_readable(corpus, narrow):
     path, results, _ = corpus
     lines = narrow(render_ingest, results, path)
     assert lines[0] == f"corpus {path}"
-    columns = ("dataset", "status", "cells", "empty", "genes", "unknown", "cells/s")
+    columns = ("dataset", "omics", "status", "cells", "empty", "features", "known %", "cells/s")
     assert_whole_words(lines, (*columns, "ingested", "40", "50", "300", "200"))
 
 
@@ -175,18 +175,18 @@ def test_large_numbers_stay_whole(narrow):
         "cells": 12_345_678,
         "empty_cells": 123_456,
         "features": 61_234,
-        "unresolved_names": 12_345,
+        "known_percent": 99.9,
+        "modality": "methylation",
         "counts_per_cell": 123_456.7,
         "features_per_cell": 12_345.6,
-        "counts_from": "layers/raw_counts (recovered)",
     }
     lines = narrow(render, {"usable": True, "why": "", "datasets": [dataset]})
-    assert_whole_words(lines, ("12,345,678", "123,456", "61,234", "12,345", "123,457", "12,346"))
+    assert_whole_words(lines, ("12,345,678", "123,456", "61,234", "99.9", "123,457", "12,346"))
 
 
 def test_names_are_no_markup(narrow):
-    dataset = dict.fromkeys(("cells", "empty_cells", "features", "unresolved_names"), 1)
-    dataset |= {"name": "[red]x[/red]", "counts_per_cell": 1.0, "features_per_cell": 1.0, "counts_from": "[b]X"}
+    dataset = dict.fromkeys(("cells", "empty_cells", "features", "known_percent"), 1)
+    dataset |= {"name": "[red]x[/red]", "counts_per_cell": 1.0, "features_per_cell": 1.0, "modality": "[b]X"}
     lines = narrow(render, {"usable": True, "why": "why [bold]so", "datasets": [dataset]})
     assert lines[0] == "usable: why [bold]so"
     assert any("[red]x[/red]" in line and "[b]X" in line for line in lines)
@@ -200,7 +200,7 @@ def test_json_is_the_report(layered, capsys):
 
 def test_features_that_are_left_out_are_told(make_cells, tmp_path, narrow):
     adata = make_cells(20)
-    adata.var["feature_types"] = ["Gene Expression"] * 290 + ["Antibody Capture"] * 10
+    adata.var["feature_types"] = ["Gene Expression"] * 290 + ["CRISPR Guide Capture"] * 10
     adata.write_h5ad(tmp_path / "cite.h5ad")
     lines = narrow(render_ingest, ingest([tmp_path / "cite.h5ad"], tmp_path / "corpus"), tmp_path / "corpus")
-    assert "cite: left out 10 features of type Antibody Capture" in lines
+    assert "cite: left out 10 features of type CRISPR Guide Capture" in lines

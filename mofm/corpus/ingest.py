@@ -1,42 +1,44 @@
 """Files into a corpus: every input is opened and checked before anything is written, then each is committed by itself.
 
 A file that is in the corpus already, told by the digest of its bytes, is passed over; so a killed ingest is repeated by
-the same command, goes on where it was, and ends in the same bytes as one that ran through. Choices and their cost:
+the same command, goes on where it was, and ends in the same bytes as one that ran through. The stores of one input are
+committed together. Choices and their cost:
 
 - Inputs are opened twice, to be checked and to be read, so that memory holds one at a time however many there are.
   Where counts are recovered from log1p-normalised values, the check is a pass over the matrix, and made twice.
 - Every byte of an input is read once more for the digest, about a second a gigabyte.
 - Names are resolved and columns of one gene summed on the way in, once, rather than in every epoch.
+- Several inputs are prepared at once, in processes (`prepare.py`), and committed in the order given: the bytes of the
+  corpus do not depend on how many.
 """
 
 import dataclasses
 import importlib.metadata
+import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import pandas as pd
-
+from mofm.axes import Modality
 from mofm.corpus.features import add_features, empty_features
-from mofm.corpus.inputs import Input, Options, already_there, check_input, store_names_of
+from mofm.corpus.inputs import Input, Options, already_there, check_input, check_names_free, store_names_of
 from mofm.corpus.manifest import Manifest, StoreEntry
+from mofm.corpus.prepare import Prepared, prepare_all
 from mofm.corpus.staging import commit, staging_folder
 from mofm.corpus.store import read_features, read_manifest
-from mofm.corpus.tables import make_table, text_column, writable_obs
-from mofm.corpus.writer import write_store
+from mofm.corpus.writer import finish_store
 from mofm.errors import InputError
-from mofm.omics.features import GeneResolution, merge_columns, resolve_var
 from mofm.omics.genome import GeneTable, gene_table
-from mofm.omics.merge import ColumnMerger, CountOverflowError
-from mofm.omics.readers import CountTable, open_h5ad
-from mofm.omics.rows import CountRows
+from mofm.omics.readers import Reading
 
 Progress = Callable[[int, str, int, int], None]
-"""Told (number of the input, name of its store, cells read, cells in all). Cells begin at 0 again where counts turned
-out wider than thought (see `writer.py`)."""
+"""Told (number of the input, its name, cells read, cells in all). A cell counts once a modality. Cells begin anew where
+counts turned out wider than thought (see `writer.py`)."""
+
+
+WORTH_A_PROCESS = 50 * 2**20
+"""Bytes of an input that take longer to read than a process takes to start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,26 +46,23 @@ class IngestResult:
     """What became of one input.
 
     Attributes:
-      name: of its store. Where the same bytes are in the corpus under another name, that name.
+      name: of its dataset. Where the same bytes are in the corpus under another name, that name.
       path: the input.
       status: "ingested", or "already there" from before.
-      cells, genes: rows and columns of the store.
-      counts_from, recovered: the matrix read, and whether counts were recovered from log1p-normalised values.
-      resolution: how many gene names were resolved in which way.
-      cells_per_second: of reading and writing; None where it was already there.
-      entry: all that the manifest says of the store.
+      entries: all that the manifest says of its stores, in order.
+      cells_per_second: of reading and writing each store; None where it was already there.
     """
 
     name: str
     path: Path
     status: Literal["ingested", "already there"]
-    cells: int
-    genes: int
-    counts_from: str
-    recovered: bool
-    resolution: dict
-    cells_per_second: float | None
-    entry: StoreEntry
+    entries: tuple[StoreEntry, ...]
+    cells_per_second: tuple[float | None, ...]
+
+    @property
+    def entry(self) -> StoreEntry:
+        """Its first store: the RNA of cells that have everything, where there is any."""
+        return self.entries[0]
 
 
 def ingest(
@@ -74,16 +73,28 @@ def ingest(
     recover_counts: bool = False,
     species: str = "human",
     names: Sequence[str] | None = None,
+    modality: Modality | None = None,
+    build: str | None = None,
+    unpaired: bool = False,
+    peaks: Path | None = None,
+    tile_width: int | None = None,
+    barcodes: Path | None = None,
+    min_fragments: int | None = None,
+    jobs: int = 1,
     on_progress: Progress | None = None,
 ) -> list[IngestResult]:
-    """Adds the RNA counts of h5ad files to the corpus at `out`, which is made where there is none.
+    """Adds every modality of some files to the corpus at `out`, which is made where there is none.
 
     Args:
-      inputs: .h5ad files.
+      inputs: files or folders of any layout in `mofm.omics.layouts`.
       out: folder of the corpus.
-      counts_from, recover_counts: as in `open_h5ad`, for all inputs.
+      counts_from, recover_counts, modality, peaks, tile_width, barcodes, min_fragments: see `Reading`; for all inputs.
       species: whose gene table resolves the names; one a corpus.
-      names: of the stores, one for each input; the files' names without suffix where None.
+      names: of the datasets, one for each input; the files' names without suffix where None.
+      build: genome build of regions; None finds it by evidence.
+      unpaired: modalities of a file that share no cell names are of different cells.
+      jobs: inputs to prepare at once, in processes where there are more than one. A script that asks for several needs
+        the usual `if __name__ == "__main__"`.
       on_progress: called after each block of cells.
 
     Returns:
@@ -95,9 +106,12 @@ def ingest(
         next time; of the rest nothing is left.
     """
     root, paths, table = Path(out), [Path(path) for path in inputs], gene_table(species)
-    options = Options(counts_from, recover_counts)
+    reading = Reading(modality, counts_from, recover_counts, peaks, tile_width, barcodes, min_fragments)
+    options = Options(reading, build, unpaired)
     if not paths:
-        raise InputError("nothing to ingest; name one or more .h5ad files")
+        raise InputError("nothing to ingest; name one or more files")
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}: must be at least 1")
     if re.match(r"[a-z0-9]+:/", str(out)):
         raise InputError(f"{out}: a corpus is made in a local folder; name one, and copy it to the bucket when done")
     store_names = store_names_of(paths, names)
@@ -105,17 +119,27 @@ def ingest(
         manifest = read_manifest(root) or Manifest(_mofm_version(), species, table.version)
         _check_same_table(root, manifest, table)
         checked = [check_input(path, name, manifest, options) for path, name in zip(paths, store_names, strict=True)]
-        results = []
-        for number, file in enumerate(checked):
-            entry = already_there(file, manifest, options)
-            rate = None
-            if entry is None:
-                begin = time.perf_counter()
-                report = _reporter(on_progress, number, file.name)
-                manifest, entry = _add(root, staging, manifest, file, table, options, report)
-                rate = entry.cells / (time.perf_counter() - begin)
-            results.append(_result(file.path, entry, rate))
-    return results
+        new = _new_among(checked, manifest, options)
+        report = _reporter(on_progress, new, checked)
+        ready = prepare_all(new, species, options, staging, jobs, report)
+        rates: dict[str, tuple[float | None, ...]] = {}
+        for file, prepared in zip(new, ready, strict=True):
+            check_names_free(file, [each.entry.name for each in prepared], manifest)
+            manifest = _commit(root, staging, manifest, prepared)
+            rates[file.digest] = tuple(each.entry.cells / each.seconds for each in prepared)
+        return [_result(file, already_there(file, manifest, options), rates) for file in checked]
+
+
+def jobs_for(inputs: Sequence[Path]) -> int:
+    """How many processes are worth starting for these inputs: one where they are few or small."""
+    large = sum(_bytes_of(path) >= WORTH_A_PROCESS for path in inputs)
+    return max(1, min(large, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+
+
+def _bytes_of(path: Path) -> int:
+    """Of a file, or of the files in a folder; 0 for what is not there, which is told later."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _check_same_table(root: Path, manifest: Manifest, table: GeneTable) -> None:
@@ -127,107 +151,50 @@ def _check_same_table(root: Path, manifest: Manifest, table: GeneTable) -> None:
         )
 
 
-def _add(
-    root: Path,
-    staging: Path,
-    manifest: Manifest,
-    file: Input,
-    table: GeneTable,
-    options: Options,
-    report: Callable[[int, int], None],
-) -> tuple[Manifest, StoreEntry]:
-    """Writes and commits one store; the new manifest and its entry."""
+def _new_among(checked: list[Input], manifest: Manifest, options: Options) -> list[Input]:
+    """Those that the corpus does not have, each of the same bytes once. Raises `InputError` where two make one dataset."""
+    new: dict[str, Input] = {}
+    for file in checked:
+        if not already_there(file, manifest, options):
+            new.setdefault(file.digest, file)
+    made_by: dict[str, Input] = {}
+    for file in new.values():
+        for name in file.datasets:
+            if name in made_by:
+                raise InputError(
+                    f"{file.path}: would make a dataset {name!r} as {made_by[name].path} does; tell them apart with --names"
+                )
+            made_by[name] = file
+    return list(new.values())
+
+
+def _commit(root: Path, staging: Path, manifest: Manifest, prepared: list[Prepared]) -> Manifest:
+    """Gives the features of an input their rows, and commits its stores at once; the new manifest."""
     features = read_features(root, manifest) if manifest.stores else empty_features()
-    folder = staging / "store"
-    with open_h5ad(file.path, counts_from=options.counts_from, recover_counts=options.recover_counts) as counts:
-        features_from, resolution = resolve_var(counts.var, table)
-        ids, column_to_unique = merge_columns(resolution.ids)
-        var = _store_var(counts.var.index, resolution, ids, column_to_unique)
-        features, var["feature_row"] = add_features(features, ids, var["symbol"].tolist(), counts.modality)
-        obs, converted = writable_obs(counts.obs)
-        merge = ColumnMerger(column_to_unique)
-        written = write_store(
-            folder, obs, var, lambda: _merged(counts, merge), lambda cells: report(cells, counts.n_cells)
-        )
-        if file.is_changed():
-            raise InputError(f"{file.path}: was changed while it was read; run this again when it is complete")
-        entry = StoreEntry(
-            name=file.name,
-            modality=counts.modality,
-            input=file.name,
-            kind="h5ad",
-            source=file.path.name,
-            source_bytes=file.n_bytes,
-            digest=file.digest,
-            given={},
-            cells=counts.n_cells,
-            features=len(ids),
-            entries=written.entries,
-            total_counts=written.total,
-            max_count=written.largest,
-            total_hits=None,
-            counts_from=counts.counts_from,
-            hits_from=None,
-            counts_from_given=options.counts_from is not None,
-            recovered=counts.recovered,
-            recovered_share=counts.recovered_share,
-            empty_cells=written.empty_cells,
-            build=None,
-            build_evidence="",
-            features_from=features_from,
-            resolution=resolution.summary(),
-            left_out=counts.left_out,
-            obs_converted=converted,
-            notes=[],
-        )
-    manifest = manifest.with_stores([entry], len(features))
-    commit(root, staging, folder, manifest, features)
-    return manifest, entry
+    for entry, folder, var, _ in prepared:
+        features, rows = add_features(features, var.index.tolist(), var["symbol"].tolist(), entry.modality)
+        finish_store(folder, var.assign(feature_row=rows))
+    manifest = manifest.with_stores([each.entry for each in prepared], len(features))
+    commit(root, staging, [each.folder for each in prepared], manifest, features)
+    return manifest
 
 
-def _merged(counts: CountTable, merge: ColumnMerger) -> Iterator[CountRows]:
-    try:
-        yield from map(merge, counts.rows())
-    except CountOverflowError as error:
-        raise InputError(
-            f"{counts.path}: {counts.counts_from}: {error}, more than a count can be: name another "
-            "matrix with --counts-from"
-        ) from error
+def _reporter(on_progress: Progress | None, new: list[Input], checked: list[Input]) -> Callable[[int, int, int], None]:
+    """From the number among the new inputs to that among all."""
+    places = [checked.index(file) for file in new]
+
+    def report(number: int, done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(places[number], new[number].name, done, total)
+
+    return report
 
 
-def _store_var(
-    names: Sequence[str], resolution: GeneResolution, ids: list[str], column_to_unique: np.ndarray
-) -> pd.DataFrame:
-    """One row an identity: its symbol, its names in the file (joined by ";") and how the first of them was resolved."""
-    joined: list[list[str]] = [[] for _ in ids]
-    for name, place in zip(names, column_to_unique, strict=True):
-        joined[place].append(str(name))
-    first = np.unique(column_to_unique, return_index=True)[1]
-    columns = {
-        "symbol": text_column(resolution.symbols[place] for place in first),
-        "name_in_file": text_column(";".join(several) for several in joined),
-        "resolved": pd.Categorical(resolution.how[first].astype(object)),
-    }
-    return make_table(columns, ids)
-
-
-def _reporter(on_progress: Progress | None, number: int, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(number, name, done, total) if on_progress else None
-
-
-def _result(path: Path, entry: StoreEntry, rate: float | None) -> IngestResult:
-    return IngestResult(
-        name=entry.name,
-        path=path,
-        status="already there" if rate is None else "ingested",
-        cells=entry.cells,
-        genes=entry.features,
-        counts_from=entry.counts_from,
-        recovered=entry.recovered,
-        resolution=entry.resolution,
-        cells_per_second=rate,
-        entry=entry,
-    )
+def _result(file: Input, entries: tuple[StoreEntry, ...], rates: dict[str, tuple[float | None, ...]]) -> IngestResult:
+    # Of two inputs with the same bytes, the second finds the first one there.
+    rate = rates.pop(file.digest, None)
+    status = "already there" if rate is None else "ingested"
+    return IngestResult(entries[0].input, file.path, status, entries, rate or (None,) * len(entries))
 
 
 def _mofm_version() -> str:

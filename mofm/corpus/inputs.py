@@ -1,114 +1,180 @@
 """What is to be ingested: inputs checked before anything is written, and told apart from what the corpus has already.
 
-A file is known by the digest of its bytes, not by its name or date. What was read from it is known by the options. The
-same bytes are never ingested twice, under whatever name: cells that are there twice would be learned twice, and would
-stand on both sides of a held-out split.
+An input is known by the digest of the bytes of its files, not by name or date. What was read from it is known by the
+options. The same bytes are never ingested twice, under whatever name: cells that are there twice would be learned
+twice, and would stand on both sides of a held-out split.
 """
 
 import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mofm.corpus.manifest import Manifest, StoreEntry, store_name
 from mofm.errors import InputError
-from mofm.omics.readers import open_h5ad
+from mofm.omics import fragments
+from mofm.omics.assemblies import build_name
+from mofm.omics.layouts import Kind, Layout
+from mofm.omics.pairing import pair, part_name
+from mofm.omics.readers import Reading, find_layout, open_tables
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How the counts of a file are found; see `open_h5ad`."""
+    """How inputs are read.
 
-    counts_from: str | None
-    recover_counts: bool
+    Attributes:
+      reading: see `Reading`.
+      build: genome build of regions, by any of its names; None finds it.
+      unpaired: modalities of a file that share no cell names are of different cells.
+    """
+
+    reading: Reading = dataclasses.field(default_factory=Reading)
+    build: str | None = None
+    unpaired: bool = False
+
+    def given(self) -> dict[str, str]:
+        """The options that decide what is read, but for those of the counts: name -> value, files by their digest."""
+        reading = self.reading
+        said = {
+            "modality": reading.modality,
+            "peaks": reading.peaks and _digest([reading.peaks]),
+            "tile-width": reading.tile_width,
+            "barcodes": reading.barcodes and _digest([reading.barcodes]),
+            "min-fragments": reading.min_fragments,
+            "build": self.build and build_name(self.build),
+            "unpaired": "yes" if self.unpaired else None,
+        }
+        return {name: str(value) for name, value in said.items() if value is not None}
+
+
+class _FileState(NamedTuple):
+    path: Path
+    n_bytes: int
+    modified_ns: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """A file and the name of its store.
+    """A file or folder and the name of its dataset.
 
     Attributes:
-      digest: BLAKE2b (32 bytes, hexadecimal) of the file.
-      n_bytes, modified_ns: size and time of the last change when the digest was taken.
+      path, name: as given.
+      kind: what it is.
+      digest: BLAKE2b (32 bytes, hexadecimal) of the file; of several files, of the names, sizes and bytes of each.
+      files: size and time of the last change of each, when the digest was taken.
+      datasets: the names that its datasets will have. Those that come of counting fragments are not known before.
     """
 
     path: Path
     name: str
+    kind: Kind
     digest: str
-    n_bytes: int
-    modified_ns: int
+    files: tuple[_FileState, ...]
+    datasets: tuple[str, ...] = ()
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all files together."""
+        return sum(file.n_bytes for file in self.files)
 
     def is_changed(self) -> bool:
-        """Whether the file was changed, or taken away, since."""
+        """Whether a file was changed, or taken away, since."""
         try:
-            status = self.path.stat()
+            return any(_state(file.path) != file for file in self.files)
         except OSError:
             return True
-        return (status.st_size, status.st_mtime_ns) != (self.n_bytes, self.modified_ns)
 
 
 def check_input(path: Path, name: str, manifest: Manifest, options: Options) -> Input:
     """The input, after a look at its bytes and, where the corpus does not have it yet, at its counts.
 
     Raises:
-      InputError: as `open_h5ad` and `already_there`.
+      InputError: as `open_tables` and `already_there`.
     """
+    layout = find_layout(path, options.reading)
     try:
-        status = path.stat()
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+        states = tuple(_state(file) for file in layout.all_files)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
-    checked = Input(path, name, digest, status.st_size, status.st_mtime_ns)
-    if already_there(checked, manifest, options) is None:
-        with open_h5ad(path, counts_from=options.counts_from, recover_counts=options.recover_counts):
-            pass
+    checked = Input(path, name, layout.kind, _digest(layout.all_files), states)
+    if already_there(checked, manifest, options):
+        return checked
+    checked = dataclasses.replace(checked, datasets=_datasets(layout, name, options))
+    check_names_free(checked, checked.datasets, manifest)
     return checked
 
 
-def already_there(file: Input, manifest: Manifest, options: Options) -> StoreEntry | None:
-    """The store that holds this file, under whatever name; None for a new one.
+def already_there(file: Input, manifest: Manifest, options: Options) -> tuple[StoreEntry, ...]:
+    """The stores made of this input, under whatever name; none for a new one.
 
     Raises:
-      InputError: the file was read with other options, or another file has its name.
+      InputError: it was read with other options.
     """
+    entries = tuple(entry for entry in manifest.stores if entry.digest == file.digest)
+    if entries:
+        _check_same_reading(file, entries, options)
+    return entries
+
+
+def check_names_free(file: Input, datasets: Sequence[str], manifest: Manifest) -> None:
+    """Raises `InputError` where another input gave a dataset of one of these names."""
     for entry in manifest.stores:
-        if entry.digest == file.digest:
-            _check_same_reading(file, entry, options)
-            return entry
-    for entry in manifest.stores:
-        if entry.name == file.name:
+        if entry.name in datasets:
             raise InputError(
-                f"{file.path}: the corpus has a store {file.name!r} already, made from a different {entry.source}; "
+                f"{file.path}: the corpus has a store {entry.name!r} already, made from a different {entry.source}; "
                 "give this one another name with --names"
             )
-    return None
 
 
-def _check_same_reading(file: Input, entry: StoreEntry, options: Options) -> None:
-    """Options that end in the same counts are the same: naming the matrix that mofm found, or allowing a recovery
-    that was not needed, asks for nothing new."""
-    same_matrix = entry.counts_from == options.counts_from if options.counts_from else not entry.counts_from_given
-    if not same_matrix or (entry.recovered and not options.recover_counts):
+def _datasets(layout: Layout, name: str, options: Options) -> tuple[str, ...]:
+    """Opens the input and closes it again. Fragments are only surveyed: counting them twice would take as long again."""
+    if layout.fragments is not None:
+        fragments.check_installed()
+        fragments.survey(layout.fragments)
+        return (name,)
+    with open_tables(layout.path, options.reading) as tables:
+        return tuple(part_name(name, part, tables) for part in pair(tables, unpaired=options.unpaired))
+
+
+def _check_same_reading(file: Input, entries: tuple[StoreEntry, ...], options: Options) -> None:
+    """Options that end in the same counts are the same: naming what mofm found, or allowing a recovery that was not
+    needed, asks for nothing new."""
+    wanted, given = options.reading.counts_from, options.given()
+    found = {"modality": {entry.modality for entry in entries}, "build": {entry.build for entry in entries} - {None}}
+    before = entries[0].given
+    differ = [name for name in {**before, **given} if before.get(name) != given.get(name)]
+    differ = [name for name in differ if found.get(name) != {given.get(name, before.get(name))}]
+    if wanted:
+        same_matrix = any(entry.counts_from == wanted for entry in entries)
+    else:
+        same_matrix = not any(entry.counts_from_given for entry in entries)
+    recovered = any(entry.recovered for entry in entries)
+    if differ or not same_matrix or (recovered and not options.reading.recover_counts):
+        entry = next((entry for entry in entries if entry.counts_from_given or entry.recovered), entries[0])
         how = (
             f"--counts-from {entry.counts_from}" if entry.counts_from_given else f"{entry.counts_from} (found by mofm)"
         )
-        how += " and --recover-counts" if entry.recovered else ""
+        how += " and --recover-counts" if recovered else ""
+        how += "".join(f", --{name} {value[:12]}" for name, value in before.items())
         raise InputError(
-            f"{file.path}: in the corpus already as {entry.name!r}, read from {how}; "
+            f"{file.path}: in the corpus already as {entries[0].input!r}, read from {how}; "
             "use the same options, or ingest it into another corpus"
         )
 
 
 def store_names_of(paths: Sequence[Path], names: Sequence[str] | None) -> list[str]:
-    """A store name for each input: those given, or the files' names without suffix, made fit for paths and URLs.
+    """A dataset name for each input: those given, or the files' names without suffix, made fit for paths and URLs.
+
+    The output folder of Cell Ranger is always called outs; its parent has the sample's name.
 
     Raises:
       InputError: a name is unusable, or two inputs share one.
     """
     if names is not None and len(names) != len(paths):
         raise InputError(f"--names gives {len(names)} names for {len(paths)} files; give one for each, in their order")
-    chosen = [store_name(path.stem) for path in paths] if names is None else list(names)
+    chosen = [store_name(_stem(path)) for path in paths] if names is None else list(names)
     for position, (path, name) in enumerate(zip(paths, chosen, strict=True)):
         if not name or name != store_name(name):
             raise InputError(f"{path}: cannot name its store {name!r}; give letters, digits, '.', '_', '-' in --names")
@@ -116,3 +182,36 @@ def store_names_of(paths: Sequence[Path], names: Sequence[str] | None) -> list[s
             other = paths[chosen.index(name)]
             raise InputError(f"{path}: would be named {name!r} as {other} is; tell them apart with --names")
     return chosen
+
+
+def _stem(path: Path) -> str:
+    name = path.absolute().name
+    if name == "outs":
+        return path.absolute().parent.name
+    if path.suffix == ".gz":
+        name = name.removesuffix(".gz")
+    return Path(name).stem if not path.is_dir() else name
+
+
+def _state(file: Path) -> _FileState:
+    status = file.stat()
+    return _FileState(file, status.st_size, status.st_mtime_ns)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    try:
+        if len(files) == 1:
+            with files[0].open("rb") as file:
+                return hashlib.file_digest(file, _blake).hexdigest()
+        together = _blake()
+        for path in files:
+            with path.open("rb") as file:
+                part = hashlib.file_digest(file, _blake).digest()
+            together.update(f"{path.name}\0{path.stat().st_size}\0".encode() + part)
+        return together.hexdigest()
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror or error}); check the path") from error
+
+
+def _blake():
+    return hashlib.blake2b(digest_size=32)

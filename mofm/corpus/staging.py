@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,29 +61,32 @@ def staging_folder(root: Path) -> Iterator[Path]:
                 os.close(lock)
 
 
-def commit(root: Path, staging: Path, folder: Path, manifest: Manifest, features: pd.DataFrame) -> None:
-    """Brings the finished store in `folder` into place, then the feature table, then the manifest that names both.
+def commit(root: Path, staging: Path, folders: Sequence[Path], manifest: Manifest, features: pd.DataFrame) -> None:
+    """Brings finished stores into place, then the feature table, then the manifest that names them all at once.
 
     Args:
-      staging: the folder of `staging_folder`; `folder` is in it and on disk.
-      manifest: its last store is the one in `folder`.
+      staging: the folder of `staging_folder`; `folders` are in it and on disk.
+      manifest: its last stores are those in `folders`, in this order.
     """
-    target = root / manifest.stores[-1].path
-    target.parent.mkdir(exist_ok=True)
-    if target.exists():
-        # The manifest does not have it: an ingest was killed after its rename.
-        shutil.rmtree(target)
+    targets = [root / entry.path for entry in manifest.stores[len(manifest.stores) - len(folders) :]]
+    (root / STORES).mkdir(exist_ok=True)
+    for target in targets:
+        if target.exists():
+            # The manifest does not have it: an ingest was killed after its rename.
+            shutil.rmtree(target)
     content = manifest.to_json()
     try:
-        os.rename(folder, target)
-        _sync_folder(target.parent)
+        for folder, target in zip(folders, targets, strict=True):
+            os.rename(folder, target)
+        _sync_folder(root / STORES)
         _replace_file(root / FEATURES, features_to_bytes(features), staging)
         _replace_file(root / MANIFEST, content, staging)
     except BaseException:
         in_place = (root / MANIFEST).exists() and (root / MANIFEST).read_bytes() == content
-        if target.exists() and not in_place:
-            shutil.rmtree(target)
-            _remove_empty(target.parent)
+        if not in_place:
+            for target in targets:
+                shutil.rmtree(target, ignore_errors=True)
+            _remove_empty(root / STORES)
         raise
 
 

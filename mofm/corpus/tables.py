@@ -20,26 +20,28 @@ from pandas.api.types import infer_dtype, is_bool_dtype, is_float_dtype, is_inte
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import WrapperStore
 
+_CHECKED = {"compressors": [ZstdCodec(level=0, checksum=False), Crc32cCodec()]}
 _NO_CONTENT = ("layers", "obsm", "obsp", "uns", "varm", "varp")
 
 
-def write_tables(folder: Path, obs: pd.DataFrame, var: pd.DataFrame) -> None:
-    """Makes `folder` an AnnData store of zarr v3 with an empty group X of encoding csr_matrix."""
+def write_obs(folder: Path, obs: pd.DataFrame, n_features: int, layers: Iterable[str] = ()) -> None:
+    """Makes `folder` an AnnData store of zarr v3 without var, with groups X and `layers` of encoding csr_matrix."""
     with _settings():
         root = zarr.open_group(folder, mode="w", zarr_format=3)
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        checked = {"compressors": [ZstdCodec(level=0, checksum=False), Crc32cCodec()]}
-        anndata.io.write_elem(root, "obs", obs, dataset_kwargs=checked)
-        anndata.io.write_elem(root, "var", var, dataset_kwargs=checked)
+        anndata.io.write_elem(root, "obs", obs, dataset_kwargs=_CHECKED)
         for key in _NO_CONTENT:
             anndata.io.write_elem(root, key, {})
-        shape = {"shape": [len(obs), len(var)]}
-        root.create_group("X", attributes={"encoding-type": "csr_matrix", "encoding-version": "0.1.0"} | shape)
+        attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [len(obs), n_features]}
+        for key in ("X", *layers):
+            root.create_group(key, attributes=attributes)
 
 
-def consolidate(folder: Path) -> None:
-    """Copies all metadata into that of the store, so that a web server, which lists nothing, can serve it."""
+def write_var(folder: Path, var: pd.DataFrame) -> None:
+    """Writes var, and copies all metadata into that of the store, so that a web server, which lists nothing, can serve it."""
     with _settings():
+        root = zarr.open_group(folder, mode="r+", zarr_format=3)
+        anndata.io.write_elem(root, "var", var, dataset_kwargs=_CHECKED)
         zarr.consolidate_metadata(folder)
 
 

@@ -11,6 +11,8 @@ Choices and their cost:
 - A chunk, the unit of reading, is what 64 cells have in the first block, rounded to a power of two: a random block of
   64 cells decodes two. A shard (a file) is 256 chunks, fewer where that would exceed 32 million entries, because a
   shard is held in memory to be written once: at most 256 MB for both arrays.
+- Methylated reads are a layer, which AnnData wants to have column numbers of its own: they are written twice, and read
+  once. All arrays of a store have the same chunks.
 """
 
 import errno
@@ -24,8 +26,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mofm.corpus.store import cause_of, create_array
-from mofm.corpus.tables import consolidate, write_tables
+from mofm.corpus.store import HITS, cause_of, create_array
+from mofm.corpus.tables import write_obs, write_var
 from mofm.omics.rows import CountRows
 
 CHUNK_CELLS = 64
@@ -37,10 +39,14 @@ _ENDLESS = 2**48  # length of an array that is still being written
 
 
 class Written(NamedTuple):
-    """What went into a store: `entries` counts that sum to `total`, the largest `largest`; cells with none."""
+    """What went into a store: `entries` counts that sum to `total`, the largest `largest`; cells with none.
+
+    `total_hits` is the sum of the methylated reads, None for stores of anything else.
+    """
 
     entries: int
     total: int
+    total_hits: int | None
     largest: int
     empty_cells: int
 
@@ -53,15 +59,17 @@ class _TooWide(Exception):
 def write_store(
     folder: Path,
     obs: pd.DataFrame,
-    var: pd.DataFrame,
+    n_features: int,
+    with_hits: bool,
     blocks: Callable[[], Iterable[CountRows]],
     on_cells: Callable[[int], None],
 ) -> Written:
-    """Writes an AnnData store and has it on disk (fsync) when it returns.
+    """Writes an AnnData store but for its var; `finish_store` makes it whole.
 
     Args:
       folder: where; must not exist.
-      obs, var: as they are to be written, rows in the order of the cells and of the columns.
+      obs: as it is to be written, rows in the order of the cells.
+      with_hits: whether the rows have methylated reads, which go to a layer.
       blocks: begins the stream of all cells; called again where the counts turn out wider than thought.
       on_cells: told how many cells were read so far.
 
@@ -69,28 +77,32 @@ def write_store(
       OSError: the disk is full (ENOSPC) or fails.
     """
     dtype = np.dtype(np.uint8)
+    matrices = ("X", HITS) if with_hits else ("X",)
     while True:
-        write_tables(folder, obs, var)
+        write_obs(folder, obs, n_features, matrices[1:])
+        places = [folder / matrix for matrix in matrices]
         try:
-            written = _write_counts(folder / "X", dtype, len(obs), len(var), blocks(), on_cells)
-            break
+            return _write_counts(places, dtype, len(obs), n_features, blocks(), on_cells)
         except _TooWide as wider:
             dtype = wider.dtype
             shutil.rmtree(folder)
-    consolidate(folder)
+
+
+def finish_store(folder: Path, var: pd.DataFrame) -> None:
+    """Writes var, rows in the order of the columns, and has the whole store on disk (fsync) when it returns."""
+    write_var(folder, var)
     sync(folder)
-    return written
 
 
 def _write_counts(
-    folder: Path,
+    places: list[Path],
     dtype: np.dtype,
     n_cells: int,
     n_features: int,
     blocks: Iterable[CountRows],
     on_cells: Callable[[int], None],
 ) -> Written:
-    indptr, cells, entries, total, largest = [np.zeros(1, np.int64)], 0, 0, 0, 0
+    indptr, cells, entries, total, hits, largest = [np.zeros(1, np.int64)], 0, 0, 0, 0, 0
     writer = None
     for rows in blocks:
         largest = max(largest, int(rows.data.max(initial=0)))
@@ -101,32 +113,34 @@ def _write_counts(
             dtype = wider
         if writer is None:
             columns = np.dtype(np.uint16 if n_features < 2**16 else np.uint32)
-            writer = _Entries(folder, columns, dtype, len(rows.data) / max(1, rows.n_cells))
-        writer.append(rows.indices, rows.data)
+            writer = _Entries(places, columns, dtype, len(rows.data) / max(1, rows.n_cells))
+        both = (rows.data,) if rows.hits is None else (rows.data, rows.hits)
+        writer.append(*(array for values in both for array in (rows.indices, values)))
         indptr.append(rows.indptr_N[1:] + entries)
         cells += rows.n_cells
         entries += len(rows.data)
-        total += int(rows.data.sum(dtype=np.uint64))
+        total, hits = (sum_ + int(values.sum(dtype=np.uint64)) for sum_, values in ((total, both[0]), (hits, both[-1])))
         on_cells(cells)
     indptr_N = np.concatenate(indptr)
     if writer is None or cells != n_cells:
         raise ValueError(f"{cells} cells of counts for {n_cells} rows of obs")
     writer.finish()
-    _write_whole(folder / "indptr", indptr_N)
-    return Written(entries, total, largest, int((np.diff(indptr_N) == 0).sum()))
+    for place in places:
+        _write_whole(place / "indptr", indptr_N)
+    empty = int((np.diff(indptr_N) == 0).sum())
+    return Written(entries, total, hits if len(places) > 1 else None, largest, empty)
 
 
 class _Entries:
-    """X/indices and X/data, written side by side a shard at a time."""
+    """indices and data of one matrix, or of two with entries in the same places, written side by side, by the shard."""
 
-    def __init__(self, folder: Path, columns: np.dtype, counts: np.dtype, entries_per_cell: float):
+    def __init__(self, places: list[Path], columns: np.dtype, counts: np.dtype, entries_per_cell: float):
         power = round(np.log2(max(1.0, CHUNK_CELLS * entries_per_cell)))
         chunk = int(np.clip(2**power, *_CHUNK_ENTRIES))
         shard = chunk * min(SHARD_CHUNKS, MAX_SHARD_ENTRIES // chunk)
-        dtypes = (columns, counts)
-        names = ("indices", "data")
-        self._arrays = [_OutArray(folder / name, d, chunk, shard) for name, d in zip(names, dtypes, strict=True)]
-        self._shards = [np.empty(shard, dtype) for dtype in dtypes]
+        parts = [(place / name, dtype) for place in places for name, dtype in (("indices", columns), ("data", counts))]
+        self._arrays = [_OutArray(path, dtype, chunk, shard) for path, dtype in parts]
+        self._shards = [np.empty(shard, dtype) for _, dtype in parts]
         self._filled = self._written = 0
 
     def append(self, *entries: np.ndarray) -> None:

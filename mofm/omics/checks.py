@@ -33,11 +33,11 @@ class Look(NamedTuple):
 
 
 class BadValue(Exception):
-    """A value that is no count. `position` is its place in the array that was checked."""
+    """A value that is no count. `position` is its place in the array that was checked, `remedy` what to do about it."""
 
-    def __init__(self, position: int, what: str):
+    def __init__(self, position: int, what: str, remedy: str = ""):
         super().__init__(what)
-        self.position, self.what = position, what
+        self.position, self.what, self.remedy = position, what, remedy
 
 
 def look_at(values: np.ndarray) -> Look:
@@ -96,7 +96,7 @@ def smallest_unsigned(counts: np.ndarray) -> np.ndarray:
     return counts.astype(np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.uint32, copy=False)
 
 
-def check_cell_names(path: Path, names: pd.Index) -> None:
+def check_cell_names(path: Path | str, names: pd.Index) -> None:
     """Raises `InputError` where cell names are repeated."""
     repeated = names.duplicated()
     if repeated.any():
@@ -107,7 +107,7 @@ def check_cell_names(path: Path, names: pd.Index) -> None:
 
 
 def check_orientation(
-    path: Path, cells: Sequence[str], features: Sequence[str], looks_like_genes: Callable[[Sequence[str]], float]
+    path: Path | str, cells: Sequence[str], features: Sequence[str], looks_like_genes: Callable[[Sequence[str]], float]
 ) -> None:
     """Raises `InputError` where the rows look like genes, or the columns like cell barcodes.
 

@@ -1,28 +1,38 @@
-"""Which matrix of an h5ad file holds the counts: named by the user, or found by looking at samples of the values."""
+"""Which matrix of an AnnData holds the counts: named by the user, or found by looking at samples of the values.
+
+An AnnData is an h5ad file, or a modality of an h5mu file. `where` names either in messages.
+"""
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 import pandas as pd
 
+from mofm.axes import Modality
 from mofm.errors import InputError, nearest_name
 from mofm.omics.checks import BadValue, Look, look_at
 from mofm.omics.counts import recovery_of, select_columns
 from mofm.omics.hdf5 import read_table, reading
 from mofm.omics.matrices import StoredMatrix, StoredRows, open_matrix
+from mofm.omics.modalities import columns_of, feature_kinds
 from mofm.omics.recover import SHARE_NEEDED, Recovery
 
 USUAL_LAYERS = ("counts", "raw_counts", "count", "raw", "umi", "umis")
-GENE_EXPRESSION = ("gene expression", "gex", "rna", "gene", "genes")
 
-_FOREIGN = (
-    ("mod", "a MuData (h5mu) file", "write one modality with mudata.read_h5mu(...).mod['rna'].write_h5ad(...)"),
-    ("matrix/barcodes", "a 10x Genomics file", "write scanpy.read_10x_h5(..., gex_only=False) as h5ad"),
-    ("row_attrs", "a loom file", "write anndata.io.read_loom(...) as h5ad"),
-)
+FEATURES: dict[Modality, str] = {
+    "rna": "gene expression", "atac": "peaks", "adt": "antibodies", "methylation": "methylation",
+}  # fmt: skip
+"""What the features of a modality are called in messages."""
+
+
+class Wanted(NamedTuple):
+    """What is to be read of a matrix: the features of `modality`; those of `others` are read by other tables."""
+
+    modality: Modality
+    others: Sequence[Modality] = ()
 
 
 @dataclasses.dataclass
@@ -30,9 +40,9 @@ class Candidate:
     """A matrix that may hold the counts, its features, and what a sample of its values looks like.
 
     Attributes:
-      var: table of the columns that are read (gene expression).
+      var: table of the columns that are read.
       new_column: for each stored column its number among those, or -1; None where all are read.
-      left_out: number of columns left out, by their feature type.
+      left_out: number of columns that no table of the file reads, by their feature type.
     """
 
     matrix: StoredMatrix
@@ -63,28 +73,43 @@ class Candidate:
             return None
 
 
-def matrix_keys(file: h5py.File, path: Path) -> dict[str, str]:
-    """Names of the file's matrices, in the order in which counts are looked for, and their HDF5 keys.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """An AnnData in an open file, and what is wanted of it.
 
-    Raises `InputError` for an HDF5 file that is no h5ad.
+    Attributes:
+      group: an h5ad file, or a modality of an h5mu file.
+      where: its name in messages.
+      n_cells: rows of its obs.
     """
-    with reading(path, "the list of its contents"):
-        for key, what, remedy in _FOREIGN:
-            if key in file:
-                raise InputError(f"{path}: is {what}, not h5ad; {remedy}")
-        layers = list(file["layers"]) if isinstance(file.get("layers"), h5py.Group) else []
+
+    group: h5py.Group
+    where: str
+    n_cells: int
+    wanted: Wanted
+
+
+def matrix_keys(group: h5py.Group, where: str) -> dict[str, str]:
+    """Names of the matrices of an AnnData, in the order in which counts are looked for, and their HDF5 keys.
+
+    Raises `InputError` for anything but an AnnData.
+    """
+    with reading(where, "the list of its contents"):
+        if "row_attrs" in group:
+            raise InputError(f"{where}: is a loom file, not h5ad; write anndata.io.read_loom(...) as h5ad")
+        layers = list(group["layers"]) if isinstance(group.get("layers"), h5py.Group) else []
         usual = sorted((x for x in layers if x.lower() in USUAL_LAYERS), key=lambda x: USUAL_LAYERS.index(x.lower()))
         others = [name for name in layers if name not in usual]
         keys = {f"layers/{name}": f"layers/{name}" for name in usual}
         for name, key in (("raw/X", "raw/X"), ("raw/X", "raw.X"), ("X", "X")):
-            if key in file:
+            if key in group:
                 keys[name] = key
         keys |= {f"layers/{name}": f"layers/{name}" for name in others}
-        keys = {name: key for name, key in keys.items() if not _is_null(file[key])}
-        if not keys or not {"obs", "var"} <= set(file):
+        keys = {name: key for name, key in keys.items() if not _is_null(group[key])}
+        if not keys or not {"obs", "var"} <= set(group):
             raise InputError(
-                f"{path}: an HDF5 file but not h5ad (it holds {', '.join(list(file)[:6]) or 'nothing'}; X, obs and var "
-                "are needed); write it with anndata"
+                f"{where}: an HDF5 file but not h5ad (it holds {', '.join(list(group)[:6]) or 'nothing'}; X, obs and "
+                "var are needed); write it with anndata"
             )
     return keys
 
@@ -94,20 +119,34 @@ def is_tried(name: str) -> bool:
     return not name.startswith("layers/") or name.removeprefix("layers/").lower() in USUAL_LAYERS
 
 
-def load_candidate(file: h5py.File, path: Path, name: str, key: str, n_cells: int) -> Candidate:
+def load_candidate(place: Place, name: str, key: str) -> Candidate:
     """Opens the matrix and looks at a sample. Raises `InputError` where structure, shape or features are unsound."""
-    matrix = open_matrix(file, path, key, name)
-    var = read_table(file, path, "var" if name != "raw/X" else key.replace("X", "var"))
-    if matrix.shape != (n_cells, len(var)):
-        turned = "; it is stored genes x cells: write its transpose" if matrix.shape == (len(var), n_cells) else ""
+    matrix = open_matrix(place.group, place.where, key, name)
+    var = read_table(place.group, place.where, "var" if name != "raw/X" else key.replace("X", "var"))
+    if matrix.shape != (place.n_cells, len(var)):
+        turned = matrix.shape == (len(var), place.n_cells)
         raise InputError(
-            f"{path}: {name} is {matrix.shape[0]:,} x {matrix.shape[1]:,}, but its tables name {n_cells:,} cells and "
-            f"{len(var):,} features{turned or '; write the file again with anndata'}"
+            f"{place.where}: {name} is {matrix.shape[0]:,} x {matrix.shape[1]:,}, but its tables name "
+            f"{place.n_cells:,} cells and {len(var):,} features; "
+            + ("it is stored genes x cells: write its transpose" if turned else "write the file again with anndata")
         )
-    for count, what in zip(matrix.shape, ("cells", "genes"), strict=True):
+    return make_candidate(place.where, matrix, var, place.wanted)
+
+
+def make_candidate(where: str, matrix: StoredMatrix, var: pd.DataFrame, wanted: Wanted) -> Candidate:
+    """The wanted features of a matrix, and a look at a sample. Raises `InputError` where there is nothing to read."""
+    for count, what in zip(matrix.shape, ("cells", "genes" if wanted.modality == "rna" else "features"), strict=True):
         if count == 0:
-            raise InputError(f"{path}: {name} has no {what} (shape {matrix.shape}); was everything filtered out?")
-    kept, left_out = gene_expression_columns(path, var)
+            raise InputError(
+                f"{where}: {matrix.name} has no {what} (shape {matrix.shape}); was everything filtered out?"
+            )
+    kept, left_out = columns_of(var, *wanted)
+    if not kept.any():
+        kinds = ", ".join(sorted(feature_kinds(var, wanted.modality).unique()))
+        raise InputError(
+            f"{where}: no {FEATURES[wanted.modality]} among its features (var['feature_types'] has {kinds}); "
+            "give a file that has some"
+        )
     new_column = None if kept.all() else np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
     candidate = Candidate(matrix, var[kept], new_column, left_out, Look("empty", "all zeros"))
     columns, values = matrix.sample()
@@ -117,39 +156,19 @@ def load_candidate(file: h5py.File, path: Path, name: str, key: str, n_cells: in
     return candidate
 
 
-def gene_expression_columns(path: Path, var: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
-    """(mask of the columns to read, number of the others by feature type). A missing type counts as gene expression.
-
-    Raises `InputError` where no column is gene expression.
-    """
-    if "feature_types" not in var or var["feature_types"].isna().all():
-        return np.ones(len(var), bool), {}
-    types = var["feature_types"].astype(object)
-    kept = (types.isna() | types.astype(str).str.lower().isin(GENE_EXPRESSION)).to_numpy(bool)
-    left_out = {str(name): int(count) for name, count in types[~kept].astype(str).value_counts().items()}
-    if not kept.any():
-        raise InputError(
-            f"{path}: no gene expression among its features (var['feature_types'] has {', '.join(sorted(left_out))}); "
-            "give a file with RNA"
-        )
-    return kept, left_out
-
-
 def choose(
-    file: h5py.File, path: Path, n_cells: int, counts_from: str | None, recover_counts: bool, block_entries: int
+    place: Place, counts_from: str | None, recover_counts: bool, block_entries: int
 ) -> tuple[Candidate, Recovery | None]:
     """The matrix to take, and the measured recovery where its values are to be turned back into counts.
 
     Raises `InputError` where none can be taken, saying what each looks like.
     """
-    keys = matrix_keys(file, path)
-    if counts_from is not None and counts_from not in keys:
-        raise InputError(
-            f"{path}: no matrix {counts_from!r}; the file has {', '.join(keys)}.{nearest_name(counts_from, keys)}"
-        )
+    keys = matrix_keys(place.group, place.where)
+    if counts_from is not None:
+        check_named(place.where, keys, counts_from)
     tried: dict[str, Candidate] = {}
     for name in [counts_from] if counts_from else filter(is_tried, keys):
-        tried[name] = load_candidate(file, path, name, keys[name], n_cells)
+        tried[name] = load_candidate(place, name, keys[name])
         if tried[name].look.kind == "counts":
             return tried[name], None
     refused: dict[str, str] = {}
@@ -160,8 +179,14 @@ def choose(
                 return candidate, recovery
     looks = "; ".join(f"{name} is {candidate.look.words}{refused.get(name, '')}" for name, candidate in tried.items())
     others = {name: key for name, key in keys.items() if name not in tried}
-    hint = _hint(file, path, n_cells, others, tried, recover_counts)
-    raise InputError(f"{path}: no raw counts found: {looks or 'no matrix has a usual name'}; {hint}")
+    hint = _hint(place, others, tried, recover_counts)
+    raise InputError(f"{place.where}: no raw counts found: {looks or 'no matrix has a usual name'}; {hint}")
+
+
+def check_named(where: str, keys: dict[str, str], name: str) -> None:
+    """Raises `InputError` where there is no matrix of this name."""
+    if name not in keys:
+        raise InputError(f"{where}: no matrix {name!r}; the file has {', '.join(keys)}.{nearest_name(name, keys)}")
 
 
 def _try_recovery(candidate: Candidate, block_entries: int) -> tuple[Recovery | None, str]:
@@ -178,10 +203,10 @@ def _try_recovery(candidate: Candidate, block_entries: int) -> tuple[Recovery | 
     return None, reason
 
 
-def _hint(file, path, n_cells, others: dict[str, str], tried: dict[str, Candidate], recover_counts: bool) -> str:
+def _hint(place: Place, others: dict[str, str], tried: dict[str, Candidate], recover_counts: bool) -> str:
     for name, key in others.items():
         try:
-            if load_candidate(file, path, name, key, n_cells).look.kind == "counts":
+            if load_candidate(place, name, key).look.kind == "counts":
                 return f"{name} looks like counts: take it with --counts-from {name}"
         except InputError:
             continue  # an unusable matrix that nobody asked for is no answer, and no reason to hide the question

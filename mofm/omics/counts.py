@@ -20,12 +20,12 @@ def select_columns(rows: StoredRows, new_column: np.ndarray | None) -> StoredRow
     if new_column is None:
         return rows
     indices = new_column[rows.indices]
-    return _keep(rows._replace(indices=indices), indices >= 0)
+    return keep_entries(rows._replace(indices=indices), indices >= 0)
 
 
 def to_counts(rows: StoredRows) -> CountRows:
     """Rows of counts out of stored counts. Raises `BadValue` with `cell` and `column` set."""
-    counts = _located(rows, whole_counts)
+    counts = located(rows, whole_counts)
     indptr_N, indices, counts = canonical(rows._replace(values=counts))
     return CountRows(indptr_N, indices, smallest_unsigned(counts))
 
@@ -54,15 +54,15 @@ def canonical(rows: StoredRows) -> StoredRows:
         summed = scipy.sparse.csr_array((exact, rows.indices.copy(), rows.indptr_N), (len(rows.indptr_N) - 1, width))
         summed.sum_duplicates()
         rows = StoredRows(summed.indptr.astype(np.int64), summed.indices.astype(np.int32, copy=False), summed.data)
-        _located(rows, _fits)
+        located(rows, _fits)
     zero = rows.values == 0
-    return _keep(rows, ~zero) if zero.any() else rows
+    return keep_entries(rows, ~zero) if zero.any() else rows
 
 
 def _ratios(rows: StoredRows) -> StoredRows:
-    _located(rows, finite_and_not_negative)
+    located(rows, finite_and_not_negative)
     rows = canonical(rows)
-    return rows._replace(values=_located(rows, lambda values: count_ratios(rows.indptr_N, values)))
+    return rows._replace(values=located(rows, lambda values: count_ratios(rows.indptr_N, values)))
 
 
 def _fits(values: np.ndarray) -> None:
@@ -71,7 +71,25 @@ def _fits(values: np.ndarray) -> None:
         raise BadValue(position, f"{values[position]} (the sum of repeated entries), above {LARGEST_COUNT:,}")
 
 
-def _located(rows: StoredRows, check: Callable[[np.ndarray], np.ndarray | None]):
+def sort_columns(rows: StoredRows) -> StoredRows:
+    """The same rows with columns ascending, zeros kept. Raises `BadValue` where a column is there twice in a row."""
+    rows = rows._replace(indices=rows.indices.astype(np.int32, copy=False))
+    if _ascending(rows.indptr_N, rows.indices):
+        return rows
+    row = np.repeat(np.arange(len(rows.indptr_N) - 1), np.diff(rows.indptr_N))
+    order = np.lexsort((rows.indices, row))
+    rows = StoredRows(rows.indptr_N, rows.indices[order], rows.values[order])
+    twice = (np.diff(row) == 0) & (np.diff(rows.indices) == 0)
+    if twice.any():
+        located(rows, lambda values: _refuse(int(np.argmax(twice)), values))
+    return rows
+
+
+def _refuse(position: int, values: np.ndarray) -> None:
+    raise BadValue(position, f"{values[position]:.6g} and another value in the same place", "write the file again")
+
+
+def located(rows: StoredRows, check: Callable[[np.ndarray], np.ndarray | None]):
     """`check(rows.values)`, its `BadValue` told which cell and column of `rows` it concerns."""
     try:
         return check(rows.values)
@@ -88,6 +106,7 @@ def _ascending(indptr_N: np.ndarray, indices: np.ndarray) -> bool:
     return bool(rising.all())
 
 
-def _keep(rows: StoredRows, kept: np.ndarray) -> StoredRows:
+def keep_entries(rows: StoredRows, kept: np.ndarray) -> StoredRows:
+    """The rows with only the entries where `kept` (bool) is true."""
     before = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
     return StoredRows(before[rows.indptr_N], rows.indices[kept], rows.values[kept])

@@ -21,7 +21,7 @@ RESAVE = "open it with anndata.read_h5ad(...), write it again with .write_h5ad(.
 
 
 @contextlib.contextmanager
-def reading(path: Path, key: str) -> Iterator[None]:
+def reading(path: Path | str, key: str) -> Iterator[None]:
     """Turns what h5py raises while `key` of `path` is read into an `InputError`."""
     try:
         yield
@@ -68,7 +68,7 @@ def open_hdf5(path: Path) -> h5py.File:
         raise InputError(f"{path}: HDF5 cannot open it ({cause}); fetch or write the file again") from error
 
 
-def read_table(file: h5py.File, path: Path, key: str) -> pd.DataFrame:
+def read_table(file: h5py.Group, path: Path | str, key: str) -> pd.DataFrame:
     """The obs or var table at `key`, whole, with names as strings. Raises `InputError` where it cannot be read."""
     if key not in file:
         raise InputError(f"{path}: {key} is missing, so this is not a complete h5ad file; write it again with anndata")
@@ -87,18 +87,21 @@ def read_table(file: h5py.File, path: Path, key: str) -> pd.DataFrame:
     return table
 
 
-def read_slice(dataset: h5py.Dataset, path: Path, key: str, start: int, stop: int) -> np.ndarray:
+def read_slice(dataset: h5py.Dataset, path: Path | str, key: str, start: int, stop: int) -> np.ndarray:
     """`dataset[start:stop]` in native byte order; bool becomes uint8, float16 float32 (scipy has neither)."""
     with reading(path, key):
         values = dataset[start:stop]
-    if values.dtype == bool:
-        return values.view(np.uint8)
-    if values.dtype == np.float16:
-        return values.astype(np.float32)
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
+    return values.astype(dtype_read(values.dtype), copy=False)
 
 
-def check_written(dataset: h5py.Dataset, path: Path, key: str) -> None:
+def dtype_read(stored: np.dtype) -> np.dtype:
+    """The dtype in which values of a stored one are read."""
+    narrow = {np.dtype(bool): np.dtype(np.uint8), np.dtype(np.float16): np.dtype(np.float32)}
+    native = np.dtype(stored).newbyteorder("=")
+    return narrow.get(native, native)
+
+
+def check_written(dataset: h5py.Dataset, path: Path | str, key: str) -> None:
     """Raises `InputError` where blocks of `dataset` were never written: HDF5 would read them as zeros, silently."""
     if dataset.size == 0:
         return

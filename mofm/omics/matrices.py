@@ -50,11 +50,14 @@ class StoredMatrix(abc.ABC):
       shape: cells, features.
       dtype: of the stored values.
       n_stored: entries that the file holds (all of them for a dense matrix).
+      layout: how the file stores it.
+      keep_zeros: whether the zeros of a dense matrix are entries, as of fractions, where NaN is what was not measured.
     """
 
-    layout: Literal["csr", "csc", "dense"]
+    layout: Literal["csr", "csc", "dense", "mtx", "fragments"]
+    keep_zeros = False
 
-    def __init__(self, path: Path, name: str, shape: tuple[int, int], dtype: np.dtype, n_stored: int):
+    def __init__(self, path: Path | str, name: str, shape: tuple[int, int], dtype: np.dtype, n_stored: int):
         self.path, self.name, self.shape, self.dtype, self.n_stored = path, name, shape, dtype, n_stored
         self._scratch: RowScratch | None = None
         if dtype.kind not in "iufb":
@@ -79,7 +82,7 @@ class StoredMatrix(abc.ABC):
             self._scratch = None
 
 
-def open_matrix(file: h5py.File, path: Path, key: str, name: str) -> StoredMatrix:
+def open_matrix(file: h5py.Group, path: Path | str, key: str, name: str) -> StoredMatrix:
     """The matrix at `key`, called `name` in messages. Raises `InputError` where its structure is not sound."""
     with reading(path, name):
         node = file[key]
@@ -105,7 +108,7 @@ def open_matrix(file: h5py.File, path: Path, key: str, name: str) -> StoredMatri
 class _SparseMatrix(StoredMatrix):
     """What CSR and CSC share: three arrays and the checks that they belong together."""
 
-    def __init__(self, path: Path, name: str, group: h5py.Group, shape: tuple[int, int]):
+    def __init__(self, path: Path | str, name: str, group: h5py.Group, shape: tuple[int, int]):
         self._values, self._indices, self._indptr = group["data"], group["indices"], group["indptr"]
         super().__init__(path, name, shape, self._values.dtype, self._indices.size)
         self._n_major, self._n_minor = shape if self.layout == "csr" else shape[::-1]
@@ -222,7 +225,7 @@ class DenseMatrix(StoredMatrix):
 
     layout = "dense"
 
-    def __init__(self, path, name, file: h5py.File, key: str, shape, dtype, chunks: tuple[int, int] | None):
+    def __init__(self, path, name, file: h5py.Group, key: str, shape, dtype, chunks: tuple[int, int] | None):
         super().__init__(path, name, shape, dtype, shape[0] * shape[1])
         self._band = chunks[0] if chunks else 1
         self._dataset = _open_with_cache(file, key, shape, dtype, chunks)
@@ -240,7 +243,7 @@ class DenseMatrix(StoredMatrix):
 
     def _read(self, start: int, stop: int) -> StoredRows:
         values = read_slice(self._dataset, self.path, self.name, start, stop)
-        present = values != 0
+        present = np.ones(values.shape, bool) if self.keep_zeros else values != 0
         lengths_N = np.count_nonzero(present, axis=1)
         indptr_N = np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64)
         # Places in the flattened block, less where each row begins: several times faster than a two-axis nonzero.
@@ -261,7 +264,7 @@ class DenseMatrix(StoredMatrix):
         return self._read(start, min(start + 128, self.shape[0]))
 
 
-def _open_with_cache(file: h5py.File, key: str, shape, dtype, chunks) -> h5py.Dataset:
+def _open_with_cache(file: h5py.Group, key: str, shape, dtype, chunks) -> h5py.Dataset:
     """The dense dataset, its chunk cache wide enough for one row of chunks."""
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     if chunks:

@@ -1,117 +1,163 @@
-"""An h5ad file opened as RNA counts and streamed: whatever the file, the same checked `CountRows` come out.
+"""Files of labs as tables of counts: one `CountTable` a modality, whatever the file.
 
-Which matrix holds the counts is told (`counts_from`) or found: `layers/counts` and its usual other names, `raw/X`, `X`,
-in this order, the first whose sampled values are non-negative whole numbers. A sample only chooses: every value is
-checked while it streams. Log1p-normalised values can be turned back into counts (see `recover.py`); that takes a
-pass over the whole matrix before the first row is given out.
+What a file is, its content tells (`layouts.py`): h5ad, h5mu, 10x Genomics HDF5 and matrix folders, output folders of
+Cell Ranger (ARC), fragments. What it measures, feature types, names of modalities, layers and feature names tell, or
+the user (`Reading.modality`). What is not modelled is counted in `left_out`, and no reason to fail.
 
-Only the obs and var tables are held whole (through anndata). Where `var["feature_types"]` names several kinds, the gene
-expression columns are read, and the others counted in `left_out`.
+Which matrix holds the counts is told (`Reading.counts_from`) or found: `layers/counts` and its usual other names,
+`raw/X`, `X`, in this order, the first whose sampled values are non-negative whole numbers. A sample only chooses: every
+value is checked while it streams. Log1p-normalised values can be turned back into counts (see `recover.py`); that takes
+a pass over the whole matrix before the first row is given out. Only obs and var are held whole.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import h5py
-import pandas as pd
-
-from mofm.axes import Modality
+from mofm.axes import MODALITIES, Modality
 from mofm.errors import InputError
-from mofm.omics.checks import BadValue, check_cell_names, check_orientation, gene_share
-from mofm.omics.choice import Candidate, choose, load_candidate, matrix_keys
-from mofm.omics.counts import to_counts, to_recovered_counts
-from mofm.omics.hdf5 import open_hdf5, read_table
-from mofm.omics.rows import CountRows
+from mofm.omics import fragments, tenx
+from mofm.omics.anndatas import LooksLike, Member, h5ad_member, h5mu_members, open_member
+from mofm.omics.checks import gene_share
+from mofm.omics.choice import matrix_keys
+from mofm.omics.hdf5 import open_hdf5
+from mofm.omics.layouts import Kind, Layout, layout_of
+from mofm.omics.modalities import feature_kinds, modality_of
+from mofm.omics.table import CountTable
 
-BLOCK_ENTRIES = 4_000_000
 
-
-@dataclasses.dataclass
-class CountTable:
-    """Counts of one modality in a file that is open for streaming. A context manager; `close` closes the file.
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a file is to be read; what is None is found.
 
     Attributes:
-      path: the file.
-      modality: "rna".
-      counts_from: the matrix read: "X", "layers/NAME" or "raw/X".
-      recovered: whether its log1p-normalised values are turned back into counts.
-      recovered_share: share of all entries that came within 0.05 of a whole number; None where not recovered.
-      layout: how the file stores the matrix.
-      obs: one row a cell, the index its names, unique.
-      var: one row a feature that is read, the index its names (of raw/var where counts_from is "raw/X").
-      left_out: features not read, counted by their feature type.
-      n_empty: cells without any counts (they are kept); None until `rows` has come to its end.
+      modality: read this one alone; of an h5ad file without feature types, what it is.
+      counts_from: the matrix of counts of AnnData: "X", "layers/NAME" or "raw/X". In an h5mu file, of every modality
+        that has one of this name.
+      recover_counts: where no matrix holds counts, turn log1p-normalised values back, if the whole matrix bears it out.
+      peaks: a BED file; fragments are counted over its regions.
+      tile_width: bp; fragments are counted over tiles.
+      barcodes: a barcodes.tsv; of fragments, the cells.
+      min_fragments: of fragments without `barcodes`, the fragments that make a barcode a cell.
     """
 
-    path: Path
-    modality: Modality
-    counts_from: str
-    recovered: bool
-    recovered_share: float | None
-    layout: str
-    obs: pd.DataFrame
-    var: pd.DataFrame
-    left_out: dict[str, int]
-    n_empty: int | None = None
-    _candidate: Candidate | None = dataclasses.field(default=None, repr=False)
-    _resources: ExitStack = dataclasses.field(default_factory=ExitStack, repr=False)
+    modality: Modality | None = None
+    counts_from: str | None = None
+    recover_counts: bool = False
+    peaks: Path | None = None
+    tile_width: int | None = None
+    barcodes: Path | None = None
+    min_fragments: int | None = None
+
+    def __post_init__(self):
+        if self.modality not in (None, *MODALITIES):
+            raise InputError(f"--modality {self.modality}: must be one of {', '.join(MODALITIES)}")
+        if self.peaks is not None and self.tile_width is not None:
+            raise InputError("--peaks and --tile-width: fragments are counted over one or the other; give one")
+        for name, value, least in (("tile-width", self.tile_width, 50), ("min-fragments", self.min_fragments, 1)):
+            if value is not None and value < least:
+                raise InputError(f"--{name} {value}: must be at least {least}")
 
     @property
-    def n_cells(self) -> int:
-        """Number of cells."""
-        return len(self.obs)
+    def recounts(self) -> bool:
+        """Whether fragments are to be counted even where a matrix of peaks is there."""
+        return self.peaks is not None or self.tile_width is not None
 
-    @property
-    def n_features(self) -> int:
-        """Number of features that are read."""
-        return len(self.var)
 
-    def rows(self, block_entries: int = BLOCK_ENTRIES) -> Iterator[CountRows]:
-        """Consecutive blocks of cells in file order. May be called again, one iteration at a time.
+class Tables(Sequence[CountTable]):
+    """The tables of one open file, in the order of `MODALITIES`. A context manager that closes it.
 
-        Indices are int32, ascending and unique in a cell; counts are the smallest of uint8, uint16 and uint32 that
-        holds the block's, none zero. How cells are cut into blocks depends on `block_entries`; the cells do not.
+    Attributes:
+      layout: what the file is.
+      left_out: features that no table reads, counted by their feature type, or by the name of their modality.
+    """
 
-        Args:
-          block_entries: stored entries a block may have (a larger cell is a block of its own). Memory is about 60
-            bytes an entry, whatever the file's size.
+    def __init__(self, layout: Layout, tables: list[CountTable], left_out: dict[str, int], resources: ExitStack):
+        self.layout, self._tables, self._resources = layout, tables, resources
+        self.left_out = dict(left_out)
+        for table in tables:
+            self.left_out |= table.left_out
 
-        Raises:
-          InputError: a value is no count, or the file is damaged; names the cell and the feature.
-        """
-        if block_entries < 1:
-            raise ValueError(f"block_entries must be at least 1, not {block_entries}")
-        self.n_empty = None
-        convert = to_recovered_counts if self.recovered else to_counts
-        first_cell = n_empty = 0
-        for stored in self._candidate.rows(block_entries):
-            try:
-                rows = convert(stored)
-            except BadValue as bad:
-                raise self._blame(bad, first_cell) from bad
-            n_empty += int((rows.indptr_N[1:] == rows.indptr_N[:-1]).sum())
-            first_cell += rows.n_cells
-            yield rows
-        self.n_empty = n_empty
+    def __len__(self) -> int:
+        return len(self._tables)
 
-    def _blame(self, bad: BadValue, first_cell: int) -> InputError:
-        cell = first_cell + bad.cell
-        return InputError(
-            f"{self.path}: {self.counts_from} holds {bad.what}, in cell {self.obs.index[cell]!r} (row {cell:,}), "
-            f"feature {self.var.index[bad.column]!r}; raw counts are needed: name another matrix with --counts-from"
-        )
+    def __getitem__(self, place):
+        return self._tables[place]
 
     def close(self) -> None:
-        """Closes the file and deletes scratch space."""
+        """Closes the tables and the file."""
+        for table in self._tables:
+            table.close()
         self._resources.close()
 
-    def __enter__(self) -> "CountTable":
+    def __enter__(self) -> "Tables":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def find_layout(path: str | Path, reading: Reading = Reading()) -> Layout:
+    """What a file is and which files will be read. Raises `InputError` where it is of no known layout."""
+    layout = layout_of(Path(path), with_fragments=reading.recounts)
+    if layout.kind == "10x outs" and not reading.recounts:
+        whole = layout_of(Path(path), with_fragments=True)
+        return whole if whole.fragments and not _has_peaks(layout) else layout
+    return layout
+
+
+def open_tables(
+    path: str | Path,
+    reading: Reading = Reading(),
+    *,
+    looks_like_genes: LooksLike = gene_share,
+) -> Tables:
+    """Opens every modelled modality of a file for streaming.
+
+    Args:
+      path: a file or folder of any layout in `mofm.omics.layouts`.
+      reading: how.
+      looks_like_genes: share of the given names that are genes; tells a matrix of genes x cells. The default knows
+        Ensembl ids of any species, and the symbols of those whose gene tables are bundled.
+
+    Raises:
+      InputError: the file cannot be used; its one line says why and what to do.
+    """
+    layout = find_layout(path, reading)
+    with ExitStack() as resources:
+        tables, left_out = _open(layout, reading, MODALITIES, looks_like_genes, resources)
+        return Tables(layout, tables, left_out, resources.pop_all())
+
+
+def open_table(
+    path: str | Path,
+    modality: Modality | None = None,
+    *,
+    counts_from: str | None = None,
+    recover_counts: bool = False,
+    looks_like_genes: LooksLike = gene_share,
+) -> CountTable:
+    """Opens one modality of a file of any layout; what else the file holds is counted in `left_out`.
+
+    Args:
+      modality: which; None for a file that has only one.
+      counts_from, recover_counts: see `Reading`.
+
+    Raises:
+      InputError: as `open_tables`; or several modalities are there and none was named.
+    """
+    reading = Reading(modality, counts_from, recover_counts)
+    layout = find_layout(path, reading)
+    with ExitStack() as resources:
+        tables, left_out = _open(layout, reading, () if modality else MODALITIES, looks_like_genes, resources)
+        if len(tables) > 1:
+            has = ", ".join(table.modality for table in tables)
+            raise InputError(f"{path}: holds {has}; say which one with --modality")
+        table = tables[0]
+        table.left_out = {**left_out, **table.left_out}
+        table._resources.push(resources.pop_all())
+        return table
 
 
 def open_h5ad(
@@ -119,102 +165,98 @@ def open_h5ad(
     *,
     counts_from: str | None = None,
     recover_counts: bool = False,
-    looks_like_genes: Callable[[Sequence[str]], float] = gene_share,
+    looks_like_genes: LooksLike = gene_share,
 ) -> CountTable:
-    """Opens the RNA counts of an h5ad file for streaming.
+    """The RNA counts of a file: `open_table` of modality "rna"."""
+    return open_table(
+        path, "rna", counts_from=counts_from, recover_counts=recover_counts, looks_like_genes=looks_like_genes
+    )
 
-    Args:
-      path: an .h5ad file.
-      counts_from: the matrix of counts: "X", "layers/NAME" or "raw/X". None finds it.
-      recover_counts: where no matrix holds counts, turn log1p-normalised values back, if the whole matrix bears it out.
-        Reads it once before this returns.
-      looks_like_genes: share of the given names that are genes; tells a matrix of genes x cells. The default knows
-        Ensembl ids of any species, and the symbols of those whose gene tables are bundled.
 
-    Raises:
-      InputError: the file cannot be used; its one line says why and what to do.
-    """
-    path = Path(path)
+def _open(
+    layout: Layout, reading: Reading, others: tuple[Modality, ...], looks: LooksLike, resources: ExitStack
+) -> tuple[list[CountTable], dict[str, int]]:
+    """The tables, and what is left out beside what each of them says."""
+    match layout.kind:
+        case "h5ad":
+            file = resources.enter_context(open_hdf5(layout.path))
+            member = h5ad_member(file, layout.path, reading.modality)
+            return _tables_of_members([member], reading, others, looks, resources), {}
+        case "h5mu":
+            file = resources.enter_context(open_hdf5(layout.path))
+            members, left_out = h5mu_members(file, layout.path)
+            return _tables_of_members(
+                _of_modality(members, reading, layout.path), reading, others, looks, resources
+            ), left_out
+        case "fragments":
+            return [_count_fragments(layout, reading, None, resources)], {}
+        case _:
+            return _open_10x(layout, reading, others, looks, resources), {}
+
+
+def _of_modality(members: list[Member], reading: Reading, path: Path) -> list[Member]:
+    if reading.modality is None:
+        return members
+    chosen = [member for member in members if reading.modality in member.modalities]
+    if not chosen:
+        has = ", ".join(modality for member in members for modality in member.modalities)
+        raise InputError(f"{path}: has no {reading.modality}, but {has}; name one of these")
+    return [dataclasses.replace(member, modalities=(reading.modality,)) for member in chosen]
+
+
+def _tables_of_members(
+    members: list[Member], reading: Reading, others: tuple[Modality, ...], looks: LooksLike, resources: ExitStack
+) -> list[CountTable]:
+    names = [set(matrix_keys(member.group, member.where)) for member in members]
+    known = reading.counts_from is None or any(reading.counts_from in have for have in names)
+    tables = []
+    for member, have in zip(members, names, strict=True):
+        # A name that no modality has is told by the first of them.
+        counts_from = reading.counts_from if reading.counts_from in have or not known else None
+        for modality in member.modalities:
+            table = open_member(member, modality, others, counts_from, reading.recover_counts, looks)
+            tables.append(resources.enter_context(table))
+    return tables
+
+
+def _open_10x(
+    layout: Layout, reading: Reading, others: tuple[Modality, ...], looks: LooksLike, resources: ExitStack
+) -> list[CountTable]:
+    parts = _parts(layout, resources)
+    if layout.fragments is None:
+        return tenx.tables_of(parts, layout.path, layout.kind, resources, reading.modality, others, looks)
+    counted = _count_fragments(layout, reading, parts, resources)
+    if reading.modality == "atac":
+        return [counted]
+    tables = tenx.tables_of(parts, layout.path, layout.kind, resources, reading.modality, (*others, "atac"), looks)
+    tables = [table for table in tables if table.modality != "atac"]
+    return sorted([*tables, counted], key=lambda table: MODALITIES.index(table.modality))
+
+
+def _parts(layout: Layout, resources: ExitStack) -> tenx.Parts:
+    if len(layout.files) == 3:
+        return tenx.read_folder(layout.files, layout.path)
+    return tenx.read_hdf5(resources.enter_context(open_hdf5(layout.files[0])), layout.path)
+
+
+def _count_fragments(layout: Layout, reading: Reading, parts: tenx.Parts | None, resources: ExitStack) -> CountTable:
+    """The table of fragments; the cells of a Cell Ranger folder are those of its filtered matrix."""
+    if reading.modality not in (None, "atac"):
+        raise InputError(f"{layout.path}: fragments are atac, not {reading.modality}; leave --modality out")
+    barcodes = None if parts is None else parts[1].index
+    if reading.barcodes is not None:
+        barcodes = fragments.read_barcodes(reading.barcodes)
+    table = fragments.open_fragments(
+        layout.fragments, given_as=layout.path, peaks=reading.peaks, tile_width=reading.tile_width,
+        barcodes=barcodes, min_fragments=reading.min_fragments,
+    )  # fmt: skip
+    return resources.enter_context(table)
+
+
+def _has_peaks(layout: Layout) -> bool:
     with ExitStack() as resources:
-        file = resources.enter_context(open_hdf5(path))
-        matrix_keys(file, path)
-        obs = read_table(file, path, "obs")
-        candidate, recovery = choose(file, path, len(obs), counts_from, recover_counts, BLOCK_ENTRIES)
-        resources.callback(candidate.matrix.close)
-        check_orientation(path, obs.index, candidate.var.index, looks_like_genes)
-        check_cell_names(path, obs.index)
-        return CountTable(
-            path=path,
-            modality="rna",
-            counts_from=candidate.matrix.name,
-            recovered=recovery is not None,
-            recovered_share=None if recovery is None else recovery.share,
-            layout=candidate.matrix.layout,
-            obs=obs,
-            var=candidate.var,
-            left_out=candidate.left_out,
-            _candidate=candidate,
-            _resources=resources.pop_all(),
-        )
+        _, _, var = _parts(layout, resources)
+        return "atac" in set(feature_kinds(var, "Gene Expression").map(modality_of))
 
 
-def describe_h5ad(path: str | Path) -> dict:
-    """What an HDF5 file holds and whether it can be used, from samples: JSON-able, for `mofm inspect`.
-
-    Keys: path, cells, obs_columns and var_columns (name -> what), matrices (name -> layout, shape, dtype, stored
-    entries, kind, looks, and for log-normalised values recoverable_share: of a sample of rows, how much inverts to
-    whole numbers; or error), left_out, counts_from (None where none would be taken), usable, why.
-
-    Raises `InputError` only for a file that is missing or cannot be opened as HDF5.
-    """
-    path = Path(path)
-    report = {
-        "path": str(path), "cells": None, "obs_columns": {}, "var_columns": {}, "matrices": {}, "left_out": {},
-        "counts_from": None, "usable": False, "why": "",
-    }  # fmt: skip
-    with open_hdf5(path) as file:
-        try:
-            keys = matrix_keys(file, path)
-            obs = read_table(file, path, "obs")
-            report["cells"], report["obs_columns"] = len(obs), _columns(obs)
-            report["var_columns"] = _columns(read_table(file, path, "var"))
-            for name, key in keys.items():
-                report["matrices"][name] = _describe_matrix(file, path, name, key, len(obs))
-        except InputError as error:
-            report["why"] = str(error)
-            return report
-    try:
-        with open_h5ad(path) as table:
-            why = f"counts are in {table.counts_from}: {table.n_cells:,} cells x {table.n_features:,} genes"
-            if table.left_out:
-                why += f", leaving out {sum(table.left_out.values()):,} features of other kinds"
-            return report | {
-                "counts_from": table.counts_from, "left_out": table.left_out, "usable": True, "why": why,
-            }  # fmt: skip
-    except InputError as error:
-        return report | {"why": str(error)}
-
-
-def _describe_matrix(file: h5py.File, path: Path, name: str, key: str, n_cells: int) -> dict:
-    try:
-        candidate = load_candidate(file, path, name, key, n_cells)
-    except InputError as error:
-        return {"error": str(error)}
-    matrix, look = candidate.matrix, candidate.look
-    described = {
-        "layout": matrix.layout, "shape": list(matrix.shape), "dtype": str(matrix.dtype), "stored": matrix.n_stored,
-        "kind": look.kind, "looks": look.words,
-    }  # fmt: skip
-    recovery = candidate.sampled_recovery() if look.kind == "log-normalised" else None
-    return described | ({"recoverable_share": recovery.share} if recovery else {})
-
-
-def _columns(table: pd.DataFrame) -> dict[str, str]:
-    described = {}
-    for name, column in table.items():
-        categories = getattr(column.dtype, "categories", None)
-        if categories is None:
-            described[str(name)] = str(column.dtype)
-        else:
-            described[str(name)] = f"{len(categories):,} {'category' if len(categories) == 1 else 'categories'}"
-    return described
+__all__ = ["CountTable", "Kind", "Reading", "Tables", "find_layout", "open_h5ad", "open_table", "open_tables"]

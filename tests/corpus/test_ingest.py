@@ -92,7 +92,7 @@ def csr_stores(tmp_path_factory, draw_counts, write_h5ad, gene_ids, content):
 def test_layouts_of_the_same_counts_give_the_same_store(tmp_path, one, counts, content, csr_stores, place, layout):
     rewrite(one, place, layout)
     (result,) = ingest([one], tmp_path / "corpus")
-    assert result.counts_from == place
+    assert result.entry.counts_from == place
     np.testing.assert_array_equal(dense_of(tmp_path / "corpus", "one"), counts)
     assert content(tmp_path / "corpus" / "stores") == csr_stores
 
@@ -112,7 +112,7 @@ def test_names_of_one_gene_become_one_column(tmp_path, write_h5ad):
     var = corpus.stores[0].var()
     assert var["name_in_file"].tolist() == [f"CD3D;{cd3d}.4;{cd3d}", f"{actb}.17;{actb}", "no such gene"]
     assert var["resolved"].tolist() == ["symbol", "ensembl_versioned", "unresolved"]
-    assert result.resolution["merged"] == 3
+    assert result.entry.resolution["merged"] == 3
     assert (result.entry.max_count, result.entry.total_counts) == (70_001, counts.sum())
 
 
@@ -172,7 +172,7 @@ def test_the_same_files_again_change_nothing(tmp_path, one, two, content):
     assert [result.status for result in first] == ["ingested"] * 2
     again = ingest([two, one], corpus)
     assert [(result.status, result.name) for result in again] == [("already there", "two"), ("already there", "one")]
-    assert [result.entry for result in again] == [first[1].entry, first[0].entry]
+    assert [result.entries for result in again] == [first[1].entries, first[0].entries]
     assert (content(corpus), state(corpus)) == (before, written)
 
 

@@ -13,7 +13,8 @@ import pytest
 import scipy.sparse
 
 from mofm.errors import InputError
-from mofm.omics.readers import describe_h5ad, open_h5ad
+from mofm.omics.describe import describe
+from mofm.omics.readers import open_h5ad
 
 N_CELLS, N_GENES = 83, 41
 DATA = os.environ.get("MOFM_DATA")
@@ -238,7 +239,7 @@ def test_what_is_not_counts_is_refused_and_described(tmp_path, layout, change, w
     line = refusal(path)
     for word in [str(path), "X is", *words]:
         assert word in line
-    report = json.loads(json.dumps(describe_h5ad(path)))
+    report = json.loads(json.dumps(describe(path)))
     assert not report["usable"]
     assert report["why"] == line
 
@@ -293,7 +294,7 @@ def test_log_normalised_counts_are_recovered(tmp_path, layout, block_entries):
         assert table.recovered
         assert table.recovered_share == 1.0
     if layout != "csc":
-        assert describe_h5ad(path)["matrices"]["X"]["recoverable_share"] == 1.0
+        assert describe(path)["matrices"]["X"]["recoverable_share"] == 1.0
 
 
 def test_recovery_is_refused_with_its_share(tmp_path):
@@ -303,7 +304,7 @@ def test_recovery_is_refused_with_its_share(tmp_path):
 
 
 def test_recovery_looks_at_the_whole_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("mofm.omics.readers.BLOCK_ENTRIES", 100)
+    monkeypatch.setattr("mofm.omics.anndatas.BLOCK_ENTRIES", 100)
     values = log_normalised(counts_with_ones())
     values[60:] *= 0.9
     assert "invert to whole numbers" in refusal(write(tmp_path / "a.h5ad", values), recover_counts=True)
@@ -361,7 +362,7 @@ def test_missing_and_foreign_files(tmp_path):
     with h5py.File(tmp_path / "mu.h5mu", "w") as file:
         file.create_group("mod")
     assert "MuData" in refusal(tmp_path / "mu.h5mu")
-    assert "MuData" in describe_h5ad(tmp_path / "mu.h5mu")["why"]
+    assert "MuData" in describe(tmp_path / "mu.h5mu")["why"]
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.001, 0.1, 0.5, 0.9, 0.9999])
@@ -382,7 +383,7 @@ def test_damaged_blocks(tmp_path, layout):
     content[block.byte_offset : block.byte_offset + block.size] = b"\xaa" * block.size
     path.write_bytes(content)
     assert "damaged" in refusal(path)
-    assert not describe_h5ad(path)["usable"]
+    assert not describe(path)["usable"]
 
 
 @pytest.mark.parametrize("key", ["X/data", "X/indices", "X/indptr"])
@@ -437,7 +438,7 @@ def test_a_damaged_byte_never_ends_in_a_traceback(tmp_path, seed):
     start = rng.integers(0, len(content) - 64)
     content[start : start + 64] = rng.integers(0, 256, 64)
     path.write_bytes(content.tobytes())
-    for use in (read, describe_h5ad):
+    for use in (read, describe):
         line = str(path)
         try:
             use(path)
@@ -531,7 +532,7 @@ def test_tables_of_old_anndata_are_refused_with_a_remedy(tmp_path):
 
 def test_describe_a_usable_file(tmp_path):
     path = write(tmp_path / "a.h5ad", random_counts().astype(np.float32), "layers/counts")
-    report = json.loads(json.dumps(describe_h5ad(path)))
+    report = json.loads(json.dumps(describe(path)))
     assert report["usable"]
     assert report["counts_from"] == "layers/counts"
     assert report["cells"] == N_CELLS

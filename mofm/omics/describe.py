@@ -1,0 +1,136 @@
+"""What a file holds and whether it can be used, from samples: what `mofm inspect` tells, as plain values."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mofm.errors import InputError
+from mofm.omics import fragments
+from mofm.omics.anndatas import Member, h5ad_member, h5mu_members
+from mofm.omics.choice import Place, Wanted, load_candidate, matrix_keys
+from mofm.omics.hdf5 import open_hdf5, read_table
+from mofm.omics.layouts import Layout
+from mofm.omics.pairing import pair
+from mofm.omics.readers import Reading, Tables, find_layout, open_tables
+
+
+def describe(path: str | Path, reading: Reading | None = None) -> dict:
+    """What a file or folder holds and whether it can be used: JSON-able.
+
+    Keys: path, kind, usable, why, left_out (features that are not modelled, by type), tables (a dict for each modality:
+    modality, cells, features, counts_from, hits_from, layout, notes), sets (modalities measured together -> cells),
+    parts (a dict for each AnnData: name, cells, obs_columns, var_columns, matrices (name -> layout, shape, dtype, stored
+    entries, kind, looks, and for log-normalised values recoverable_share: of a sample of rows, how much inverts to whole
+    numbers; or error)). Of a file with one AnnData, its keys stand on top too, and the counts_from of its one table.
+
+    Raises `InputError` only for what is missing or of no known layout.
+    """
+    reading = reading or Reading()
+    layout = find_layout(path, reading)
+    report = {
+        "path": str(path), "kind": layout.kind, "usable": False, "why": "", "left_out": {}, "tables": [], "sets": {},
+        "counts_from": None, "cells": None, "obs_columns": {}, "var_columns": {}, "matrices": {}, "parts": [],
+    }  # fmt: skip
+    try:
+        report["parts"] = _parts(layout, reading)
+        if len(report["parts"]) == 1:
+            report |= {key: value for key, value in report["parts"][0].items() if key != "name"}
+        if layout.fragments is not None:
+            return report | _describe_fragments(layout, reading)
+        with open_tables(path, reading) as tables:
+            return report | _describe_tables(tables)
+    except InputError as error:
+        return report | {"why": str(error)}
+
+
+def _describe_tables(tables: Tables) -> dict:
+    described = [
+        {
+            "modality": table.modality, "cells": table.n_cells, "features": table.n_features,
+            "counts_from": table.counts_from, "hits_from": table.hits_from, "layout": table.layout,
+            "notes": list(table.notes),
+        }
+        for table in tables
+    ]  # fmt: skip
+    try:
+        cells, doubt = {" + ".join(part.modalities): part.n_cells for part in pair(tables)}, ""
+    except InputError as error:
+        cells, doubt = {}, str(error)
+    why = "; ".join(_sentence(table) for table in described)
+    if tables.left_out:
+        why += f"; leaving out {sum(tables.left_out.values()):,} features of other kinds"
+    return {
+        "usable": not doubt, "why": doubt or why, "left_out": tables.left_out, "tables": described, "sets": cells,
+        "counts_from": described[0]["counts_from"] if len(described) == 1 else None,
+    }  # fmt: skip
+
+
+def _sentence(table: dict) -> str:
+    things = {"rna": "genes", "atac": "peaks", "adt": "antibodies", "methylation": "regions"}[table["modality"]]
+    source = table["counts_from"] if table["hits_from"] in (None, table["counts_from"]) else table["hits_from"]
+    what = "methylation is" if table["hits_from"] else "counts are"
+    return f"{what} in {source}: {table['cells']:,} cells x {table['features']:,} {things}"
+
+
+def _describe_fragments(layout: Layout, reading: Reading) -> dict:
+    """What a pass over the fragments tells; they are not counted."""
+    found = fragments.survey(layout.fragments)
+    least = reading.min_fragments or fragments.MIN_FRAGMENTS
+    cells = int(np.count_nonzero(found.per_barcode >= least))
+    where = f"the peaks of {reading.peaks.name}" if reading.peaks else f"tiles of {reading.tile_width or 500} bp"
+    table = {
+        "modality": "atac", "cells": cells, "features": None, "counts_from": "fragments", "hits_from": None,
+        "layout": "fragments", "notes": [],
+    }  # fmt: skip
+    why = (
+        f"{found.fragments:,} fragments of {len(found.per_barcode):,} barcodes on {len(found.lengths)} chromosomes; "
+        f"{cells:,} barcodes have {least:,} or more; they will be counted in {where}"
+    )
+    return {"usable": True, "why": why, "tables": [table], "sets": {"atac": cells}}
+
+
+def _parts(layout: Layout, reading: Reading) -> list[dict]:
+    """The AnnDatas of a file, each with its matrices, even where none can be used."""
+    if layout.kind not in ("h5ad", "h5mu"):
+        return []
+    with ExitStack() as resources:
+        file = resources.enter_context(open_hdf5(layout.path))
+        if layout.kind == "h5ad":
+            return [_describe_part(h5ad_member(file, layout.path, reading.modality), "")]
+        members, _ = h5mu_members(file, layout.path)
+        return [_describe_part(member, member.group.name.split("/")[-1]) for member in members]
+
+
+def _describe_part(member: Member, name: str) -> dict:
+    described = {"name": name, "cells": len(member.obs), "obs_columns": _columns(member.obs)}
+    described["var_columns"] = _columns(read_table(member.group, member.where, "var"))
+    described["matrices"] = {
+        name: _describe_matrix(member, name, key) for name, key in matrix_keys(member.group, member.where).items()
+    }
+    return described
+
+
+def _describe_matrix(member: Member, name: str, key: str) -> dict:
+    try:
+        wanted = Wanted(member.modalities[0], member.modalities)
+        candidate = load_candidate(Place(member.group, member.where, len(member.obs), wanted), name, key)
+    except InputError as error:
+        return {"error": str(error)}
+    matrix, look = candidate.matrix, candidate.look
+    described = {
+        "layout": matrix.layout, "shape": list(matrix.shape), "dtype": str(matrix.dtype), "stored": matrix.n_stored,
+        "kind": look.kind, "looks": look.words,
+    }  # fmt: skip
+    recovery = candidate.sampled_recovery() if look.kind == "log-normalised" else None
+    return described | ({"recoverable_share": recovery.share} if recovery else {})
+
+
+def _columns(table: pd.DataFrame) -> dict[str, str]:
+    described = {}
+    for name, column in table.items():
+        categories = getattr(column.dtype, "categories", None)
+        many = "category" if categories is not None and len(categories) == 1 else "categories"
+        described[str(name)] = str(column.dtype) if categories is None else f"{len(categories):,} {many}"
+    return described

@@ -1,0 +1,307 @@
+"""ATAC fragments (`fragments.tsv.gz`) counted over peaks that are given, or over tiles of the genome.
+
+SnapATAC2 does the counting (`pip install 'mofm[atac]'`): it is the well-kept library that counts fragments out of core, in
+Rust, whatever the size of the file. A fragment counts once in a region that holds one of its two insertions or both:
+paired insertion counts (Miao and Kim 2024), which are what a Poisson or Bernoulli likelihood assumes. Choices and their cost:
+
+- The text is read once before (Arrow, 100 MB/s): SnapATAC2 takes a file that was cut short, or is out of order, as it
+  is. That pass also finds how many fragments each barcode has and how far each chromosome reaches.
+- Cells are the barcodes that are given, else those of at least `min_fragments` fragments (200, as in SnapATAC2).
+- Tiles are numbered from 0 on every chromosome, so that two files share the names of their tiles. Those with fragments
+  in less than 1 cell of 200 are left out and counted: six million tiles of noise would be most of a feature table.
+- Mitochondrial fragments are left out: they are no chromatin.
+- The counts of SnapATAC2 lie in a temporary folder (TMPDIR), a few bytes a fragment, until the table is closed.
+"""
+
+import dataclasses
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+
+from mofm.errors import InputError
+from mofm.omics.choice import Candidate, Wanted, make_candidate
+from mofm.omics.matrices import StoredMatrix, StoredRows
+from mofm.omics.mtx import open_text
+from mofm.omics.table import CountSource, CountTable
+
+TILE_WIDTH = 500
+MIN_FRAGMENTS = 200
+MIN_CELL_SHARE = 0.005
+
+_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+_MITOCHONDRION = re.compile(r"(chr)?MT?", re.IGNORECASE)
+_CELLS_AT_A_TIME = 500
+_TEXT_BYTES = 16 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class FragmentSurvey:
+    """What a pass over a fragment file finds.
+
+    Attributes:
+      fragments: number of lines.
+      lengths: the largest end on each chromosome, in the order of the file.
+      per_barcode: number of fragments of each barcode.
+    """
+
+    fragments: int
+    lengths: dict[str, int]
+    per_barcode: pd.Series
+
+
+def survey(path: Path) -> FragmentSurvey:
+    """Reads a whole fragment file and checks it.
+
+    Raises:
+      InputError: it is cut short, a line is no fragment, or it is not sorted by chromosome and start.
+    """
+    _check_end(path)
+    lengths: dict[str, int] = {}
+    counts: list[pd.Series] = []
+    number, last = 0, ("", 0)
+    for chroms, starts, ends, barcodes in _batches(path):
+        names, codes = chroms.dictionary.to_pylist(), chroms.indices.to_numpy()
+        starts, ends = starts.to_numpy(), ends.to_numpy()
+        wrong = (starts < 0) | (ends <= starts)
+        if wrong.any():
+            raise _not_fragments(path, number + int(np.argmax(wrong)), "its end is not after its start")
+        cuts = np.flatnonzero(np.diff(codes)) + 1
+        for first, stop in zip([0, *cuts], [*cuts, len(codes)], strict=True):
+            name = names[codes[first]]
+            before = np.concatenate([[last[1] if name == last[0] else 0], starts[first : stop - 1]])
+            falls = starts[first:stop] < before
+            if falls.any() or (name != last[0] and name in lengths):
+                at = first + int(np.argmax(falls))
+                raise InputError(
+                    f"{path}: not sorted: fragment {number + at + 1:,} ({name}:{starts[at]:,}) comes after {last[0]}:"
+                    f"{before[at - first] if name == last[0] else last[1]:,}; sort it with `sort -k1,1 -k2,2n` and "
+                    "compress it with bgzip"
+                )
+            lengths[name] = max(lengths.get(name, 0), int(ends[first:stop].max()))
+            last = (name, int(starts[stop - 1]))
+        number += len(codes)
+        here = pyarrow.compute.value_counts(barcodes).flatten()
+        counts.append(pd.Series(here[1].to_numpy(), index=here[0].to_pylist()))
+        if len(counts) > 64:
+            counts = [_summed(counts)]
+    if not number:
+        raise InputError(f"{path}: holds no fragments; fetch or write it again")
+    return FragmentSurvey(number, lengths, _summed(counts).sort_index())
+
+
+def open_fragments(
+    path: Path,
+    *,
+    given_as: Path | None = None,
+    peaks: Path | None = None,
+    tile_width: int | None = None,
+    barcodes: pd.Index | None = None,
+    min_fragments: int | None = None,
+) -> CountTable:
+    """The fragments of cells, counted over peaks or tiles: a table whose matrix is made before this returns.
+
+    Args:
+      path: the fragment file.
+      given_as: the file or folder that the user named; `path` where None.
+      peaks: a BED file of the regions to count over; tiles where None.
+      tile_width: width of the tiles in bp (500 where None).
+      barcodes: the cells; where None, barcodes of at least `min_fragments` (200 where None).
+
+    Raises:
+      InputError: SnapATAC2 is not installed, the fragments or peaks cannot be used, or no barcode is a cell.
+    """
+    library = _snapatac2()
+    found = survey(path)
+    cells, notes = _cells(path, found, barcodes, MIN_FRAGMENTS if min_fragments is None else min_fragments)
+    width = TILE_WIDTH if tile_width is None else tile_width
+    lengths = {name: -(-length // width) * width for name, length in found.lengths.items()}
+    nuclear = {name: length for name, length in lengths.items() if not _MITOCHONDRION.fullmatch(name)}
+    with ExitStack() as resources:
+        folder = Path(tempfile.mkdtemp(prefix="mofm-fragments-"))
+        resources.callback(shutil.rmtree, folder, ignore_errors=True)
+        counted = library.pp.import_fragments(
+            path, nuclear, file=folder / "fragments.h5ad", min_num_fragments=0, sorted_by_barcode=False,
+            whitelist=cells.tolist(), tempdir=folder,
+        )  # fmt: skip
+        resources.callback(counted.close)
+        if peaks is None:
+            library.pp.add_tile_matrix(counted, bin_size=width, exclude_chroms=None)
+        else:
+            counted = library.pp.make_peak_matrix(counted, peak_file=_bed(peaks, folder), file=folder / "peaks.h5ad")
+            resources.callback(counted.close)
+        matrix = FragmentMatrix(str(path), "fragments", counted)
+        var = pd.DataFrame(index=pd.Index(list(counted.var_names), dtype=object))
+        obs = pd.DataFrame(
+            {"fragments": found.per_barcode.reindex(counted.obs_names).to_numpy(np.int64)},
+            index=pd.Index(list(counted.obs_names), dtype=object),
+        )
+        if peaks is None:
+            candidate, left_out = _common_tiles(matrix, var)
+            notes += (f"fragments are counted in tiles of {width} bp",)
+        else:
+            candidate, left_out = make_candidate(str(path), matrix, var, Wanted("atac")), {}
+            notes += (f"fragments are counted in the {len(var):,} peaks of {peaks.name}",)
+        return CountTable(
+            given_as or path, "fragments", str(path), "atac", "fragments", "fragments", obs, candidate.var,
+            CountSource(candidate), left_out=left_out, notes=notes, _resources=resources.pop_all(),
+        )  # fmt: skip
+
+
+class FragmentMatrix(StoredMatrix):
+    """Cells x regions, as SnapATAC2 keeps them in its own file (whose compression h5py does not have)."""
+
+    layout = "fragments"
+
+    def __init__(self, path: str, name: str, counted):
+        super().__init__(path, name, tuple(counted.shape), np.dtype(np.uint32), 0)
+        self._counted = counted
+
+    def rows(self, block_entries: int) -> Iterator[StoredRows]:
+        """Blocks of some hundred cells, whatever their entries: a cell has tens of thousands."""
+        for chunk, _, _ in self._counted.chunked_X(_CELLS_AT_A_TIME):
+            yield StoredRows(chunk.indptr.astype(np.int64), chunk.indices, chunk.data)
+
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first cells."""
+        rows = next(self.rows(1))
+        return rows.indices, rows.values
+
+
+def check_installed() -> None:
+    """Raises `InputError` where SnapATAC2 is not installed."""
+    _snapatac2()
+
+
+def read_barcodes(path: Path) -> pd.Index:
+    """The names in a barcodes.tsv (gzipped or not): the first column, each once. Raises `InputError`."""
+    try:
+        with open_text(path) as text:
+            first = [line.split(b"\t")[0].strip().decode() for line in text.read().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a list of barcodes ({error}); check the path") from error
+    return pd.Index(dict.fromkeys(name for name in first if name), dtype=object)
+
+
+def _cells(
+    path: Path, found: FragmentSurvey, barcodes: pd.Index | None, min_fragments: int
+) -> tuple[pd.Index, tuple[str, ...]]:
+    """The barcodes that are cells, and what is to be said of them."""
+    per_barcode = found.per_barcode
+    if barcodes is None:
+        cells = per_barcode.index[per_barcode >= min_fragments]
+        what = f"of at least {min_fragments} fragments"
+        remedy = "lower --min-fragments, or name the cells with --barcodes"
+    else:
+        cells, what = per_barcode.index[per_barcode.index.isin(barcodes)], "named as cells"
+        remedy = f"are they of this sample (first: {barcodes[0] if len(barcodes) else 'none'!r})?"
+    if not len(cells):
+        raise InputError(
+            f"{path}: none of its {len(per_barcode):,} barcodes (such as {per_barcode.index[0]!r}) is {what}; {remedy}"
+        )
+    share = per_barcode[cells].sum() / found.fragments
+    return cells, (f"{len(cells):,} of {len(per_barcode):,} barcodes are {what}, with {share:.1%} of the fragments",)
+
+
+def _common_tiles(matrix: FragmentMatrix, var: pd.DataFrame) -> tuple[Candidate, dict[str, int]]:
+    """The tiles that enough cells have, and the number of the others that any cell has."""
+    n_cells, n_tiles = matrix.shape
+    cells_of = np.zeros(n_tiles, np.int64)
+    for rows in matrix.rows(1):
+        cells_of += np.bincount(rows.indices, minlength=n_tiles)
+    least = max(1, int(np.ceil(MIN_CELL_SHARE * n_cells)))
+    kept = cells_of >= least
+    candidate = make_candidate(
+        matrix.path, matrix, var.assign(feature_types=np.where(kept, "Peaks", "rare")), Wanted("atac")
+    )
+    candidate.var = candidate.var.drop(columns="feature_types")
+    rare = int(np.count_nonzero((cells_of > 0) & ~kept))
+    return candidate, {f"tiles in fewer than {least:,} cells": rare} if rare else {}
+
+
+def _snapatac2() -> ModuleType:
+    try:
+        import snapatac2
+    except ImportError as error:
+        raise InputError(
+            "fragments are counted by SnapATAC2, which is not installed; install it with pip install 'mofm[atac]'"
+        ) from error
+    return snapatac2
+
+
+def _batches(path: Path) -> Iterator[tuple[pa.DictionaryArray, pa.Array, pa.Array, pa.Array]]:
+    """(chromosome, start, end, barcode) of consecutive lines."""
+    try:
+        n_comments, n_columns = _shape(path)
+        names = ["chrom", "start", "end", "barcode", *(f"more{i}" for i in range(n_columns - 4))]
+        types = {"chrom": pa.dictionary(pa.int32(), pa.string()), "start": pa.int64(), "end": pa.int64()}
+        types |= {"barcode": pa.string()}
+        with open_text(path) as text:
+            reader = pyarrow.csv.open_csv(
+                text,
+                pyarrow.csv.ReadOptions(block_size=_TEXT_BYTES, column_names=names, skip_rows=n_comments),
+                pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False),
+                pyarrow.csv.ConvertOptions(column_types=types, include_columns=names[:4]),
+            )
+            for batch in reader:
+                if len(batch):
+                    yield tuple(batch[name] for name in names[:4])
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: the fragments are cut short or damaged ({cause}); fetch or write the file again"
+        ) from error
+
+
+def _shape(path: Path) -> tuple[int, int]:
+    """(comment lines before the first fragment, columns)."""
+    with open_text(path) as text:
+        begin = text.read(2**20).split(b"\n")
+    comments = next((place for place, line in enumerate(begin) if not line.startswith(b"#")), len(begin))
+    return comments, max(4, len(begin[comments].split(b"\t")) if comments < len(begin) else 4)
+
+
+def _check_end(path: Path) -> None:
+    """Raises `InputError` where the last line or the last block of bgzip is missing."""
+    with path.open("rb") as file:
+        head = file.read(18)
+        file.seek(max(0, path.stat().st_size - len(_BGZF_END)))
+        tail = file.read()
+    is_bgzf = head[:4] == b"\x1f\x8b\x08\x04" and head[12:14] == b"BC"
+    if is_bgzf and tail != _BGZF_END:
+        raise InputError(f"{path}: cut short (the block that bgzip ends a file with is missing); fetch it again")
+    if head[:2] != b"\x1f\x8b" and not tail.endswith(b"\n"):
+        raise InputError(f"{path}: cut short (its last line does not end); fetch or write it again")
+
+
+def _not_fragments(path: Path, line: int, what: str) -> InputError:
+    return InputError(f"{path}: fragment {line + 1:,} is none: {what}; fetch or write the file again")
+
+
+def _summed(counts: list[pd.Series]) -> pd.Series:
+    together = pd.concat(counts)
+    return together.groupby(level=0).sum()
+
+
+def _bed(peaks: Path, folder: Path) -> Path:
+    """The peaks, each once, as a plain BED file of three columns. Raises `InputError` where they are none."""
+    try:
+        with open_text(peaks) as text:
+            table = pd.read_csv(text, sep="\t", header=None, comment="#", dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        cause = " ".join(str(error).split())
+        raise InputError(f"{peaks}: cannot be read as BED ({cause}); check the path") from error
+    digits = table.shape[1] >= 3 and (table[1].str.fullmatch(r"\d+") & table[2].str.fullmatch(r"\d+"))
+    if table.shape[1] < 3 or not digits.all():
+        raise InputError(f"{peaks}: peaks without coordinates; BED has chromosome, start and end by tabs in each line")
+    table[[0, 1, 2]].drop_duplicates().to_csv(folder / "peaks.bed", sep="\t", header=False, index=False)
+    return folder / "peaks.bed"

@@ -1,0 +1,85 @@
+"""The identity of a table's features, whatever its modality: genes, antibodies or regions of a genome build."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+
+from mofm.omics.features import resolve_var
+from mofm.omics.genome import GeneTable
+from mofm.omics.modalities import region_share
+from mofm.omics.proteins import ProteinResolution, resolve_proteins
+from mofm.omics.regions import check_build, require_places, resolve_regions
+from mofm.omics.table import CountTable
+
+ID_COLUMN = "gene_ids"
+"""Where 10x Genomics keeps the ids of features that its index names: of antibodies too."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Resolution:
+    """What the features of a table are, in their order.
+
+    Attributes:
+      ids: identities: Ensembl ids, names of antibodies, or places such as chr1:100-200.
+      symbols: what to call each.
+      how: str[N], how each was resolved; "unresolved" where it was not.
+      features_from: what named them: "var_names" or a column of var.
+      build: the genome build of the places; None for genes and antibodies, or where it is not known.
+      build_evidence: how that is known, in one sentence.
+      counted: names, each `how`, names merged into another, and more, for a manifest.
+    """
+
+    ids: list[str]
+    symbols: list[str]
+    how: np.ndarray
+    features_from: str
+    build: str | None
+    build_evidence: str
+    counted: dict[str, int | dict[str, int]]
+
+    def summary(self) -> dict[str, int | dict[str, int]]:
+        """Counts for a manifest."""
+        return self.counted
+
+
+def resolve(table: CountTable, genes: GeneTable, build: str | None = None) -> Resolution:
+    """The identities of a table's features.
+
+    RNA is genes, ATAC is regions. Antibodies are named by the index, or by their ids where more of these are known.
+    Methylation is regions where most of its names are, else genes.
+
+    Args:
+      genes: of the species.
+      build: of the regions, by any of its names; None finds it by evidence.
+
+    Raises:
+      InputError: regions tell no place, or are not of the build that was given.
+    """
+    if table.modality == "atac" or (table.modality == "methylation" and region_share(table.var.index) > 0.5):
+        return _regions(table, build)
+    if table.modality == "adt":
+        return _proteins(table.var, genes)
+    features_from, found = resolve_var(table.var, genes)
+    return Resolution(found.ids, found.symbols, found.how, features_from, None, "", found.summary())
+
+
+def _regions(table: CountTable, build: str | None) -> Resolution:
+    found = resolve_regions(table.var.index, table.var)
+    require_places(found, table.where)
+    evidence = check_build(found, build, table.where)
+    return Resolution(
+        found.ids, found.symbols, found.how, "var_names", evidence.build, evidence.sentence, found.summary()
+    )
+
+
+def _proteins(var: pd.DataFrame, genes: GeneTable) -> Resolution:
+    named = {"var_names": resolve_proteins(list(var.index), genes)}
+    if ID_COLUMN in var:
+        named[ID_COLUMN] = resolve_proteins(var[ID_COLUMN].astype(str).tolist(), genes)
+    source, found = max(named.items(), key=lambda item: _known(item[1]))
+    return Resolution(found.ids, found.symbols, found.how, source, None, "", found.summary())
+
+
+def _known(found: ProteinResolution) -> int:
+    return int(np.count_nonzero(found.how != "unresolved"))
