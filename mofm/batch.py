@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mofm.axes import Modality
+
 Array = np.ndarray | jax.Array
 
 LIBRARY_SCALE = 1e4
@@ -62,6 +64,37 @@ class CellBatch(NamedTuple):
     atac: TokenBatch | None = None
     adt: TokenBatch | None = None
     methylation: TokenBatch | None = None
+
+
+class FeatureSpace(NamedTuple):
+    """The F features of one modality as the model knows them: by the rows of the gene table, the one table of identities.
+
+    A region is the weighted mean of the genes near it, a protein the mean of the genes that encode it, so features that
+    no training data had are understood all the same. RNA needs none of this: its feature number is the gene's row.
+
+    Attributes:
+      genes_FK: int32. Rows of the gene table; 0 where the weight is.
+      weights_FK: float32, >= 0. A feature's sum to 1, or are all 0 where it has no gene.
+      place_FP: float32. Where a region lies about its genes (`omics/links.py: FEATURES`); 0 for proteins.
+      bucket_F: int32, >= 0. A hash of the feature's identity, for rows of its own (`encoder.region_rows`).
+      base_F: float32. What the mean predictor says of it: log rate per LIBRARY_SCALE counts (ADT), log odds of being open
+        at that depth (ATAC), log odds of a methylated read.
+      spread_F: float32. ADT: log inverse dispersion; methylation: log concentration; 0 for ATAC.
+    """
+
+    genes_FK: Array
+    weights_FK: Array
+    place_FP: Array
+    bucket_F: Array
+    base_F: Array
+    spread_F: Array
+
+
+Spaces = dict[Modality, FeatureSpace]
+"""The feature space of each modality that is there, but RNA's."""
+
+PLACES = 5
+"""P, columns of `FeatureSpace.place_FP`."""
 
 
 def log_exposure(library_B: jax.Array) -> jax.Array:

@@ -22,8 +22,10 @@ from mofm.corpus.store import Corpus, open_corpus
 from mofm.evaluation import annotation, baselines, figures, integration
 from mofm.evaluation.report import Figure, Table, read_metrics, write_report
 from mofm.files import written_whole
-from mofm.inference.model import load, write_embedding
+from mofm.inference.model import load
+from mofm.inference.output import write_embedding
 from mofm.inspection import render_ingest
+from mofm.omics.readers import Reading
 from mofm.omics.simulate import SimulationConfig, simulate
 from mofm.progress import files_progress
 from mofm.training.config import Config, build_config
@@ -69,7 +71,7 @@ def demo(workdir: Path, steps: int | None = None) -> Path:
     model = load(workdir / "run")
     embedded = {name: workdir / f"{name}_embedded.h5ad" for name in files}
     for name, path in files.items():
-        write_embedding(path, embedded[name], model.embed(path, recover_counts=True, quiet=False))
+        write_embedding(path, embedded[name], model.embed(path, Reading("rna", recover_counts=True)))
     say("report: held-out cells against principal components")
     return report(workdir, config, embedded)
 

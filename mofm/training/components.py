@@ -12,14 +12,16 @@ of them gave components well below those of the 2,000 most variable genes; weigh
 stays sparse: centring is applied to products with it, in a Lanczos iteration from a fixed start vector.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, svds
+from scipy.special import expit
 
-from mofm.batch import TokenBatch, log_exposure
+from mofm.axes import Modality
+from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch, log_exposure
 
 COMPONENTS = 32
 """Most components taken. Of 30, 64 and 128, the fewest served neighbours best and linear probes as well."""
@@ -55,16 +57,33 @@ class Components(NamedTuple):
     mean_weight_G: np.ndarray
 
 
-def fit_components(views: Iterable[TokenBatch], genes: int, width: int, expressed_fraction: float) -> Components:
-    """Fit on host batches that show all that each cell expresses and no zeros.
+class Profile(NamedTuple):
+    """How another modality is read out in the components of RNA: profile_K = scale * mean over tokens of (...) - centre_K.
+
+    By these, profiles of the fitted cells have mean 0 and unit variance over all components.
+    """
+
+    scale: np.ndarray
+    centre_K: np.ndarray
+
+
+class Cells(NamedTuple):
+    """What views show: values and counts, CSR of N cells x genes, and each cell's library and dataset."""
+
+    values_NG: sp.csr_matrix
+    counts_NG: sp.csr_matrix
+    library_N: np.ndarray
+    dataset_N: np.ndarray
+
+
+def fit_components(cells: Cells, width: int, expressed_fraction: float) -> Components:
+    """Fit on cells of which all is known.
 
     Args:
-      views: numpy leaves.
-      genes: G.
       width: components that the model has room for; at most COMPONENTS are taken, and fewer than cells and genes.
       expressed_fraction: share of expressed features among the tokens that the model is shown.
     """
-    cells = _read_cells(views, genes)
+    genes = cells.values_NG.shape[1]
     mean_MG, dataset_N = _dataset_means(cells.values_NG, cells.dataset_N)
     deviation_G = _deviations(cells.values_NG, mean_MG, dataset_N)
     values_NG = _clipped(cells.values_NG, mean_MG.max(axis=0) + CLIP * deviation_G)
@@ -90,31 +109,64 @@ def fit_components(views: Iterable[TokenBatch], genes: int, width: int, expresse
     return Components(*(leaf.astype(np.float32) for leaf in (rows_GK, log_gain_G, mean_weight_G / size)))
 
 
-class _Cells(NamedTuple):
-    """What the views show: values and counts, CSR of cells x genes, and each cell's library and dataset."""
-
-    values_NG: sp.csr_matrix
-    counts_NG: sp.csr_matrix
-    library_N: np.ndarray
-    dataset_N: np.ndarray
+def read_cells(views: Iterable[TokenBatch], genes: int) -> Cells:
+    """RNA, of host batches that show all that each cell expresses and no zeros."""
+    values_NG, counts_NG = _matrices(views := list(views), genes, ("values_BL", "counts_BL"))
+    library_N = np.concatenate([view.library_B for view in views]).astype(np.float64)
+    return Cells(values_NG, counts_NG, library_N, np.concatenate([view.dataset_B for view in views]))
 
 
-def _read_cells(views: Iterable[TokenBatch], genes: int) -> _Cells:
-    parts = [
-        (
-            view.features_BL[view.mask_BL],
-            view.values_BL[view.mask_BL].astype(np.float64),
-            view.counts_BL[view.mask_BL].astype(np.float64),
-            view.mask_BL.sum(axis=1),
-            view.library_B.astype(np.float64),
-            view.dataset_B,
-        )
-        for view in views
-    ]
-    features, values, counts, lengths, library_N, dataset_N = map(np.concatenate, zip(*parts, strict=True))
-    indptr_N, shape = np.concatenate([[0], np.cumsum(lengths)]), (len(lengths), genes)
-    values_NG, counts_NG = (sp.csr_matrix((data, features, indptr_N), shape=shape) for data in (values, counts))
-    return _Cells(values_NG, counts_NG, library_N, dataset_N)
+def gene_activity(views: Iterable[TokenBatch], modality: Modality, space: FeatureSpace, genes: int) -> Cells:
+    """Another modality as if it were RNA: counts of each gene's features by their weights, for a corpus without RNA.
+
+    Methylation opposes expression: its unmethylated reads are counted.
+    """
+    views = list(views)
+    if modality == "methylation":
+        views = [view._replace(counts_BL=view.totals_BL - view.counts_BL) for view in views]
+    (counts_NF,) = _matrices(views, len(space.base_F), ("counts_BL",))
+    counts_NG = sp.csr_matrix(counts_NF @ link_matrix(space, genes))
+    library_N = np.maximum(np.asarray(counts_NG.sum(axis=1)).ravel(), 1e-9)
+    values_NG = counts_NG.copy()
+    values_NG.data = np.log1p(values_NG.data / np.repeat(library_N, np.diff(values_NG.indptr)) * LIBRARY_SCALE)
+    return Cells(values_NG, counts_NG, library_N, np.concatenate([view.dataset_B for view in views]))
+
+
+def fit_profile(
+    views: Iterable[TokenBatch], modality: Modality, space: FeatureSpace, components: Components
+) -> Profile:
+    """Scale and centre of a modality, of host batches as they are embedded: all that a cell has, or a large sample."""
+    links_FG = link_matrix(space, len(components.rows_GK))
+    rows_FK, gain_F = links_FG @ components.rows_GK, links_FG @ np.exp(components.log_gain_G.astype(np.float64))
+    mean_F = expit(space.base_F) if modality == "methylation" else np.zeros(len(gain_F))
+    parts = []
+    for view in views:
+        (values_NF,) = _matrices([view], len(gain_F), ("values_BL",))
+        tokens_N = np.maximum(np.diff(values_NF.indptr), 1)
+        values_NF.data = (values_NF.data - mean_F[values_NF.indices]) * gain_F[values_NF.indices]
+        parts.append((values_NF @ rows_FK)[view.cell_B >= 0] / tokens_N[view.cell_B >= 0, None])
+    profile_NK = np.concatenate([np.zeros((0, rows_FK.shape[1])), *parts])
+    size = np.sqrt(np.mean(profile_NK.var(axis=0))) if profile_NK.size else 1.0
+    scale = (-1.0 if modality == "methylation" else 1.0) / max(float(size), 1e-6)
+    centre_K = scale * profile_NK.mean(axis=0) if len(profile_NK) else np.zeros(rows_FK.shape[1])
+    return Profile(np.float32(scale), centre_K.astype(np.float32))
+
+
+def link_matrix(space: FeatureSpace, genes: int) -> sp.csr_matrix:
+    """weights_FG: features x genes."""
+    features, links = space.genes_FK.shape
+    feature = np.repeat(np.arange(features), links)
+    entries = (space.weights_FK.ravel().astype(np.float64), (feature, space.genes_FK.ravel()))
+    return sp.csr_matrix(entries, shape=(features, genes))
+
+
+def _matrices(views: Sequence[TokenBatch], features: int, leaves: Sequence[str]) -> list[sp.csr_matrix]:
+    """Cells x features matrices of leaves of the views' tokens."""
+    columns = np.concatenate([view.features_BL[view.mask_BL] for view in views])
+    lengths = np.concatenate([view.mask_BL.sum(axis=1) for view in views])
+    indptr_N, shape = np.concatenate([[0], np.cumsum(lengths)]), (len(lengths), features)
+    data = [np.concatenate([getattr(view, leaf)[view.mask_BL] for view in views]).astype(np.float64) for leaf in leaves]
+    return [sp.csr_matrix((one, columns, indptr_N), shape=shape) for one in data]
 
 
 def _clipped(values_NG: sp.csr_matrix, most_G: np.ndarray) -> sp.csr_matrix:

@@ -8,7 +8,7 @@ import pytest
 from mofm.batch import LIBRARY_SCALE, TokenBatch
 from mofm.nn.readout import LinearReadout
 from mofm.training import components
-from mofm.training.components import CLIP, SILENT, STEADYING, TEMPERATURE, fit_components
+from mofm.training.components import CLIP, SILENT, STEADYING, TEMPERATURE, fit_components, read_cells
 
 GENES, CELLS, RANK = 30, 120, 5
 
@@ -64,7 +64,7 @@ def reference_signal(counts_NG, dataset_N):
 
 
 def test_rows_are_filtered_principal_axes(counts_NG):
-    ours = fit_components(views_of(counts_NG), GENES, RANK, 0.75)
+    ours = fit_components(read_cells(views_of(counts_NG), GENES), RANK, 0.75)
     axes_GK, gain_G = reference(counts_NG)
     signs = np.sign(np.sum(axes_GK * ours.rows_GK, axis=0))
     scale = np.linalg.norm(ours.rows_GK) / np.linalg.norm(axes_GK)
@@ -79,19 +79,21 @@ def test_rows_are_filtered_principal_axes(counts_NG):
 
 def test_only_the_most_variable_genes_enter(counts_NG, monkeypatch):
     monkeypatch.setattr(components, "VARIABLE_GENES", 10)
-    few = fit_components(views_of(counts_NG), GENES, RANK, 0.75)
+    few = fit_components(read_cells(views_of(counts_NG), GENES), RANK, 0.75)
     signal_G = reference_signal(counts_NG, (np.arange(CELLS) < CELLS // 3).astype(int))
     np.testing.assert_array_equal(np.flatnonzero(few.log_gain_G > SILENT), np.sort(np.argsort(-signal_G)[:10]))
 
 
 def test_the_profile_of_the_fitted_cells_is_centred_and_of_unit_size(counts_NG):
-    ours = fit_components(views_of(counts_NG), GENES, RANK, 1.0)
-    variables = {"log_gain": ours.log_gain_G, "centre": ours.mean_weight_G @ ours.rows_GK}
+    ours = fit_components(read_cells(views_of(counts_NG), GENES), RANK, 1.0)
+    centre_MK = np.zeros((4, RANK), np.float32)
+    centre_MK[0] = ours.mean_weight_G @ ours.rows_GK
+    variables = {"log_gain": ours.log_gain_G, "scale": np.ones(4, np.float32), "centre": centre_MK}
     profiles = []
     for view in views_of(counts_NG):
         rows_BLK = jnp.asarray(ours.rows_GK)[view.features_BL]
         hidden = jnp.zeros_like(view.mask_BL)
-        profiles.append(LinearReadout(GENES).apply({"params": variables}, view, hidden, rows_BLK))
+        profiles.append(LinearReadout(GENES).apply({"params": variables}, view, hidden, rows_BLK, "rna", None))
     profile_NK = np.concatenate(jax.device_get(profiles))
     np.testing.assert_allclose(profile_NK.mean(axis=0), 0, atol=1e-5)
     assert np.mean(profile_NK.var(axis=0)) == pytest.approx(1.0, rel=1e-4)
@@ -100,22 +102,22 @@ def test_the_profile_of_the_fitted_cells_is_centred_and_of_unit_size(counts_NG):
 def test_order_of_cells_changes_nothing_but_rounding(counts_NG):
     order = np.random.default_rng(1).permutation(CELLS)
     for ours, theirs in zip(
-        fit_components(views_of(counts_NG), GENES, RANK, 0.75),
-        fit_components(views_of(counts_NG, order), GENES, RANK, 0.75),
+        fit_components(read_cells(views_of(counts_NG), GENES), RANK, 0.75),
+        fit_components(read_cells(views_of(counts_NG, order), GENES), RANK, 0.75),
         strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 def test_the_same_cells_give_the_same_bits(counts_NG):
-    one, again = (fit_components(views_of(counts_NG), GENES, RANK, 0.75) for _ in range(2))
+    one, again = (fit_components(read_cells(views_of(counts_NG), GENES), RANK, 0.75) for _ in range(2))
     for ours, theirs in zip(one, again, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_fewer_cells_than_components(counts_NG):
     few = [TokenBatch(*(leaf[:3] for leaf in next(views_of(counts_NG))[:7]))]
-    ours = fit_components(few, GENES, RANK, 0.75)
+    ours = fit_components(read_cells(few, GENES), RANK, 0.75)
     assert ours.rows_GK.shape[0] == GENES
     assert ours.rows_GK.shape[1] <= 2
     assert all(np.isfinite(leaf).all() for leaf in ours)
