@@ -30,6 +30,9 @@ a first run, on your own file:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     parser = _parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        return 2
     args, rest = parser.parse_known_args(argv)
     if rest and (args.verb != "train" or not all(word.startswith("--config.") for word in rest)):
         parser.error(f"unknown argument {rest[0]!r}; see `mofm {args.verb} --help`")
@@ -173,6 +176,10 @@ def _ingest(args) -> int:
             on_progress=on_progress,
         )
     render_ingest(results, args.out)
+    print(
+        f"next: mofm train --config configs/small.py --config.data.corpus={args.out} --workdir runs/mine",
+        file=sys.stderr,
+    )
     return 0
 
 
@@ -292,7 +299,7 @@ def _add_simulate(verbs) -> None:
         choices=MODALITIES,
         default=["rna"],
         metavar="OMICS",
-        help=f"of {', '.join(MODALITIES)} (default: rna)",
+        help=f"of {', '.join(MODALITIES)} (default: rna); behind OUT",
     )
     verb.add_argument("--unpaired", action="store_true", help="each cell in one modality only")
     verb.add_argument("--species", help="whose genes the simulated ones are named after (default: human)")
@@ -351,7 +358,9 @@ def _add_demo(verbs) -> None:
         "The main job, end to end, on data that comes with the package: simulate, ingest, pretrain, embed, report.",
         "About five minutes on two CPU cores. Run it again after a kill: it goes on where it was.",
     )
-    verb.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="(default: runs/demo)")
+    verb.add_argument(
+        "--workdir", type=Path, default=Path("runs/demo"), help="where data, run and report go (default: runs/demo)"
+    )
     verb.add_argument("--steps", type=int, help="training steps (default: what configs/demo.py says)")
 
 

@@ -65,7 +65,7 @@ def demo(workdir: Path, steps: int | None = None) -> Path:
     say(f"train: {config.run.steps} steps of {config.data.batch_size} cells, one fifth of all cells held out")
     reached = train(config, workdir / "run")
     if reached < config.run.steps:
-        raise SystemExit(f"stopped at step {reached} and saved; `mofm demo --workdir {workdir}` goes on")
+        raise SystemExit(f"stopped at step {reached} of {config.run.steps} and saved; the same command goes on")
 
     say("embed: every cell of both files")
     model = load(workdir / "run")

@@ -451,6 +451,11 @@ def test_help_of_mofm_has_the_first_run(capsys):
         assert f"  mofm {verb} " in text
 
 
+def test_mofm_alone_shows_its_help(capsys):
+    assert main([]) == 2
+    assert "a first run, on your own file:" in capsys.readouterr().err
+
+
 def test_as_a_process(tmp_path):
     """The exit code and the line reach the shell; there is no traceback and nothing on stdout."""
     sparse_file = tmp_path / "in.h5ad"

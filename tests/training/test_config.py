@@ -46,7 +46,8 @@ def test_a_default_that_the_file_does_not_name_can_be_set():
     ("override", "said"),
     [
         ("encoder.widht=512", "'widht'.*Did you mean 'width'"),
-        ("encodr.width=512", "'encodr'.*Did you mean 'encoder'"),
+        ("encodr.width=512", r"no 'encodr' in config\. Did you mean 'encoder'"),
+        ("run.step=9", r"no 'step' in config\.run\. Did you mean 'steps'"),
         ("encoder.width=wide", "encoder.width='wide': expected int, found str"),
         ("encoder.width=1.5", "expected int, found float"),
         ("encoder=3", "is a group"),
