@@ -4,16 +4,21 @@ import dataclasses
 from collections import Counter
 from types import SimpleNamespace
 
+import anndata
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mofm.batches.mixture import view_rows
 from mofm.batches.stream import DataConfig, Stream
-from mofm.corpus.store import Dataset
+from mofm.corpus.ingest import ingest
+from mofm.corpus.store import Dataset, open_corpus
 from mofm.errors import InputError
+from mofm.omics.genome import gene_table
 from mofm.omics.rows import CountRows
 
 WIDTHS = {"rna": 40, "atac": 70, "adt": 9, "methylation": 30}
@@ -322,3 +327,55 @@ def test_a_host_reads_only_the_strata_of_its_rows():
 def test_unusable_config_is_refused(changes, said):
     with pytest.raises(InputError, match=said):
         stream_of(**changes)
+
+
+def anndata_of(counts, names, cells, **layers):
+    layers = {key: scipy.sparse.csr_matrix(value.astype(np.float32)) for key, value in layers.items()}
+    obs, var = pd.DataFrame(index=list(cells)), pd.DataFrame(index=list(names))
+    return anndata.AnnData(scipy.sparse.csr_matrix(counts.astype(np.float32)), obs, var, layers=layers)
+
+
+def test_a_corpus_on_disk_gives_what_its_files_say(tmp_path):
+    """RNA, ATAC and ADT of cells that only partly have all three, methylation of others: through ingest and back."""
+    rng = np.random.default_rng(0)
+    regions = [f"chr{1 + i % 3}:{i * 5000 + 100}-{i * 5000 + 900}" for i in range(60)]
+    names = {
+        "rna": gene_table().frame["gene_id"].tolist()[:50],
+        "atac": regions,
+        "adt": ["CD3", "CD4", "CD8a", "CD19", "CD56"],
+        "methylation": [f"chr2:{i * 1000}-{i * 1000 + 1000}" for i in range(40)],
+    }
+    cells = {"rna": range(70), "atac": range(99, 39, -1), "adt": range(20, 60), "methylation": range(200, 260)}
+    counts = {m: rng.poisson(1.0, (len(cells[m]), len(names[m]))) + np.eye(len(cells[m]), len(names[m])) for m in names}
+    hits = rng.binomial(counts["methylation"].astype(int), 0.5)
+    named = {modality: [f"cell-{i}" for i in some] for modality, some in cells.items()}
+    paired = {m: anndata_of(counts[m], names[m], named[m]) for m in ("rna", "atac", "adt")}
+    mudata.MuData(paired).write_h5mu(tmp_path / "paired.h5mu")
+    alone = anndata_of(counts["methylation"], names["methylation"], named["methylation"], methylated=hits)
+    alone.write_h5ad(tmp_path / "meth.h5ad")
+    ingest([tmp_path / "paired.h5mu"], tmp_path / "corpus", build="GRCh38")
+    ingest([tmp_path / "meth.h5ad"], tmp_path / "corpus", build="GRCh38", modality="methylation")
+
+    corpus = open_corpus(tmp_path / "corpus")
+    stream = stream_of(corpus, tokens=60, temperature=0.5, batch_size=40)
+    assert {s.name for s in stream.strata} >= {"rna", "atac", "rna+atac", "rna+adt", "rna+atac+adt", "methylation"}
+    # Row of a feature in its modality -> its column in the file.
+    column = {}
+    for store in corpus.stores:
+        named_in_file = dict(zip(store.var().index, store.var()["name_in_file"], strict=True))
+        ids = corpus.features.loc[corpus.features["modality"] == store.modality, "id"]
+        column[store.modality] = np.array([names[store.modality].index(named_in_file[i]) for i in ids])
+    seen = {modality: set() for modality in names}
+    for batch in [*stream.batches(0, 12), *stream.heldout_batches()]:
+        for modality, view in views_of(batch).items():
+            target = hits if modality == "methylation" else counts[modality]
+            for i in np.flatnonzero(view.cell_B >= 0):
+                (name,) = stream.cell_names(view.cell_B[[i]])
+                row, mask = named[modality].index(name.split(":")[1]), view.mask_BL[i]
+                columns = column[modality][view.features_BL[i, mask]]
+                np.testing.assert_array_equal(view.counts_BL[i, mask], target[row, columns])
+                if modality == "methylation":
+                    np.testing.assert_array_equal(view.totals_BL[i, mask], counts[modality][row, columns])
+                assert view.library_B[i] == counts[modality][row].sum()
+                seen[modality].add(row)
+    assert {modality: len(some) for modality, some in seen.items()} == {m: len(some) for m, some in cells.items()}
