@@ -145,7 +145,7 @@ def _check_same_reading(file: Input, entries: tuple[StoreEntry, ...], options: O
     found = {"modality": {entry.modality for entry in entries}, "build": {entry.build for entry in entries} - {None}}
     before = entries[0].given
     differ = [name for name in {**before, **given} if before.get(name) != given.get(name)]
-    differ = [name for name in differ if found.get(name) != {given.get(name, before.get(name))}]
+    differ = [name for name in differ if name not in given or found.get(name) != {given[name]}]
     if wanted:
         same_matrix = any(entry.counts_from == wanted for entry in entries)
     else:

@@ -31,10 +31,8 @@ def test_every_cell_is_in_one_part_with_all_its_modalities(names):
     parts = pair(tables, unpaired=True)
     seen = []
     for part in parts:
-        cells = [
-            {m: names[m][row] for m, row in zip(part.rows, rows, strict=True)}
-            for rows in zip(*part.rows.values(), strict=True)
-        ]
+        rows = zip(*part.rows.values(), strict=True)
+        cells = [{m: names[m][row] for m, row in zip(part.rows, cell, strict=True)} for cell in rows]
         assert all(len(set(cell.values())) == 1 for cell in cells)
         own = [next(iter(cell.values())) for cell in cells]
         assert own == [name for name in names[part.modalities[0]] if name in own]

@@ -21,8 +21,7 @@ LEFT_OUT = {"CRISPR Guide Capture": 2, HASHTAG: 1}
 def refusal(path, **options) -> str:
     """The one line that refuses the file, by whichever step meets the fault."""
     with pytest.raises(InputError) as caught, open_tables(path, Reading(**options)) as tables:
-        for table in tables:
-            list(table.rows())
+        assert [list(table.rows()) for table in tables]
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     return str(caught.value)
