@@ -35,7 +35,8 @@ from mofm.batches.mixture import Stratum, Turns, host_part, make_strata, parse_s
 from mofm.batches.order import Order, counter_hash
 from mofm.batches.panels import Panels
 from mofm.batches.windows import Piece, WindowReader
-from mofm.corpus.store import Corpus, Dataset, RowBuffers
+from mofm.corpus.datasets import Dataset
+from mofm.corpus.store import Corpus, RowBuffers
 from mofm.errors import InputError, check_at_least, nearest_name
 
 LEAST_BLOCKS = 4
