@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from mofm.batches.mixture import view_rows
 from mofm.batches.stream import DataConfig, Stream
-from mofm.corpus.ingest import ingest
 from mofm.corpus.datasets import Dataset
+from mofm.corpus.ingest import ingest
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.omics.genome import gene_table

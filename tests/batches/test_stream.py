@@ -12,8 +12,8 @@ from scipy.sparse import csr_matrix
 from mofm.batches.collate import collate
 from mofm.batches.order import counter_hash
 from mofm.batches.stream import DataConfig, Stream
-from mofm.corpus.ingest import ingest
 from mofm.corpus.datasets import Dataset
+from mofm.corpus.ingest import ingest
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.omics.genome import gene_table
