@@ -5,6 +5,10 @@ extras="${1:-}"
 venv="${MOFM_VENV:-.venv}"
 python="${PYTHON:-python3}"
 
+if ! command -v "$python" >/dev/null; then
+  echo "$python: not found. Set PYTHON to a Python of 3.11 or later." >&2
+  exit 2
+fi
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   echo "mofm needs Python 3.11 or later; $python is $("$python" --version 2>&1). Set PYTHON to another." >&2
   exit 2

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mofm.axes import Modality
+
 Array = np.ndarray | jax.Array
 
 LIBRARY_SCALE = 1e4
@@ -20,17 +22,25 @@ class TokenBatch(NamedTuple):
     """B views of cells in one modality, each a set of L tokens. The order of a cell's tokens carries no meaning.
 
     A token is a feature of the cell together with its measured value. Features that were measured as zero are
-    tokens too, in a stated proportion: a model that never sees a zero cannot learn one. Rows of a cell with fewer
-    tokens than L are padded; padding has `mask` False, feature 0, and value and count 0, and changes nothing.
+    tokens too, in a stated proportion: a model that never sees a zero cannot learn one. (Methylation has no zeros.) Rows
+    of a cell with fewer tokens than L are padded; padding has `mask` False, feature 0, and value and count 0, and
+    changes nothing.
+
+    Each omics type has features of its own, counted from 0: a row is told by the modality and `features_BL` together.
 
     Attributes:
-      features_BL: int32. Row of the model's gene table.
-      values_BL: float32. Normalised value, the model's input. RNA: log1p(counts / library * LIBRARY_SCALE).
-      counts_BL: float32. Raw counts (UMIs), the likelihood's target. Whole numbers.
+      features_BL: int32. Row among the model's features of the view's modality, in the order of the feature table.
+      values_BL: float32. Normalised value, the model's input; by which formula for each modality is told in
+        `batches/collate.py`. RNA: log1p(counts / library * LIBRARY_SCALE).
+      counts_BL: float32. The likelihood's target. RNA, ADT: raw counts (UMIs). ATAC: fragments. Methylation:
+        methylated reads. Whole numbers.
       mask_BL: bool. True for a token, False for padding.
-      library_B: float32. Total counts of the cell over all of its features, sampled as tokens or not.
+      library_B: float32. Total counts of the cell in this modality over all of its features, sampled as tokens or not.
+        Methylation: total reads.
       cell_B: int32. Index of the cell in the corpus; two views of one cell share it. -1 for a padded row.
       dataset_B: int32. Index of the cell's dataset in the corpus manifest. -1 for a padded row.
+      totals_BL: float32. Methylation: all reads of the region, of which `counts_BL` are methylated; at least 1 for a
+        token, as a region without reads was not measured. None for other modalities.
     """
 
     features_BL: Array
@@ -40,15 +50,51 @@ class TokenBatch(NamedTuple):
     library_B: Array
     cell_B: Array
     dataset_B: Array
+    totals_BL: Array | None = None
 
 
 class CellBatch(NamedTuple):
-    """One training batch: for each modality its views, or None where the batch has none of that modality."""
+    """One training batch: for each modality its views, or None where the batch has none of that modality.
+
+    Views have each their number of rows and of tokens. A cell of which several modalities were measured is a row in
+    each of them, told by its `cell_B`.
+    """
 
     rna: TokenBatch | None = None
     atac: TokenBatch | None = None
     adt: TokenBatch | None = None
     methylation: TokenBatch | None = None
+
+
+class FeatureSpace(NamedTuple):
+    """The F features of one modality as the model knows them: by the rows of the gene table, the one table of identities.
+
+    A region is the weighted mean of the genes near it, a protein the mean of the genes that encode it, so features that
+    no training data had are understood all the same. RNA needs none of this: its feature number is the gene's row.
+
+    Attributes:
+      genes_FK: int32. Rows of the gene table; 0 where the weight is.
+      weights_FK: float32, >= 0. A feature's sum to 1, or are all 0 where it has no gene.
+      place_FP: float32. Where a region lies about its genes (`omics/links.py: FEATURES`); 0 for proteins.
+      bucket_F: int32, >= 0. A hash of the feature's identity, for rows of its own (`encoder.region_rows`).
+      base_F: float32. What the mean predictor says of it: log rate per LIBRARY_SCALE counts (ADT), log odds of being open
+        at that depth (ATAC), log odds of a methylated read.
+      spread_F: float32. ADT: log inverse dispersion; methylation: log concentration; 0 for ATAC.
+    """
+
+    genes_FK: Array
+    weights_FK: Array
+    place_FP: Array
+    bucket_F: Array
+    base_F: Array
+    spread_F: Array
+
+
+Spaces = dict[Modality, FeatureSpace]
+"""The feature space of each modality that is there, but RNA's."""
+
+PLACES = 5
+"""P, columns of `FeatureSpace.place_FP`."""
 
 
 def log_exposure(library_B: jax.Array) -> jax.Array:

@@ -30,6 +30,9 @@ a first run, on your own file:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     parser = _parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        return 2
     args, rest = parser.parse_known_args(argv)
     if rest and (args.verb != "train" or not all(word.startswith("--config.") for word in rest)):
         parser.error(f"unknown argument {rest[0]!r}; see `mofm {args.verb} --help`")
@@ -173,6 +176,10 @@ def _ingest(args) -> int:
             on_progress=on_progress,
         )
     render_ingest(results, args.out)
+    print(
+        f"next: mofm train --config configs/small.py --config.data.corpus={args.out} --workdir runs/mine",
+        file=sys.stderr,
+    )
     return 0
 
 
@@ -213,42 +220,49 @@ def _add_embed(verbs) -> None:
         "embed",
         _embed,
         'Write each cell\'s embedding to obsm["X_mofm"] of a copy of the file.',
-        'uns["mofm"] says which model it was and what share of the file\'s genes and counts the model knows.',
+        "Of a file of several modalities each is embedded, and the mean of a cell's embeddings besides.\n"
+        'uns["mofm"] says which model it was and what share of the file\'s features and counts the model knows.',
     )
     verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
-    verb.add_argument("input", type=Path, metavar="IN", help="an .h5ad file with raw counts")
-    verb.add_argument("output", type=Path, metavar="OUT", help="the .h5ad file to write")
+    verb.add_argument("input", type=Path, metavar="IN", help=f"{INPUTS}, with raw counts")
+    verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
     verb.add_argument("--step", type=int, help="which checkpoint (default: the best by held-out loss)")
     verb.add_argument("--batch-size", type=int, default=64, help="cells at a time (default: 64)")
     verb.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a cell (default: 2048)")
     verb.add_argument("--key-added", default="X_mofm", help="the key in obsm (default: X_mofm)")
     verb.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    verb.add_argument("--build", help="genome build of peaks and other regions (default: found by their places)")
+    _add_reading_options(verb)
     _add_counts_options(verb)
 
 
 def _embed(args) -> int:
-    from mofm.inference.model import load, write_embedding
+    from mofm.inference.model import load
+    from mofm.inference.output import write_embedding
+    from mofm.omics.readers import Reading
 
     _check_free(args.output, args.overwrite)
-    embedding = load(args.model, step=args.step).embed(
+    names = ("modality", "counts_from", "recover_counts", "peaks", "tile_width", "barcodes", "min_fragments")
+    embeddings = load(args.model, step=args.step).embed_all(
         args.input,
-        counts_from=args.counts_from,
-        recover_counts=args.recover_counts,
-        species=args.species,
-        batch_size=args.batch_size,
-        max_tokens=args.max_tokens,
+        Reading(**{name: getattr(args, name) for name in names}),
+        **{name: getattr(args, name) for name in ("species", "build", "batch_size", "max_tokens")},
     )
-    write_embedding(args.input, args.output, embedding, args.key_added)
-    report = embedding.report
-    (cells, width), key = embedding.embedding_NE.shape, args.key_added
-    known, genes = report["genes_matched"], report["genes_matched"] + report["genes_unmatched"]
-    print(f'{args.output}: obsm["{key}"], {cells:,} cells x {width}, model {report["model"]} step {report["step"]}')
-    print(
-        f"  the model knows {known:,} of {genes:,} genes ({report['share_of_genes_known']:.1%}), "
-        f"which hold {report['share_of_counts_known']:.1%} of the counts"
-    )
-    if report["share_of_counts_known"] < 0.5:
-        print("  warning: less than half of the counts are in genes that the model knows; the embedding says little")
+    write_embedding(args.input, args.output, embeddings, args.key_added)
+    for modality, embedding in embeddings.items():
+        report, (cells, width) = embedding.report, embedding.embedding_NE.shape
+        key = args.key_added if len(embeddings) == 1 else f"{args.key_added}_{modality}"
+        what = _FEATURES[modality]
+        known, features = report["features_matched"], report["features_matched"] + report["features_unmatched"]
+        print(f'{args.output}: obsm["{key}"], {cells:,} cells x {width}, model {report["model"]} step {report["step"]}')
+        print(
+            f"  the model knows {known:,} of {features:,} {what} ({report['share_of_features_known']:.1%}), "
+            f"which hold {report['share_of_counts_known']:.1%} of the counts"
+        )
+        if report["share_of_counts_known"] < 0.5:
+            print(f"  warning: less than half of the counts are in {what} that the model knows; it says little of them")
+    if len(embeddings) > 1:
+        print(f'{args.output}: obsm["{args.key_added}"], the mean of each cell\'s embeddings')
     return 0
 
 
@@ -285,7 +299,7 @@ def _add_simulate(verbs) -> None:
         choices=MODALITIES,
         default=["rna"],
         metavar="OMICS",
-        help=f"of {', '.join(MODALITIES)} (default: rna)",
+        help=f"of {', '.join(MODALITIES)} (default: rna); behind OUT",
     )
     verb.add_argument("--unpaired", action="store_true", help="each cell in one modality only")
     verb.add_argument("--species", help="whose genes the simulated ones are named after (default: human)")
@@ -344,7 +358,9 @@ def _add_demo(verbs) -> None:
         "The main job, end to end, on data that comes with the package: simulate, ingest, pretrain, embed, report.",
         "About five minutes on two CPU cores. Run it again after a kill: it goes on where it was.",
     )
-    verb.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="(default: runs/demo)")
+    verb.add_argument(
+        "--workdir", type=Path, default=Path("runs/demo"), help="where data, run and report go (default: runs/demo)"
+    )
     verb.add_argument("--steps", type=int, help="training steps (default: what configs/demo.py says)")
 
 

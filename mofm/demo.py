@@ -22,8 +22,10 @@ from mofm.corpus.store import Corpus, open_corpus
 from mofm.evaluation import annotation, baselines, figures, integration
 from mofm.evaluation.report import Figure, Table, read_metrics, write_report
 from mofm.files import written_whole
-from mofm.inference.model import load, write_embedding
+from mofm.inference.model import load
+from mofm.inference.output import write_embedding
 from mofm.inspection import render_ingest
+from mofm.omics.readers import Reading
 from mofm.omics.simulate import SimulationConfig, simulate
 from mofm.progress import files_progress
 from mofm.training.config import Config, build_config
@@ -63,13 +65,13 @@ def demo(workdir: Path, steps: int | None = None) -> Path:
     say(f"train: {config.run.steps} steps of {config.data.batch_size} cells, one fifth of all cells held out")
     reached = train(config, workdir / "run")
     if reached < config.run.steps:
-        raise SystemExit(f"stopped at step {reached} and saved; `mofm demo --workdir {workdir}` goes on")
+        raise SystemExit(f"stopped at step {reached} of {config.run.steps} and saved; the same command goes on")
 
     say("embed: every cell of both files")
     model = load(workdir / "run")
     embedded = {name: workdir / f"{name}_embedded.h5ad" for name in files}
     for name, path in files.items():
-        write_embedding(path, embedded[name], model.embed(path, recover_counts=True, quiet=False))
+        write_embedding(path, embedded[name], model.embed(path, Reading("rna", recover_counts=True)))
     say("report: held-out cells against principal components")
     return report(workdir, config, embedded)
 

@@ -91,7 +91,7 @@ def swapped(cells, path):
 
 BAD_FILES = {
     "absent": (lambda cells, path: None, ("no such file", "cannot be read"), "check the path"),
-    "not HDF5": (not_hdf5, ("not an HDF5 file",), "give an .h5ad"),
+    "not HDF5": (not_hdf5, ("not an HDF5 file",), "give h5ad"),
     "truncated": (truncated, ("cut short",), "fetch or write it again"),
     "empty": (empty_file, ("0 bytes",), "fetch or write it again"),
     "log-normalised": (with_values(log_normalise), ("log-normalised",), "--recover-counts"),
@@ -307,7 +307,7 @@ def full_disk(monkeypatch):
     return lambda owner, name: monkeypatch.setattr(owner, name, full_disk_as_python_tells_it)
 
 
-@pytest.mark.parametrize("fails", ["_write_counts", "write_tables", "sync"])
+@pytest.mark.parametrize("fails", ["_write_counts", "write_obs", "write_var", "sync"])
 def test_full_disk_in_ingest(trained, capsys, tmp_path, snapshot, full_disk, fails):
     from mofm.corpus import writer
 
@@ -345,7 +345,7 @@ def test_full_disk_in_train(trained, capsys, tmp_path, monkeypatch, fails):
 
 
 def test_a_bug_is_not_told_as_a_bad_input(monkeypatch, capsys, tmp_path):
-    def bug(_):
+    def bug(*_):
         raise ValueError("ours")
 
     monkeypatch.setattr("mofm.inspection.inspect", bug)
@@ -449,6 +449,11 @@ def test_help_of_mofm_has_the_first_run(capsys):
         assert verb in text
     for verb in ("inspect", "ingest", "train", "embed"):
         assert f"  mofm {verb} " in text
+
+
+def test_mofm_alone_shows_its_help(capsys):
+    assert main([]) == 2
+    assert "a first run, on your own file:" in capsys.readouterr().err
 
 
 def test_as_a_process(tmp_path):

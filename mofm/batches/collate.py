@@ -1,4 +1,4 @@
-"""From rows of counts to tokens: which features of a cell the model sees, sampled in a compiled kernel.
+"""From rows of counts to tokens: which features of a cell the model sees, and as what values.
 
 A cell has more features than a model has tokens, so each view of it is a sample. Of a cell with n expressed features,
 in a view of L tokens of which a fraction f shall be expressed:
@@ -9,44 +9,54 @@ in a view of L tokens of which a fraction f shall be expressed:
 
 The zeros follow the expressed ones, so the proportion e : z holds in shallow cells too, and padding takes the rest; it
 falls short only where a cell has fewer zeros than asked for. A feature that the file lacks was not measured and is
-never a zero; a feature that the model lacks is never a token, yet its counts belong to the cell's library.
+never a zero; a feature that the model lacks is never a token, yet its counts belong to the cell's library. In
+methylation a region without reads was not measured either, so there are no zeros: every observed region may be a token.
+
+What a token's value is depends on the omics type. A zero's is 0 in each that has them.
+
+    RNA          log1p(count / library * 1e4): depth-normalised, log1p CP10k, as in scanpy and Seurat.
+    ADT          log1p(count / g), g = exp(mean over the panel of log1p(count)): the centred log-ratio of Stoeckius et
+                 al. (2017) in the form of Seurat's NormalizeData(method="CLR", margin=2), 0 at 0. The panel is all that
+                 the dataset measures, known to the model or not.
+    ATAC         log1p(1e4 / regions open in the cell * idf) where open, whatever the number of fragments: TF-IDF of the
+                 binarised matrix as in Signac (Stuart et al. 2021). idf, in `idf.py`, is what a feature's own gain is
+                 for a gene: new regions have none of their own, and that one is open everywhere tells little.
+    methylation  (methylated + 1) / (reads + 2), the posterior mean of the region's fraction under a uniform prior: one
+                 read says 1/3 or 2/3, many say what they say. The prior is uniform rather than the cell's own level, so
+                 that the value of a token shown tells nothing of one hidden.
 
 The tokens of a cell are fixed by its counts, the set of its dataset's features and its seed, not by the order of the
-file's columns: the kernel enters the cell into a bitmap over the model's rows and reads it back in their order, a sort
-for a few microseconds. Draws are splitmix64, the same on every machine. Values are looked up by count, as a cell has
-thousands of tokens but few different counts. Sampling rather than ranking by expression is a choice: ranking takes
-several times as long, and would hide the regulators, which are expressed low.
+file's columns. Sampling rather than ranking by expression is a choice: ranking takes several times as long, and would
+hide the regulators, which are expressed low. The loop over cells is in `kernel.py`.
 """
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.extending import intrinsic
 
-from mofm.batch import LIBRARY_SCALE, TokenBatch
-from mofm.batches.order import mix64
+from mofm.axes import MODALITIES, Modality
+from mofm.batch import TokenBatch
+from mofm.batches.kernel import TABLE, tokenise
 from mofm.errors import InputError
 from mofm.omics.rows import CountRows
 
-_SCALE = float(LIBRARY_SCALE)
-_TABLE = 256  # counts below this have their value computed once a cell
-_SPARSE = 8  # draw zeros by trial while one trial in this many succeeds, else list them
-
 
 class KnownFeatures(NamedTuple):
-    """The features of a dataset, as the kernel needs them.
+    """The features of a dataset's store, as the kernel needs them.
 
     Attributes:
-      rows_G: int32. Column of the dataset -> row of the model's gene table; -1 where the model has none.
-      bitmap: uint64. Bit r % 64 of word r // 64 is set where the dataset measures row r. As long as its last row asks.
+      modality: what the store holds.
+      rows_G: int32. Column of the store -> row among the model's features of the modality; -1 where it has none.
+      bitmap: uint64. Bit r % 64 of word r // 64 is set where the store measures row r. As long as its last row asks.
       n_known: int. Columns that the model knows.
+      weights: float32. ATAC: the idf of each row, 64 for each word of the bitmap. Empty for other modalities.
     """
 
+    modality: Modality
     rows_G: np.ndarray
     bitmap: np.ndarray
     n_known: int
+    weights: np.ndarray
 
 
 class Scratch(NamedTuple):
@@ -54,15 +64,22 @@ class Scratch(NamedTuple):
 
     bitmap: np.ndarray
     counts: np.ndarray
+    hits: np.ndarray
     picked: np.ndarray
     table: np.ndarray
 
 
-def known_features(feature_rows_G: np.ndarray, where: str = "dataset") -> KnownFeatures:
-    """Prepare a dataset's columns. `where` names it in errors.
+def known_features(
+    feature_rows_G: np.ndarray,
+    where: str = "dataset",
+    modality: Modality = "rna",
+    idf_G: np.ndarray | None = None,
+) -> KnownFeatures:
+    """Prepare a store's columns. `where` names its dataset in errors.
 
     Args:
-      feature_rows_G: integer. Model row of each column; -1 where the model has none.
+      feature_rows_G: integer. Row of each column among the model's features of the modality; -1 where it has none.
+      idf_G: ATAC: inverse document frequency of each column (see `idf.py`); 1 for all where None.
 
     Raises:
       InputError: two columns are the same row of the model.
@@ -76,7 +93,10 @@ def known_features(feature_rows_G: np.ndarray, where: str = "dataset") -> KnownF
     bits = np.zeros(width * 64, bool)
     bits[known] = True
     bitmap = np.packbits(bits, bitorder="little").view("<u8").astype(np.uint64)
-    return KnownFeatures(rows_G, bitmap, len(known))
+    weights = np.ones(width * 64 if modality == "atac" else 0, np.float32)
+    if modality == "atac" and idf_G is not None:
+        weights[rows_G[rows_G >= 0]] = np.asarray(idf_G)[rows_G >= 0]
+    return KnownFeatures(modality, rows_G, bitmap, len(known), weights)
 
 
 def make_scratch(words: int) -> Scratch:
@@ -84,12 +104,13 @@ def make_scratch(words: int) -> Scratch:
     return Scratch(
         np.zeros(words, np.uint64),
         np.empty(words * 64, np.float32),
+        np.empty(words * 64, np.float32),
         np.empty(words * 64, np.int32),
-        np.empty(_TABLE, np.float32),
+        np.empty(TABLE, np.float32),
     )
 
 
-def empty_tokens(cells: int, tokens: int) -> TokenBatch:
+def empty_tokens(cells: int, tokens: int, modality: Modality = "rna") -> TokenBatch:
     """A TokenBatch of nothing but padding, to be filled by `collate_into`."""
     return TokenBatch(
         features_BL=np.zeros((cells, tokens), np.int32),
@@ -99,6 +120,7 @@ def empty_tokens(cells: int, tokens: int) -> TokenBatch:
         library_B=np.zeros(cells, np.float32),
         cell_B=np.full(cells, -1, np.int32),
         dataset_B=np.full(cells, -1, np.int32),
+        totals_BL=np.zeros((cells, tokens), np.float32) if modality == "methylation" else None,
     )
 
 
@@ -111,16 +133,19 @@ def collate(
     seeds_B: np.ndarray,
     cell_B: np.ndarray,
     dataset_B: np.ndarray,
+    modality: Modality = "rna",
+    idf_G: np.ndarray | None = None,
 ) -> TokenBatch:
     """Tokens of consecutive cells of one dataset. With expressed_fraction=1 and many tokens: all that is expressed.
 
     Args:
-      rows: B cells, in columns of the dataset.
-      feature_rows_G: integer. Column of the dataset -> row of the model's gene table; -1 where the model has none.
+      rows: B cells, in columns of the dataset's store of the modality; with `hits` for methylation.
+      feature_rows_G, idf_G: as in `known_features`.
       tokens: L, the most tokens of a cell.
-      expressed_fraction: wished share of expressed features among the tokens, in (0, 1].
+      expressed_fraction: wished share of expressed features among the tokens, in (0, 1]. Methylation: always 1.
       seeds_B: uint64. Fixes each cell's sample.
       cell_B, dataset_B: int32, passed through.
+      modality: what the rows are.
 
     Returns:
       TokenBatch of numpy arrays, (B, L).
@@ -128,8 +153,8 @@ def collate(
     Raises:
       InputError: a value out of its range, a feature that occurs twice, or an entry in a column that does not exist.
     """
-    known = known_features(feature_rows_G)
-    out = empty_tokens(rows.n_cells, tokens)
+    known = known_features(feature_rows_G, modality=modality, idf_G=idf_G)
+    out = empty_tokens(rows.n_cells, tokens, modality)
     out.cell_B[:], out.dataset_B[:] = cell_B, dataset_B
     every = np.arange(rows.n_cells)
     collate_into(out, every, rows, every, known, seeds_B, expressed_fraction, make_scratch(len(known.bitmap)))
@@ -150,6 +175,7 @@ def collate_into(
     """Fill rows `places` of a batch made by `empty_tokens` with cells `which` of `rows`. `cell_B` and `dataset_B` stay.
 
     Args:
+      out, rows: both of `known.modality`.
       places, which: int64, equally long.
       seeds: uint64, one a cell written.
       scratch: of this thread alone, at least as wide as the dataset's bitmap.
@@ -160,127 +186,19 @@ def collate_into(
     """
     if not 0 < expressed_fraction <= 1:
         raise InputError(f"data.expressed_fraction={expressed_fraction}: must be more than 0 and at most 1")
+    hits, totals_BL = rows.data, out.counts_BL  # not looked at, of a type that the kernel was compiled for already
+    if known.modality == "methylation":
+        if rows.hits is None:
+            raise ValueError("rows of methylation have no hits")
+        expressed_fraction, hits, totals_BL = 1.0, rows.hits, out.totals_BL
     most = max(1, round(expressed_fraction * out.features_BL.shape[1]))
-    bad = _tokenise(
-        *rows, which, known.rows_G, known.bitmap, known.n_known, seeds, places, most, expressed_fraction,
-        out.features_BL, out.values_BL, out.counts_BL, out.mask_BL, out.library_B, *scratch
+    bad = tokenise(
+        MODALITIES.index(known.modality), rows.indptr_N, rows.indices, rows.data, hits, which,
+        known.rows_G, known.bitmap, known.n_known, known.weights, seeds, places, most, expressed_fraction,
+        out.features_BL, out.values_BL, out.counts_BL, out.mask_BL, out.library_B, totals_BL, *scratch
     )  # fmt: skip
     if bad >= 0:
         raise InputError(
             f"{where}: an entry is in column {bad}, but there are {len(known.rows_G)} columns; "
             "the store is damaged, ingest its file again"
         )
-
-
-@intrinsic
-def _trailing_zeros(typing_context, word):
-    """Index of the lowest set bit of a uint64 that is not 0."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-
-    return numba.types.int64(numba.types.uint64), generate
-
-
-def _compiled(function):
-    """Compiled without the interpreter lock, and kept on disk where any place can be written."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # numba found no directory for its cache: a read-only container
-        return numba.njit(nogil=True)(function)
-
-
-_mix64 = numba.njit(mix64)  # numba's cache looks at this file only: who changes mix64 touches it too
-
-
-@numba.njit
-def _draw(state, n):
-    """An exactly uniform integer below n < 2**32 (Lemire 2019), and the generator's next state."""
-    n = np.uint64(n)
-    while True:
-        state += np.uint64(0x9E3779B97F4A7C15)
-        product = (_mix64(state) >> np.uint64(32)) * n
-        low = product & np.uint64(0xFFFFFFFF)
-        if low >= n or low >= (np.uint64(0x100000000) - n) % n:
-            return np.int64(product >> np.uint64(32)), state
-
-
-@numba.njit
-def _list_bits(bitmap, known, zeros, picked):
-    """Model rows in ascending order: of the bitmap, or of what is known and not in it. Returns how many."""
-    n = 0
-    for w in range(len(known)):
-        word = known[w] & ~bitmap[w] if zeros else bitmap[w]
-        while word != np.uint64(0):
-            picked[n] = w * 64 + _trailing_zeros(word)
-            word &= word - np.uint64(1)
-            n += 1
-    return n
-
-
-@numba.njit
-def _sample(picked, n, k, state):
-    """Move a uniform sample of k of the first n to the front: the first k steps of Fisher and Yates's shuffle."""
-    if k == n:
-        return state
-    for i in range(k):
-        j, state = _draw(state, n - i)
-        picked[i], picked[i + j] = picked[i + j], picked[i]
-    return state
-
-
-@_compiled
-def _tokenise(
-    indptr, indices, data, which, rows_G, known, n_known, seeds, places, most, fraction,
-    features_BL, values_BL, counts_BL, mask_BL, library_B, bitmap, counts, picked, table
-):  # fmt: skip
-    """Fill one row of the batch for each cell. Returns -1, or a column that does not exist."""
-    length = features_BL.shape[1]
-    one = np.uint64(1)
-    for i in range(len(which)):
-        place, state = places[i], seeds[i]
-        bitmap[: len(known)] = np.uint64(0)
-        library = 0.0
-        for entry in range(indptr[which[i]], indptr[which[i] + 1]):
-            column = np.int64(indices[entry])
-            if column < 0 or column >= len(rows_G):
-                return column
-            library += data[entry]
-            row = rows_G[column]
-            if row >= 0:
-                bitmap[row >> 6] |= one << np.uint64(row & 63)
-                counts[row] = data[entry]
-        library_B[place] = library
-
-        n = _list_bits(bitmap, known, False, picked)
-        expressed = min(n, most)
-        state = _sample(picked, n, expressed, state)
-        table[:] = -1.0
-        for t in range(expressed):
-            row = picked[t]
-            count = counts[row]
-            small = np.int64(min(count, _TABLE - 1.0))
-            if small < _TABLE - 1:
-                if table[small] < 0:
-                    table[small] = np.log1p(count / library * _SCALE)
-                value = table[small]
-            else:
-                value = np.float32(np.log1p(count / library * _SCALE))
-            features_BL[place, t], counts_BL[place, t] = row, count
-            values_BL[place, t], mask_BL[place, t] = value, True
-
-        zeros = min(n_known - n, np.int64(np.floor(expressed / fraction + 0.5)) - expressed, length - expressed)
-        if (n_known - n - zeros) * _SPARSE >= len(known) * 64:
-            t = 0
-            while t < zeros:
-                row, state = _draw(state, len(known) * 64)
-                w, bit = row >> 6, one << np.uint64(row & 63)
-                if known[w] & ~bitmap[w] & bit:
-                    bitmap[w] |= bit
-                    picked[t] = row
-                    t += 1
-        elif zeros > 0:
-            _sample(picked, _list_bits(bitmap, known, True, picked), zeros, state)
-        for t in range(zeros):
-            features_BL[place, expressed + t], mask_BL[place, expressed + t] = picked[t], True
-    return -1

@@ -11,11 +11,13 @@ There is no state to save. Any position is found from the seed alone, so a run r
 on the order without speaking. Permutations sort raw Philox bits rather than call `Generator.permutation`, whose
 algorithm numpy reserves the right to change.
 
-Cells are held out by a hash of (seed, store, row), so that appending stores to a corpus moves no cell from one side of
-the split to the other. The share held out is therefore the fraction asked for only up to chance. Another seed is
-another split: compare runs under one seed, or hold out whole stores.
+A *store* here is all that is stored of a dataset: a cell of which several modalities were measured is one cell, on one
+side of the split with all of them. Cells are held out by a hash of (seed, store, row), so that appending stores to a
+corpus moves no cell from one side of the split to the other. The share held out is therefore the fraction asked for
+only up to chance. Another seed is another split: compare runs under one seed, or hold out whole stores.
 """
 
+import copy
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -124,20 +126,46 @@ class Order:
         for name, value in (("block_cells", block_cells), ("window_blocks", window_blocks)):
             if value < 1:
                 raise InputError(f"data.{name}={value}: must be at least 1")
-        self.seed, self.window_blocks = seed, window_blocks
+        self.seed, self._block_cells = seed, block_cells
         self.offsets = np.concatenate([[0], np.cumsum(np.asarray(store_sizes, np.int64), dtype=np.int64)])
         self._is_heldout = self._split(holdout_fraction, frozenset(holdout_stores))
-        self.n_cells = len(self._is_heldout)
-        self.n_heldout = int(np.count_nonzero(self._is_heldout))
-        self.n_train = self.n_cells - self.n_heldout
+        self._serve(range(len(store_sizes)), window_blocks, ())
         if not self.n_train:
             raise InputError(
                 f"no cells to train on: {self.n_heldout} of {self.n_cells} cells are held out "
                 f"({len(holdout_stores)} of {len(store_sizes)} datasets whole); ingest more or hold out less"
             )
-        self._make_blocks(block_cells)
+
+    def among(self, stores: Sequence[int], key: tuple[int, ...], window_blocks: int) -> "Order":
+        """The endless sequence of some of the stores alone, at least one of their cells in training.
+
+        It has the same global indices and the same split, in the same memory. `key`, small integers above 0, makes its
+        shuffle another than that of other sequences.
+        """
+        order = copy.copy(self)
+        order._serve(stores, window_blocks, key)
+        return order
+
+    def _serve(self, stores: Sequence[int], window_blocks: int, key: tuple[int, ...]) -> None:
+        self._stores, self.window_blocks, self._key = tuple(stores), window_blocks, key
+        bounds = self._bounds(self._stores)
+        self.n_cells = sum(stop - start for start, stop in bounds)
+        self.n_heldout = sum(int(np.count_nonzero(self._is_heldout[start:stop])) for start, stop in bounds)
+        self.n_train = self.n_cells - self.n_heldout
+        self._make_blocks(bounds)
         self._epoch = lru_cache(maxsize=4)(self._make_epoch)
         self._window = lru_cache(maxsize=8)(self._make_window)
+
+    @property
+    def window_cells(self) -> int:
+        """Cells of a whole window, those held out among them."""
+        return self._block_cells * self.window_blocks
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Training and held-out cells of each store of the corpus; int64 both."""
+        bounds = self._bounds(range(len(self.offsets) - 1))
+        heldout = np.array([np.count_nonzero(self._is_heldout[start:stop]) for start, stop in bounds], np.int64)
+        return np.diff(self.offsets) - heldout, heldout
 
     def cells(self, position: int, count: int) -> np.ndarray:
         """Global indices (int64, `count` of them) of the training sequence from `position` on. Random access."""
@@ -145,9 +173,15 @@ class Order:
         parts = [self.window(epoch, window).cells[start:stop] for epoch, window, start, stop in spans]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def heldout(self, max_cells: int | None = None) -> np.ndarray:
-        """Global indices (int64, ascending) of the held-out cells, or of `max_cells` of them drawn by the seed."""
-        cells = np.flatnonzero(self._is_heldout)
+    def heldout(self, max_cells: int | None = None, stores: Sequence[int] | None = None) -> np.ndarray:
+        """Global indices (int64, ascending) of the held-out cells, or of `max_cells` of them drawn by the seed.
+
+        Args:
+          stores: ascending; the cells of these alone. All that the sequence serves where None.
+        """
+        bounds = self._bounds(self._stores if stores is None else stores)
+        parts = [start + np.flatnonzero(self._is_heldout[start:stop]) for start, stop in bounds]
+        cells = np.concatenate([np.empty(0, np.int64), *parts])
         if max_cells is None or max_cells >= len(cells):
             return cells
         store, row = self.locate(cells)
@@ -194,16 +228,23 @@ class Order:
                     heldout[start + first : start + first + len(rows)] = uniform < fraction
         return heldout
 
-    def _make_blocks(self, block_cells: int) -> None:
+    def _bounds(self, stores: Sequence[int]) -> list[tuple[int, int]]:
+        """Global index of the first cell of each store, and of the first beyond."""
+        return [(int(self.offsets[store]), int(self.offsets[store + 1])) for store in stores]
+
+    def _make_blocks(self, bounds: list[tuple[int, int]]) -> None:
         """Cut stores into blocks. The last of a store is short, and held-out cells make the others uneven."""
-        starts = [np.arange(a, b, block_cells) for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True)]
-        stops = [np.append(s[1:], b) for s, b in zip(starts, self.offsets[1:], strict=True) if len(s)]
-        self._starts, self._stops = np.concatenate(starts), np.concatenate(stops)
-        sizes = np.add.reduceat(~self._is_heldout, self._starts, dtype=np.int64)
-        self._starts, self._stops, self._sizes = (a[sizes > 0] for a in (self._starts, self._stops, sizes))
+        blocks = [np.empty((3, 0), np.int64)]
+        for start, stop in bounds:
+            starts = np.arange(start, stop, self._block_cells)
+            if len(starts):
+                sizes = np.add.reduceat(~self._is_heldout[start:stop], starts - start, dtype=np.int64)
+                blocks.append(np.stack([starts, np.append(starts[1:], stop), sizes]))
+        blocks = np.concatenate(blocks, axis=1)
+        self._starts, self._stops, self._sizes = blocks[:, blocks[2] > 0]
 
     def _make_epoch(self, epoch: int) -> _Epoch:
-        blocks = _permutation((self.seed, _BLOCKS, epoch), len(self._sizes))
+        blocks = _permutation((self.seed, _BLOCKS, epoch, *self._key), len(self._sizes))
         ends = np.cumsum(np.add.reduceat(self._sizes[blocks], np.arange(0, len(blocks), self.window_blocks)))
         return _Epoch(blocks, ends)
 
@@ -214,7 +255,7 @@ class Order:
         rows = np.arange(len(blocks)) - (np.cumsum(lengths) - lengths)[blocks]
         cells = starts[blocks] + rows
         served = np.flatnonzero(~self._is_heldout[cells])
-        served = served[_permutation((self.seed, _ROWS, epoch, index), len(served))]
+        served = served[_permutation((self.seed, _ROWS, epoch, index, *self._key), len(served))]
         stores, in_store = self.locate(starts)
         return Window(stores, in_store, in_store + lengths, cells[served], blocks[served], rows[served])
 

@@ -1,12 +1,15 @@
 """The stream of batches: order, reading and tokens joined, so that a step's batch is a pure function of (seed, step).
 
-A batch is made from the windows that its positions fall in (see `order.py`). A window's blocks are all asked for at
-once, read concurrently by the store, and kept while batches are cut from it, so that each block is read about once an
-epoch; the window to come is asked for before it is needed. Memory is that of the windows held, some three of
-window_blocks x block_cells cells at 6 to 8 kB a cell of 2,000 counts, and is used again: fresh memory for each block
-nearly doubled what the process holds.
+A batch has a view of each modality of the corpus: so many rows of each stratum (see `mixture.py`) at every step. A
+stratum's rows are the next of its endless sequence of cells, or of the sequences of its datasets in turn. Two views of
+one cell are made apart from the same position, so they agree without speaking.
 
-A cell's tokens are drawn with a seed of its own, made from the run's seed and its position in the endless sequence:
+Views are cut from windows of blocks (see `order.py`, `windows.py`), of which each sequence holds some three. The window
+of a corpus that is one sequence is window_blocks x block_cells cells, at 6 to 8 kB for a cell of 2,000 counts. Where
+there are several sequences they share that between them in proportion to their rows, but none has less than `LEAST_BLOCKS`
+blocks; a cell of several modalities costs each of them.
+
+A cell's tokens are drawn with a seed of its own, made from the run's seed and its place in the endless row of views:
 another epoch shows other tokens, and neither the number of hosts, nor prefetching, nor a restart changes a bit. Each
 host tokenises only its rows of the batch, but since a window is shuffled as a whole, it reads every window: n hosts
 decode the corpus n times between them. At some 15 microseconds a cell that is cheaper than an order that depends on n.
@@ -16,24 +19,28 @@ interpreter lock; each makes a batch of its own, so that the threads share nothi
 """
 
 import os
-import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 
+from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, TokenBatch
-from mofm.batches.collate import collate_into, empty_tokens, known_features, make_scratch
-from mofm.batches.order import Order, Window, counter_hash, host_slice
-from mofm.corpus.store import Corpus, PendingRows, RowBuffers, Store
+from mofm.batches.collate import collate_into, empty_tokens, make_scratch
+from mofm.batches.mixture import Stratum, Turns, host_part, make_strata, parse_stratum, rows_of_views, shares_of
+from mofm.batches.order import Order, counter_hash
+from mofm.batches.panels import Panels
+from mofm.batches.windows import Piece, WindowReader
+from mofm.corpus.datasets import Dataset
+from mofm.corpus.store import Corpus, RowBuffers
 from mofm.errors import InputError, check_at_least, nearest_name
-from mofm.omics.rows import CountRows
 
+LEAST_BLOCKS = 4
+"""Blocks in a window of a sequence that has few rows of each batch."""
 _TRAIN, _HELDOUT = 101, 102  # what token seeds are for; part of their key
 
 
@@ -43,73 +50,138 @@ class DataConfig:
 
     Attributes:
       corpus: path of the corpus.
-      batch_size: cells in a global batch, over all hosts.
-      tokens: the most tokens of a cell.
+      batch_size: cells in a global batch, over all hosts; one of several modalities counts once.
+      tokens: the most tokens of a cell in one modality.
+      atac_tokens, adt_tokens, methylation_tokens: the same for one modality. None: `tokens`, or all features that the
+        widest dataset measures where those are fewer.
       expressed_fraction: share of expressed features among a cell's tokens, in (0, 1]; the others are zeros.
       block_cells: consecutive cells that are read together.
       window_blocks: blocks whose cells are shuffled together. Memory is proportional to it.
       prefetch: batches made ahead, each in a thread. 0: made when asked for.
       holdout_fraction: chance of a cell to be held out of training, in [0, 1).
       holdout_datasets: names of datasets that are held out whole.
+      temperature: in [0, 1]. A dataset of n cells has a share of n^temperature of the batches: 1 serves every cell
+        equally often, 0 every dataset; below 1, one atlas does not drown the rest.
+      quotas: stratum -> its share of a batch, up to a factor: {"rna": 2, "atac": 1, "rna+atac": 1} makes half of the
+        cells RNA alone. Empty: by the cells and the temperature. Shares are met in whole rows, at least one each.
+      quota_multiple: each stratum has a multiple of this many rows, so that every view divides by as many devices.
     """
 
     corpus: str
     batch_size: int = 256
     tokens: int = 1024
+    atac_tokens: int | None = None
+    adt_tokens: int | None = None
+    methylation_tokens: int | None = None
     expressed_fraction: float = 0.75
     block_cells: int = 64
     window_blocks: int = 64
     prefetch: int = 2
     holdout_fraction: float = 0.1
     holdout_datasets: tuple[str, ...] = ()
+    temperature: float = 1.0
+    quotas: dict[str, float] = field(default_factory=dict)
+    quota_multiple: int = 1
 
     def __post_init__(self):
-        check_at_least("data", self, ("batch_size", "tokens", "block_cells", "window_blocks"), 1)
+        check_at_least("data", self, ("batch_size", "tokens", "block_cells", "window_blocks", "quota_multiple"), 1)
+        own = ("atac_tokens", "adt_tokens", "methylation_tokens")
+        check_at_least("data", self, [name for name in own if getattr(self, name) is not None], 1)
         check_at_least("data", self, ("prefetch",), 0)
         if not 0 < self.expressed_fraction <= 1:
             raise InputError(f"data.expressed_fraction={self.expressed_fraction}: must be more than 0 and at most 1")
         if not 0 <= self.holdout_fraction < 1:
             raise InputError(f"data.holdout_fraction={self.holdout_fraction}: must be at least 0 and less than 1")
+        if not 0 <= self.temperature <= 1:
+            raise InputError(f"data.temperature={self.temperature}: must be at least 0 and at most 1")
+        for name, share in self.quotas.items():
+            parse_stratum(name)
+            if not 0 < share < float("inf"):
+                raise InputError(f"data.quotas: {name}={share}: a share must be more than 0")
 
 
 class Stream:
     """Batches of a corpus, for one host of several.
 
+    Attributes:
+      strata: what every training batch is made of. A view holds those that have its modality, in this order, each
+        as many rows as its quota; `mixture.view_rows` tells which.
+      rows: modality -> rows of its global view in a training batch, for those of the strata.
+      features: modality -> how many features the corpus has of it, those that `TokenBatch.features_BL` counts.
+      tokens: modality -> tokens of a cell.
+      idf: float32, one for each ATAC region of the corpus (see `idf.py`).
+
     Args:
-      corpus: an open corpus of RNA.
+      corpus: an open corpus.
       config: see `DataConfig`; its `corpus` is not looked at.
       seed: fixes the split, the order and the tokens.
       host, hosts: this host's number among how many.
 
     Raises:
-      InputError: the corpus is not of RNA, a dataset to hold out does not exist, nothing is left to train on, or the
-        batch does not divide by the hosts.
+      InputError: a dataset to hold out does not exist, nothing is left to train on, the batch is too small for the
+        strata, a view does not divide by the hosts, or a store is damaged.
     """
 
     def __init__(self, corpus: Corpus, config: DataConfig, seed: int, *, host: int = 0, hosts: int = 1):
-        self._corpus, self._stores, self._config, self._seed = corpus, tuple(corpus.stores), config, seed
-        for store in self._stores:
-            if store.modality != "rna":
-                raise InputError(f"{config.corpus}: dataset {store.name!r} is {store.modality}, only rna is streamed")
+        self._corpus, self._config, self._seed, self._host, self._hosts = corpus, config, seed, host, hosts
+        self._datasets: tuple[Dataset, ...] = tuple(corpus.datasets)
         self._order = Order(
-            [store.n_cells for store in self._stores],
+            [dataset.n_cells for dataset in self._datasets],
             seed,
             holdout_fraction=config.holdout_fraction,
-            holdout_stores=_named(self._stores, config.holdout_datasets),
+            holdout_stores=_named(self._datasets, config.holdout_datasets),
             block_cells=config.block_cells,
             window_blocks=config.window_blocks,
         )
-        if self._order.n_cells > np.iinfo(np.int32).max:
+        if self._order.offsets[-1] > np.iinfo(np.int32).max:
             raise InputError(f"{config.corpus}: {self._order.n_cells} cells are more than cell_B (int32) can number")
-        self._slice = host_slice(config.batch_size, host, hosts)
-        self._known = [known_features(store.feature_rows, f"dataset {store.name!r}") for store in self._stores]
-        self._words = max(len(known.bitmap) for known in self._known)
-        self._datasets = np.array([store.dataset for store in self._stores], np.int32)
-        self._windows: OrderedDict[tuple[int, int], _Blocks] = OrderedDict()
-        self._windows_lock = threading.Lock()
-        self._spare: list[RowBuffers] = []
-        under_way = (config.prefetch + 1) * config.batch_size
-        self._windows_kept = 2 + -(-under_way // min(config.block_cells * config.window_blocks, self._order.n_train))
+        train_D, heldout_D = self._order.counts()
+        self.strata, self._heldout_strata = self._strata(train_D), self._strata(heldout_D)
+        self.rows, self._parts = rows_of_views(self.strata), self._host_parts(self.strata)
+        self._heldout_parts = self._host_parts(self._heldout_strata)
+        self._panels = Panels(corpus)
+        self.features, self.idf = self._panels.features, self._panels.idf
+        own = {"rna": config.tokens, "atac": config.atac_tokens, "adt": config.adt_tokens}
+        self.tokens = self._panels.tokens(config.tokens, own | {"methylation": config.methylation_tokens})
+        self._begin_sequences(train_D)
+
+    def _strata(self, cells_D: np.ndarray) -> tuple[Stratum, ...]:
+        config = self._config
+        return make_strata(
+            [dataset.modalities for dataset in self._datasets],
+            cells_D.tolist(),
+            batch_size=config.batch_size,
+            quotas=config.quotas,
+            temperature=config.temperature,
+            multiple=config.quota_multiple,
+        )
+
+    def _host_parts(self, strata: Sequence[Stratum]) -> dict[Modality, slice]:
+        """This host's rows of the global view of each modality that the strata have."""
+        return {modality: host_part(strata, modality, self._host, self._hosts) for modality in rows_of_views(strata)}
+
+    def _begin_sequences(self, train_D: np.ndarray) -> None:
+        """For each stratum whose turn it is at what position, and a reader of each sequence in each modality."""
+        config = self._config
+        self._turns: list[Turns] = []
+        self._readers: dict[tuple[int, int, Modality], WindowReader] = {}
+        spare: dict[Modality, list[RowBuffers]] = {modality: [] for modality in MODALITIES}
+        for position, stratum in enumerate(self.strata):
+            together = config.temperature == 1 or len(stratum.datasets) == 1
+            groups = [stratum.datasets] if together else [(dataset,) for dataset in stratum.datasets]
+            weights = [1.0] if together else [train_D[d] ** config.temperature for d in stratum.datasets]
+            self._turns.append(Turns(weights))
+            for number, (datasets, weight) in enumerate(zip(groups, weights, strict=True)):
+                rows = stratum.quota * weight / sum(weights)
+                blocks = max(round(config.window_blocks * rows / config.batch_size), LEAST_BLOCKS)
+                order = self._order
+                if rows < config.batch_size:
+                    order = order.among(datasets, (datasets[0] + 1,), min(blocks, config.window_blocks))
+                under_way = (config.prefetch + 1) * int(np.ceil(rows))
+                for modality in stratum.modalities:
+                    stores = {d: self._datasets[d].stores[modality] for d in datasets}
+                    reader = WindowReader(order, stores, spare[modality], under_way)
+                    self._readers[position, number, modality] = reader
 
     @property
     def n_train_cells(self) -> int:
@@ -136,70 +208,83 @@ class Stream:
     def heldout_batches(self, max_cells: int | None = None) -> Iterator[CellBatch]:
         """This host's rows of batches of the held-out cells, in corpus order, the same tokens each time.
 
-        The last batch is filled up with padded rows (mask False, cell -1), so that each host gets as many batches.
-        With `max_cells`, that many cells are drawn by the seed from all that are held out.
+        Each stratum has its rows, as in training, but shared out by held-out cells, so that one which is held out whole
+        has some too. A stratum that comes to its end is filled up with padded rows (mask False, cell -1), so that each
+        host gets as many batches. With `max_cells`, about that many cells are drawn by the seed from all that are held
+        out, of each stratum as many as its rows, or all that it has; exactly that many where there is one stratum.
         """
-        cells = self._order.heldout(max_cells)
-        return self._made_ahead(partial(self._heldout_batch, cells), range(0, len(cells), self._config.batch_size))
+        if not self.n_heldout_cells:
+            return iter(())
+        strata, size = self._heldout_strata, self._config.batch_size
+        limits = [max_cells and max(1, round(max_cells * stratum.quota / size)) for stratum in strata]
+        cells = [self._order.heldout(n, stratum.datasets) for n, stratum in zip(limits, strata, strict=True)]
+        batches = max(-(-len(some) // stratum.quota) for some, stratum in zip(cells, strata, strict=True))
+        return self._made_ahead(partial(self._heldout_batch, cells), range(batches))
 
     def cell_names(self, cell_B: np.ndarray) -> list[str]:
         """What the corpus calls these cells (global indices, as in `cell_B`), for messages; "padding" for -1."""
         return [self._corpus.cell_name(int(cell)) if cell >= 0 else "padding" for cell in cell_B]
 
     def _train_batch(self, step: int, stop: int) -> CellBatch:
-        """The batch of a step; the window after it is asked for if a step before `stop` will need it."""
+        """The batch of a step; windows after it are asked for if a step before `stop` will need them."""
         if step < 0:
             raise ValueError(f"step {step}")
-        share = self._slice.stop - self._slice.start
-        first = step * self._config.batch_size + self._slice.start
-        spans = list(self._order.spans(first, share))
-        windows = [self._window(span.epoch, span.window) for span in spans]
-        last = spans[-1]
-        rest_of_window = len(windows[-1].window.cells) - last.stop
-        if first + share + rest_of_window < stop * self._config.batch_size:
-            self._window(*self._order.following(last))
-        pieces, cells, place = [], [], 0
-        for span, blocks in zip(spans, windows, strict=True):
-            pieces += blocks.pieces(span.start, span.stop, place)
-            cells.append(blocks.window.cells[span.start : span.stop])
-            place += span.stop - span.start
-        seeds = counter_hash((self._seed, _TRAIN), np.arange(first, first + share))
-        return CellBatch(rna=self._tokens(pieces, np.concatenate(cells), seeds))
+        return CellBatch(**{modality: self._train_view(modality, step, stop) for modality in self._parts})
 
-    def _heldout_batch(self, cells: np.ndarray, first: int) -> CellBatch:
-        mine = cells[first : first + self._config.batch_size][self._slice]
-        store, row = self._order.locate(mine)
+    def _train_view(self, modality: Modality, step: int, stop: int) -> TokenBatch:
+        part = self._parts[modality]
+        cells, pieces = np.empty(part.stop - part.start, np.int64), []
+        for share in shares_of(self.strata, modality, part):
+            quota, turns = self.strata[share.stratum].quota, self._turns[share.stratum]
+            for number, first, places in turns.take(step * quota + share.start, share.stop - share.start):
+                reader = self._readers[share.stratum, number, modality]
+                places = share.place + places
+                cells[places], some = reader.pieces(first, places, turns.reached(number, stop * quota))
+                pieces += some
+        numbers = step * self.rows[modality] + np.arange(part.start, part.stop)
+        return self._tokens(modality, pieces, cells, self._seeds(_TRAIN, modality, numbers))
+
+    def _heldout_batch(self, cells_S: list[np.ndarray], index: int) -> CellBatch:
+        views = {}
+        for modality, part in self._heldout_parts.items():
+            cells = np.full(part.stop - part.start, -1, np.int64)
+            for share in shares_of(self._heldout_strata, modality, part):
+                first = index * self._heldout_strata[share.stratum].quota
+                mine = cells_S[share.stratum][first + share.start : first + share.stop]
+                cells[share.place : share.place + len(mine)] = mine
+            places = np.flatnonzero(cells >= 0)
+            pieces = self._heldout_pieces(modality, cells[places], places)
+            views[modality] = self._tokens(modality, pieces, cells, self._seeds(_HELDOUT, modality, cells))
+        return CellBatch(**views)
+
+    def _heldout_pieces(self, modality: Modality, cells: np.ndarray, places: np.ndarray) -> list[Piece]:
+        dataset, row = self._order.locate(cells)
         block = row // self._config.block_cells
-        cuts = np.flatnonzero(np.diff(store) | np.diff(block)) + 1
-        parts = [part for part in np.split(np.arange(len(mine)), cuts) if len(part)]
-        reads = [self._stores[store[p[0]]].read_rows(int(row[p[0]]), int(row[p[-1]]) + 1) for p in parts]
-        pieces = [
-            _Piece(int(store[p[0]]), read.result, row[p] - row[p[0]], p) for p, read in zip(parts, reads, strict=True)
+        cuts = np.flatnonzero((np.diff(dataset) != 0) | (np.diff(block) != 0)) + 1
+        parts = [part for part in np.split(np.arange(len(cells)), cuts) if len(part)]
+        stores = [self._datasets[dataset[part[0]]].stores[modality] for part in parts]
+        reads = [s.read_rows(int(row[p[0]]), int(row[p[-1]]) + 1) for s, p in zip(stores, parts, strict=True)]
+        return [
+            Piece(int(dataset[part[0]]), read.result, row[part] - row[part[0]], places[part])
+            for part, read in zip(parts, reads, strict=True)
         ]
-        return CellBatch(rna=self._tokens(pieces, mine, counter_hash((self._seed, _HELDOUT), mine)))
 
-    def _tokens(self, pieces: "list[_Piece]", cells: np.ndarray, seeds: np.ndarray) -> TokenBatch:
-        """One view of each cell; rows of the batch beyond the cells stay padding."""
-        out = empty_tokens(self._slice.stop - self._slice.start, self._config.tokens)
-        out.cell_B[: len(cells)] = cells
-        scratch = make_scratch(self._words)
+    def _seeds(self, purpose: int, modality: Modality, counters: np.ndarray) -> np.ndarray:
+        """uint64 token seeds. A modality has draws of its own; those of RNA are as they were before there were others."""
+        number = MODALITIES.index(modality)
+        return counter_hash((self._seed, purpose, number) if number else (self._seed, purpose), counters)
+
+    def _tokens(self, modality: Modality, pieces: list[Piece], cells: np.ndarray, seeds: np.ndarray) -> TokenBatch:
+        """One view of each cell; rows of cells -1 stay padding."""
+        out = empty_tokens(len(cells), self.tokens[modality], modality)
+        out.cell_B[:] = cells
+        scratch = make_scratch(self._panels.words(modality))
         for piece in pieces:
-            known, name = self._known[piece.store], f"dataset {self._stores[piece.store].name!r}"
-            out.dataset_B[piece.places] = self._datasets[piece.store]
+            known, name = self._panels.known(piece.dataset, modality), f"dataset {self._datasets[piece.dataset].name!r}"
+            out.dataset_B[piece.places] = piece.dataset
             fraction, chosen = self._config.expressed_fraction, seeds[piece.places]
             collate_into(out, piece.places, piece.read(), piece.which, known, chosen, fraction, scratch, name)
         return out
-
-    def _window(self, epoch: int, index: int) -> "_Blocks":
-        """A window being read or read; the least recently used beyond a few are let go."""
-        with self._windows_lock:
-            key = (epoch, index)
-            if key not in self._windows:
-                self._windows[key] = _Blocks(self._order.window(epoch, index), self._stores, self._spare)
-            self._windows.move_to_end(key)
-            while len(self._windows) > self._windows_kept:
-                self._windows.popitem(last=False)
-            return self._windows[key]
 
     def _made_ahead(self, make: Callable[[int], CellBatch], numbers: Iterable[int]) -> Iterator[CellBatch]:
         """make(number) for each number in turn, `prefetch` of them under way in threads; their exceptions come here."""
@@ -218,70 +303,9 @@ class Stream:
             threads.shutdown(cancel_futures=True)
 
 
-class _Piece(NamedTuple):
-    """Cells of a batch that lie in one block: the block's store and rows, which rows, and their places in the batch."""
-
-    store: int
-    read: Callable[[], CountRows]
-    which: np.ndarray
-    places: np.ndarray
-
-
-class _Blocks:
-    """The blocks of a window, on their way from the stores or arrived. Safe to share between threads.
-
-    They lie in memory taken from `spare`, which goes back there when the last batch that is cut from them lets go.
-    """
-
-    def __init__(self, window: Window, stores: tuple[Store, ...], spare: list[RowBuffers]):
-        self.window, self._stores, self._spare = window, stores, spare
-        self._buffers: list[RowBuffers | None] = [None] * len(window.stores)
-        self._rows: list[CountRows | None] = [None] * len(window.stores)
-        self._reads = [self._read(block) for block in range(len(window.stores))]
-        self._lock = threading.Lock()
-
-    def __del__(self):
-        arrived = zip(self._buffers, self._rows, strict=True)  # the memory of other blocks may still be written to
-        self._spare.extend(buffers for buffers, rows in arrived if rows is not None)
-
-    def rows(self, block: int) -> CountRows:
-        """The rows of a block, waited for."""
-        with self._lock:
-            if self._rows[block] is None:
-                read, self._reads[block] = (
-                    self._reads[block] or self._read(block),
-                    None,
-                )  # one that failed is tried anew
-                self._rows[block] = read.result()
-            return self._rows[block]
-
-    def _read(self, block: int) -> PendingRows:
-        try:
-            self._buffers[block] = self._spare.pop()
-        except IndexError:
-            self._buffers[block] = RowBuffers()
-        store = self._stores[self.window.stores[block]]
-        return store.read_rows(int(self.window.starts[block]), int(self.window.stops[block]), self._buffers[block])
-
-    def pieces(self, start: int, stop: int, place: int) -> list[_Piece]:
-        """The cells `[start, stop)` of the window by block, to go to the batch's rows from `place` on."""
-        blocks = self.window.blocks[start:stop]
-        by_block = np.argsort(blocks, kind="stable")
-        cuts = np.flatnonzero(np.diff(blocks[by_block])) + 1
-        return [
-            _Piece(
-                int(self.window.stores[blocks[chosen[0]]]),
-                partial(self.rows, int(blocks[chosen[0]])),
-                self.window.rows[start + chosen],
-                place + chosen,
-            )
-            for chosen in np.split(by_block, cuts)
-        ]
-
-
-def _named(stores: tuple[Store, ...], names: tuple[str, ...]) -> list[int]:
-    """Positions of the stores of these names."""
-    position = {store.name: i for i, store in enumerate(stores)}
+def _named(datasets: tuple[Dataset, ...], names: tuple[str, ...]) -> list[int]:
+    """Positions of the datasets of these names."""
+    position = {dataset.name: i for i, dataset in enumerate(datasets)}
     for name in names:
         if name not in position:
             raise InputError(f"data.holdout_datasets: no dataset {name!r} in the corpus.{nearest_name(name, position)}")

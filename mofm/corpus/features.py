@@ -37,6 +37,11 @@ def add_features(
     return pd.concat([features, added], ignore_index=True), np.array([row_of[name] for name in ids], np.int32)
 
 
+def rows_by_modality(features: pd.DataFrame) -> np.ndarray:
+    """int32, for each row of the table: its number among the features of its modality, which is its row in a model."""
+    return features.groupby("modality", sort=False).cumcount().to_numpy(np.int32)
+
+
 def features_to_bytes(features: pd.DataFrame) -> bytes:
     """The table as Parquet. The same table gives the same bytes."""
     content = io.BytesIO()

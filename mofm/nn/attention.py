@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from mofm.axes import EMBED, HEAD_WIDTH, HEADS
 from mofm.nn.layers import RMSNorm, declare
 
-POOL_START = 0.1
+POOL_START = 0.02
 """Scale of the pool's values at the start, against a profile of unit size: the embedding starts as the linear one."""
 MASKED_LOGIT = -1e9
 """Added to the logits of padding: exp underflows to exactly zero, and a row of padding alone stays finite."""

@@ -1,32 +1,62 @@
 """The linear read-out: what a linear model knows of a cell, kept beside what the blocks make of it.
 
-    profile_D = mean over the shown tokens of  value * gain(gene) * row_D(gene),  less what an average cell gives
+    profile_D = sqrt(library / LIBRARY_SCALE) * mean over the shown tokens of  value * gain(gene) * row_D(gene)
+                less what an average cell gives
 
-With rows that start as loadings of principal components and gains that start as 1 / standard deviation (see
-`training/start.py`), the profile starts as the cell's principal components, seen through its sample of tokens. The cell
-embedding is the profile plus the attention pool, so training departs from the linear baseline, where it would
-otherwise first have to find it. Rows and gains are learned on: the rows are the gene table's own.
+With rows and gains that start as loadings and scales of principal components (see `training/components.py`), the profile
+starts as the cell's principal components, seen through its sample of tokens. Those are a sum over all expressed genes;
+a view shows a sample, whose mean does not depend on its size, and how many genes a cell expresses grows about as the
+square root of its depth, hence the first factor. (The mean alone placed a cell less well among its neighbours: on 500
+cells 0.77 against 0.81 of them had the type of their 15 nearest.) The cell embedding is the profile plus the attention
+pool, so training departs from the linear baseline, where it would otherwise first have to find it. Rows and gains are
+learned on: the rows are the gene table's own.
+
+Other omics are read out in the same space, through the genes of their features, so a cell's chromatin lands near its
+expression before any pair of them was seen. Each has a scale of its own (negative for methylation, which opposes
+expression) and its own centre; none has the factor of depth, as their values are normalised within the cell.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mofm.axes import EMBED, GENES
-from mofm.batch import TokenBatch
+from mofm.axes import EMBED, GENES, MODALITIES, Modality
+from mofm.batch import FeatureSpace, TokenBatch, log_exposure
 from mofm.nn.layers import declare
 
 
 class LinearReadout(nn.Module):
-    """(view, hidden_BL, rows_BLD) -> profile_BD, float32. Hidden values and padding do not enter."""
+    """(view, hidden_BL, rows_BLD, modality, space) -> profile_BD, float32. Hidden values and padding do not enter."""
 
     genes: int
 
     @nn.compact
-    def __call__(self, view: TokenBatch, hidden_BL: jax.Array, rows_BLD: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        view: TokenBatch,
+        hidden_BL: jax.Array,
+        rows_BLD: jax.Array,
+        modality: Modality,
+        space: FeatureSpace | None,
+    ) -> jax.Array:
+        kinds, which = len(MODALITIES), MODALITIES.index(modality)
         log_gain_G = declare(self, "log_gain", (self.genes,), (GENES,), 0)
-        centre_D = declare(self, "centre", (rows_BLD.shape[-1],), (EMBED,), 0)
+        scale_M = declare(self, "scale", (kinds,), (None,), "ones")
+        centre_MD = declare(self, "centre", (kinds, rows_BLD.shape[-1]), (None, EMBED), 0)
         shown_BL = view.mask_BL & ~hidden_BL
-        weight_BL = jnp.where(shown_BL, view.values_BL, 0.0) * jnp.exp(log_gain_G[view.features_BL])
+        values_BL = view.values_BL
+        if modality == "methylation":  # which regions were read says nothing: only what differs from their mean does
+            values_BL = values_BL - jax.nn.sigmoid(space.base_F[view.features_BL])
+        weight_BL = jnp.where(shown_BL, values_BL, 0.0) * gains(log_gain_G, view.features_BL, space)
         total_BD = jnp.einsum("bl,bld->bd", weight_BL, rows_BLD)
-        return total_BD / jnp.maximum(jnp.sum(shown_BL, axis=1, keepdims=True), 1) - centre_D
+        mean_BD = total_BD / jnp.maximum(jnp.sum(shown_BL, axis=1, keepdims=True), 1)
+        if modality == "rna":
+            mean_BD *= jnp.exp(log_exposure(view.library_B) / 2)[:, None]
+        return scale_M[which] * mean_BD - centre_MD[which]
+
+
+def gains(log_gain_G: jax.Array, features_BL: jax.Array, space: FeatureSpace | None) -> jax.Array:
+    """Each token's gain: its gene's, or the weighted mean of its genes'."""
+    if space is None:
+        return jnp.exp(log_gain_G[features_BL])
+    return jnp.sum(space.weights_FK[features_BL] * jnp.exp(log_gain_G[space.genes_FK[features_BL]]), axis=-1)

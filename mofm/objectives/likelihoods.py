@@ -1,8 +1,14 @@
-"""Likelihoods of measured values, in float32 and in log space, so that no rate or dispersion makes them infinite."""
+"""Likelihoods of measured values, in float32 and in log space, so that no rate or dispersion makes them infinite.
+
+Elementwise, each argument broadcast against the others; each gives -log of a probability, in nats. One for each omics
+type: RNA negative binomial, ADT a mixture of two of them, ATAC Bernoulli, methylation beta-binomial.
+
+Lgamma is avoided: a likelihood is a small difference of large ones, and at a dispersion of 1e5 float32 has lost its
+first decimal. All that is needed of it is one ratio, `_log_multisets`, whose large parts are cancelled on paper.
+"""
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
 
 LOG_BOUND = 12.0
 """Log rates and log dispersions are held within +-this: exp stays far inside float32, gradients stay finite."""
@@ -23,14 +29,98 @@ def negative_binomial_nll(counts: jax.Array, log_mean: jax.Array, log_dispersion
     log_mean = jnp.clip(log_mean, -2 * LOG_BOUND, LOG_BOUND)
     log_theta = jnp.clip(log_dispersion, -LOG_BOUND, LOG_BOUND)
     theta = jnp.exp(log_theta)
-    combinations = gammaln(counts + theta) - gammaln(theta) - gammaln(counts + 1.0)
     # theta * log(theta / (theta + mu)) = -theta * log1p(mu / theta), exact also where mu << theta.
     failures = -theta * jax.nn.softplus(log_mean - log_theta)
     successes = counts * (log_mean - jnp.logaddexp(log_theta, log_mean))
-    return -(combinations + failures + successes)
+    return -(_log_multisets(log_theta, counts) + failures + successes)
+
+
+def negative_binomial_mixture_nll(
+    counts: jax.Array,
+    log_background: jax.Array,
+    log_foreground: jax.Array,
+    background_logit: jax.Array,
+    log_dispersion: jax.Array,
+) -> jax.Array:
+    """-log of pi NB(counts; background, theta) + (1 - pi) NB(counts; foreground, theta), elementwise, in nats.
+
+    Antibodies are counted on cells without their protein too: pi is the chance that all of a count is such background
+    (totalVI, Gayoso et al. 2021). Computed as logaddexp of the two logs. The two
+    components may be exchanged with a change of the logit's sign; that the foreground is the larger is for the caller
+    to see to, as totalVI does by foreground = background * (1 + something positive).
+
+    Args:
+      counts: whole numbers >= 0.
+      log_background, log_foreground: log means of the components.
+      background_logit: log(pi / (1 - pi)).
+      log_dispersion: log theta, as in `negative_binomial_nll`, of both.
+    """
+    background = jax.nn.log_sigmoid(background_logit) - negative_binomial_nll(counts, log_background, log_dispersion)
+    foreground = jax.nn.log_sigmoid(-background_logit) - negative_binomial_nll(counts, log_foreground, log_dispersion)
+    return -jnp.logaddexp(background, foreground)
+
+
+def bernoulli_nll(outcomes: jax.Array, logits: jax.Array) -> jax.Array:
+    """-log of p where `outcomes`, of 1 - p elsewhere, p = sigmoid(logits); elementwise, in nats.
+
+    Computed as softplus of -logit or of logit: exact for chances near 0 and 1, its slope never beyond 1. Accessibility
+    is taken as open or not: counts of fragments say hardly more (PeakVI, Ashuach et al. 2022, and others).
+
+    Args:
+      outcomes: bool, or numbers of which those above 0 are open.
+      logits: log(p / (1 - p)).
+    """
+    return jax.nn.softplus(jnp.where(outcomes > 0, -logits, logits))
+
+
+def beta_binomial_nll(hits: jax.Array, totals: jax.Array, logits: jax.Array, log_concentration: jax.Array) -> jax.Array:
+    """-log BetaBinomial(hits of totals; mean m = sigmoid(logits), concentration c), elementwise, in nats.
+
+    log BB = log C(n, k) + log B(k + a, n - k + b) - log B(a, b), a = c m, b = c (1 - m): methylated reads of a region
+    whose rate varies from cell to cell with variance m (1 - m) / (c + 1) (scMET, Kapourani et al. 2021). A binomial as
+    c grows; 0 where there are no reads. Computed as a product of three numbers of multisets,
+    C(a + k - 1, k) C(b + n - k - 1, n - k) / C(c + n - 1, n), which is the same.
+
+    Args:
+      hits: methylated reads k, whole numbers, 0 <= hits <= totals.
+      totals: reads n.
+      logits: log(m / (1 - m)).
+      log_concentration: log c = log(a + b).
+    """
+    log_concentration = jnp.clip(log_concentration, -LOG_BOUND, LOG_BOUND)
+    methylated = _log_multisets(log_concentration + jax.nn.log_sigmoid(logits), hits)
+    unmethylated = _log_multisets(log_concentration + jax.nn.log_sigmoid(-logits), totals - hits)
+    return _log_multisets(log_concentration, totals) - methylated - unmethylated
 
 
 def masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
     """Mean of `values` over all axes with `weights` (bool or float), in float32; 0 where every weight is 0."""
     weights = weights.astype(jnp.float32)
     return jnp.sum(values.astype(jnp.float32) * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+
+
+def _log_multisets(log_x: jax.Array, m: jax.Array) -> jax.Array:
+    """log of Gamma(x + m) / (Gamma(x) m!), the number of multisets of m elements of x kinds; x > 0 real, m >= 0 whole."""
+    return _log_rising(log_x, m) - _log_rising(jnp.zeros_like(log_x), m)
+
+
+def _log_rising(log_x: jax.Array, m: jax.Array) -> jax.Array:
+    """log of Gamma(x + m) / Gamma(x) = log of x (x + 1) ... (x + m - 1), to about 1e-7 of m log(x + m).
+
+    Stirling's series at z = x + 4, where three terms of it are exact to 4e-8, times the four factors between; the
+    difference of its large parts is taken by log1p. The first factor is taken from log x, so that an x too small for
+    float32 still has a slope.
+    """
+    x = jnp.exp(log_x)
+    z = x + 4.0
+    first = jnp.where(m > 0, log_x - jnp.log(jnp.where(m > 0, x + m, 1.0)), 0.0)
+    steps = ((x + 1) / (x + 1 + m)) * ((x + 2) / (x + 2 + m)) * ((x + 3) / (x + 3 + m))
+    large = (z - 0.5) * jnp.log1p(m / z) - m + m * jnp.log(z + m)
+    return large + _stirling(z + m) - _stirling(z) + first + jnp.log(steps)
+
+
+def _stirling(z: jax.Array) -> jax.Array:
+    """lgamma(z) - ((z - 1/2) log z - z + log(2 pi) / 2), the small rest of Stirling's formula."""
+    inverse = 1.0 / z
+    square = inverse * inverse
+    return inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260)))

@@ -1,6 +1,6 @@
-"""Masked modelling: the likelihood of counts that the model was not shown.
+"""Masked modelling: the likelihood of measurements that the model was not shown.
 
-Only hidden tokens are scored. Their counts never enter the computation of what predicts them (the library size does, as
+Only hidden tokens are scored. Their values never enter the computation of what predicts them (the library size does, as
 the exposure that every count likelihood needs): the tests check that the gradient of a hidden token's prediction with
 respect to its own value is exactly zero.
 """
@@ -8,27 +8,52 @@ respect to its own value is exactly zero.
 import jax
 import jax.numpy as jnp
 
+from mofm.axes import Modality
 from mofm.batch import TokenBatch, log_exposure
+from mofm.nn.decoder import Prediction
 from mofm.nn.model import Outputs
-from mofm.objectives.likelihoods import masked_mean, negative_binomial_nll
+from mofm.objectives.likelihoods import (
+    bernoulli_nll,
+    beta_binomial_nll,
+    masked_mean,
+    negative_binomial_mixture_nll,
+    negative_binomial_nll,
+)
 
 
-def masked_modelling(outputs: Outputs, view: TokenBatch, hidden_BL: jax.Array) -> dict[str, jax.Array]:
-    """Mean negative log-likelihood of the hidden counts, in nats a token.
+def masked_modelling(
+    outputs: Outputs, view: TokenBatch, hidden_BL: jax.Array, modality: Modality
+) -> dict[str, jax.Array]:
+    """Mean negative log-likelihood of the hidden measurements, in nats a token.
 
     Returns:
       "token_nll": predicted from the token's own state, which sees the cell's other tokens.
       "cell_nll": predicted from the cell embedding alone.
+      "pool_size": mean square of what the attention pool adds to the cell embedding.
       "hidden": number of tokens scored.
     """
-    log_exposure_B1 = log_exposure(view.library_B)[:, None]
-
-    def nll(log_rate_BL: jax.Array) -> jax.Array:
-        nll_BL = negative_binomial_nll(view.counts_BL, log_rate_BL + log_exposure_B1, outputs.log_dispersion_BL)
-        return masked_mean(nll_BL, hidden_BL)
-
+    prediction = outputs.prediction
     return {
-        "token_nll": nll(outputs.token_log_rate_BL),
-        "cell_nll": nll(outputs.cell_log_rate_BL),
-        "hidden": jnp.sum(hidden_BL),
+        "token_nll": masked_mean(likelihood(prediction, prediction.token_BL, view, modality), hidden_BL),
+        "cell_nll": masked_mean(likelihood(prediction, prediction.cell_BL, view, modality), hidden_BL),
+        "pool_size": jnp.mean(jnp.square(outputs.pooled_BD)) if outputs.pooled_BD.size else jnp.zeros(()),
+        "hidden": hidden_BL.sum(),
     }
+
+
+def likelihood(prediction: Prediction, predictor_BL: jax.Array, view: TokenBatch, modality: Modality) -> jax.Array:
+    """nll_BL of the view's measurements under one of a prediction's predictors.
+
+    RNA: negative binomial counts. ADT: a mixture of background and foreground counts. ATAC: open or not, the log odds
+    rising with the log of the depth as the chance of a rare event does. Methylation: beta-binomial reads.
+    """
+    if modality == "methylation":
+        return beta_binomial_nll(view.counts_BL, view.totals_BL, predictor_BL, prediction.spread_BL)
+    log_exposure_B1 = log_exposure(view.library_B)[:, None]
+    if modality == "atac":
+        return bernoulli_nll(view.counts_BL, predictor_BL + log_exposure_B1)
+    if modality == "adt":
+        background_BL, foreground_BL = prediction.background_BL + log_exposure_B1, predictor_BL + log_exposure_B1
+        logit_BL, spread_BL = prediction.background_logit_BL, prediction.spread_BL
+        return negative_binomial_mixture_nll(view.counts_BL, background_BL, foreground_BL, logit_BL, spread_BL)
+    return negative_binomial_nll(view.counts_BL, predictor_BL + log_exposure_B1, prediction.spread_BL)

@@ -86,7 +86,8 @@ def simulate(config: SimulationConfig) -> AnnData:
     Returns:
       AnnData of cells x genes. `X` CSR of int32 counts (signed, because tools subtract; an ingest narrows them);
       `obs` cell_type and batch (categorical), n_counts (int64), where there are several donors donor (categorical),
-      where there is a path pseudotime (float64, 0 to 1 along it, NaN off it); `var` is_tf; `varp["grn"]` as
+      where there is a path pseudotime (float64, 0 to 1 along it, NaN off it); `var` is_tf; where there are several
+      donors `varm["donor_shift"]` genes x donors, float32 log factors on expression; `varp["grn"]` as
       `Network.grn`: logits of the sigmoid to TFs, log fold changes to all other genes; `obsm["tf_activity"]` cells x
       TFs, float32 >= 0, 1 is on;
       `uns["simulation"]` config (a dict of numbers, `SimulationConfig(**config)` gives it back), attractors (float64,
@@ -120,8 +121,7 @@ def simulate_multiomics(
       `uns["simulation"]` has besides genes (names, in the order that `gene` columns and matrices count), grn (float32
       CSR, TFs x genes, as in `varp["grn"]`) and annotation (the table's version).
       Region names are `chr1:100-200`, 0-based, end exclusive, as are the columns chrom, start and end.
-      Where there are several donors, `varm["donor_shift"]` (features x donors, float32) is what each adds: log factors
-      of genes, log odds of peaks and regions.
+      Where there are several donors, `varm["donor_shift"]` of peaks and regions is in log odds.
       rna: as in `simulate`, but the index of `var` is Ensembl ids, with gene_symbol, chrom, start, end and strand.
       atac: `X` fragments over peaks. `var` chrom, start, end, gene (number of the gene that follows the peak, -1 for
         none), gene_id ("" for none), distance (bp, positive downstream of the TSS), kind (promoter, enhancer, silencer,

@@ -6,21 +6,27 @@ here they begin at it. Spectral starts are old practice (of UMAP, of mixture mod
 all they are: rows, gains and read-out are trained on.
 
 Values are log1p counts per ten thousand. Each gene is centred within each dataset, so that no component is spent on
-what tells datasets apart, and divided by its deviation within datasets. The matrix stays sparse: centring is applied to
-products with it, in a Lanczos iteration from a fixed start vector.
+what tells datasets apart, divided by its deviation within datasets, and weighted by the square root of its signal: the
+share of its variance that is more than counting noise. Of 20,000 genes of equal variance most are noise, and 500 cells
+of them gave components well below those of the 2,000 most variable genes; weighted, they rose above them. The matrix
+stays sparse: centring is applied to products with it, in a Lanczos iteration from a fixed start vector.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, svds
+from scipy.special import expit
 
-from mofm.batch import TokenBatch
+from mofm.axes import Modality
+from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch, log_exposure
 
-COMPONENTS = 128
-"""Most components taken; how much each of them counts is for the filter to say."""
+COMPONENTS = 32
+"""Most components taken. Of 30, 64 and 128, the fewest served neighbours best and linear probes as well."""
+VARIABLE_GENES = 2_000
+"""Only so many genes enter the components, those of most variance above counting noise."""
 TEMPERATURE = 0.5
 """A data set of n cells weighs as n^TEMPERATURE: a small one keeps components of its own beside a large one."""
 STEADYING = 0.2
@@ -35,13 +41,15 @@ SILENT = -20.0
 
 
 class Components(NamedTuple):
-    """A linear model of cells: profile_K = mean over a cell's tokens of value * exp(log_gain_G) * rows_GK, less its mean.
+    """A linear model of cells, as `nn/readout.py` reads it:
+
+        profile_K = sqrt(library / LIBRARY_SCALE) * mean over a cell's tokens of value * exp(log_gain_G) * rows_GK - centre_K
 
     Attributes:
-      rows_GK: float32. Loadings, a column a component, of rms ROW_RMS; 0 for genes that do not vary.
-      log_gain_G: float32. Log scale of a gene's value, -log(deviation) and a constant, by which profiles of the fitted
-        cells have unit variance over all components. SILENT for genes that do not vary.
-      mean_weight_G: float32. Mean over cells of value * gain / tokens, so that the centre is mean_weight_G @ rows_GK.
+      rows_GK: float32. Loadings, a column a component, of rms ROW_RMS; 0 for genes that do not enter.
+      log_gain_G: float32. Log scale of a gene's value, log(sqrt(signal) / deviation) and a constant, by which profiles
+        of the fitted cells have unit variance over all components. SILENT for genes that do not enter.
+      mean_weight_G: float32. Mean over cells of what multiplies a gene's row: the centre is mean_weight_G @ rows_GK.
     """
 
     rows_GK: np.ndarray
@@ -49,51 +57,146 @@ class Components(NamedTuple):
     mean_weight_G: np.ndarray
 
 
-def fit_components(views: Iterable[TokenBatch], genes: int, width: int, expressed_fraction: float) -> Components:
-    """Fit on host batches that show all that each cell expresses and no zeros.
+class Profile(NamedTuple):
+    """How another modality is read out in the components of RNA: profile_K = scale * mean over tokens of (...) - centre_K.
+
+    By these, profiles of the fitted cells have mean 0 and unit variance over all components.
+    """
+
+    scale: np.ndarray
+    centre_K: np.ndarray
+
+
+class Cells(NamedTuple):
+    """What views show: values and counts, CSR of N cells x genes, and each cell's library and dataset."""
+
+    values_NG: sp.csr_matrix
+    counts_NG: sp.csr_matrix
+    library_N: np.ndarray
+    dataset_N: np.ndarray
+
+
+def fit_components(cells: Cells, width: int, expressed_fraction: float) -> Components:
+    """Fit on cells of which all is known.
 
     Args:
-      views: numpy leaves.
-      genes: G.
       width: components that the model has room for; at most COMPONENTS are taken, and fewer than cells and genes.
       expressed_fraction: share of expressed features among the tokens that the model is shown.
     """
-    values_NG, dataset_N = _sparse_values(views, genes)
-    mean_MG, dataset_N = _dataset_means(values_NG, dataset_N)
-    deviation_G = _deviations(values_NG, mean_MG, dataset_N)
-    values_NG.data = np.minimum(values_NG.data, (mean_MG.max(axis=0) + CLIP * deviation_G)[values_NG.indices])
+    genes = cells.values_NG.shape[1]
+    mean_MG, dataset_N = _dataset_means(cells.values_NG, cells.dataset_N)
+    deviation_G = _deviations(cells.values_NG, mean_MG, dataset_N)
+    values_NG = _clipped(cells.values_NG, mean_MG.max(axis=0) + CLIP * deviation_G)
     mean_MG = _dataset_means(values_NG, dataset_N)[0]  # clipping moved them a little
 
-    varies_G = mean_MG.max(axis=0) > 0
-    gain_G = np.where(varies_G, 1 / deviation_G, 0.0)
-    rank = min(COMPONENTS, width, len(dataset_N) - len(mean_MG) - 1, int(varies_G.sum()) - 1)
+    signal_G = _most(_signal(cells.counts_NG, cells.library_N, dataset_N), VARIABLE_GENES)
+    enters_G = signal_G > 0
+    gain_G = np.sqrt(signal_G) / deviation_G
+    rank = min(COMPONENTS, width, len(dataset_N) - len(mean_MG) - 1, int(enters_G.sum()) - 1)
     rows_GK = np.zeros((genes, max(rank, 0)))
     if rank > 0:
         weight_M = np.bincount(dataset_N) ** ((TEMPERATURE - 1) / 2)
         scaled_NG = sp.diags(weight_M[dataset_N]) @ values_NG @ sp.diags(gain_G)
         rows_GK = _denoising_axes(scaled_NG, weight_M[:, None] * mean_MG * gain_G, dataset_N, rank)
-        rows_GK *= ROW_RMS / max(np.sqrt(np.mean(rows_GK[varies_G] ** 2)), 1e-12)
-    expressed_N = np.maximum(np.diff(values_NG.indptr), 1)
-    weights_NG = sp.diags(expressed_fraction / expressed_N) @ values_NG @ sp.diags(gain_G)
+        rows_GK *= ROW_RMS / max(np.sqrt(np.mean(rows_GK[enters_G] ** 2)), 1e-12)
+    depth_N = np.exp(np.asarray(log_exposure(cells.library_N), np.float64) / 2)
+    share_N = expressed_fraction * depth_N / np.maximum(np.diff(values_NG.indptr), 1)
+    weights_NG = sp.diags(share_N) @ values_NG @ sp.diags(gain_G)
     size = np.sqrt(np.mean((weights_NG @ rows_GK).var(axis=0))) if rank > 0 else 1.0
     size = max(float(size), 1e-6)
     mean_weight_G = np.asarray(weights_NG.mean(axis=0)).ravel()
-    log_gain_G = np.where(varies_G, -np.log(deviation_G * size), SILENT)
+    log_gain_G = np.where(enters_G, np.log(np.maximum(gain_G, 1e-12) / size), SILENT)
     return Components(*(leaf.astype(np.float32) for leaf in (rows_GK, log_gain_G, mean_weight_G / size)))
 
 
-def _sparse_values(views: Iterable[TokenBatch], genes: int) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Cells x genes values of the views' tokens, and each cell's dataset."""
-    features, values, lengths, datasets = [], [], [], []
+def read_cells(views: Iterable[TokenBatch], genes: int) -> Cells:
+    """RNA, of host batches that show all that each cell expresses and no zeros."""
+    values_NG, counts_NG = _matrices(views := list(views), genes, ("values_BL", "counts_BL"))
+    library_N = np.concatenate([view.library_B for view in views]).astype(np.float64)
+    return Cells(values_NG, counts_NG, library_N, np.concatenate([view.dataset_B for view in views]))
+
+
+def gene_activity(views: Iterable[TokenBatch], modality: Modality, space: FeatureSpace, genes: int) -> Cells:
+    """Another modality as if it were RNA: counts of each gene's features by their weights, for a corpus without RNA.
+
+    Methylation opposes expression: its unmethylated reads are counted.
+    """
+    views = list(views)
+    if modality == "methylation":
+        views = [view._replace(counts_BL=view.totals_BL - view.counts_BL) for view in views]
+    (counts_NF,) = _matrices(views, len(space.base_F), ("counts_BL",))
+    counts_NG = sp.csr_matrix(counts_NF @ link_matrix(space, genes))
+    library_N = np.maximum(np.asarray(counts_NG.sum(axis=1)).ravel(), 1e-9)
+    values_NG = counts_NG.copy()
+    values_NG.data = np.log1p(values_NG.data / np.repeat(library_N, np.diff(values_NG.indptr)) * LIBRARY_SCALE)
+    return Cells(values_NG, counts_NG, library_N, np.concatenate([view.dataset_B for view in views]))
+
+
+def fit_profile(
+    views: Iterable[TokenBatch], modality: Modality, space: FeatureSpace, components: Components
+) -> Profile:
+    """Scale and centre of a modality, of host batches as they are embedded: all that a cell has, or a large sample."""
+    links_FG = link_matrix(space, len(components.rows_GK))
+    rows_FK, gain_F = links_FG @ components.rows_GK, links_FG @ np.exp(components.log_gain_G.astype(np.float64))
+    mean_F = expit(space.base_F) if modality == "methylation" else np.zeros(len(gain_F))
+    parts = []
     for view in views:
-        features.append(view.features_BL[view.mask_BL])
-        values.append(view.values_BL[view.mask_BL].astype(np.float64))
-        lengths.append(view.mask_BL.sum(axis=1))
-        datasets.append(view.dataset_B)
-    indptr_N = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    shape = (len(indptr_N) - 1, genes)
-    matrix = sp.csr_matrix((np.concatenate(values), np.concatenate(features), indptr_N), shape=shape)
-    return matrix, np.concatenate(datasets)
+        (values_NF,) = _matrices([view], len(gain_F), ("values_BL",))
+        tokens_N = np.maximum(np.diff(values_NF.indptr), 1)
+        values_NF.data = (values_NF.data - mean_F[values_NF.indices]) * gain_F[values_NF.indices]
+        parts.append((values_NF @ rows_FK)[view.cell_B >= 0] / tokens_N[view.cell_B >= 0, None])
+    profile_NK = np.concatenate([np.zeros((0, rows_FK.shape[1])), *parts])
+    size = np.sqrt(np.mean(profile_NK.var(axis=0))) if profile_NK.size else 1.0
+    scale = (-1.0 if modality == "methylation" else 1.0) / max(float(size), 1e-6)
+    centre_K = scale * profile_NK.mean(axis=0) if len(profile_NK) else np.zeros(rows_FK.shape[1])
+    return Profile(np.float32(scale), centre_K.astype(np.float32))
+
+
+def link_matrix(space: FeatureSpace, genes: int) -> sp.csr_matrix:
+    """weights_FG: features x genes."""
+    features, links = space.genes_FK.shape
+    feature = np.repeat(np.arange(features), links)
+    entries = (space.weights_FK.ravel().astype(np.float64), (feature, space.genes_FK.ravel()))
+    return sp.csr_matrix(entries, shape=(features, genes))
+
+
+def _matrices(views: Sequence[TokenBatch], features: int, leaves: Sequence[str]) -> list[sp.csr_matrix]:
+    """Cells x features matrices of leaves of the views' tokens."""
+    columns = np.concatenate([view.features_BL[view.mask_BL] for view in views])
+    lengths = np.concatenate([view.mask_BL.sum(axis=1) for view in views])
+    indptr_N, shape = np.concatenate([[0], np.cumsum(lengths)]), (len(lengths), features)
+    data = [np.concatenate([getattr(view, leaf)[view.mask_BL] for view in views]).astype(np.float64) for leaf in leaves]
+    return [sp.csr_matrix((one, columns, indptr_N), shape=shape) for one in data]
+
+
+def _clipped(values_NG: sp.csr_matrix, most_G: np.ndarray) -> sp.csr_matrix:
+    data = np.minimum(values_NG.data, most_G[values_NG.indices])
+    return sp.csr_matrix((data, values_NG.indices, values_NG.indptr), shape=values_NG.shape)
+
+
+def _signal(counts_NG: sp.csr_matrix, library_N: np.ndarray, dataset_N: np.ndarray) -> np.ndarray:
+    """Share of each gene's variance that is more than a Poisson's, in [0, 1): 1 - 1 / (mean squared Pearson residual).
+
+    Residuals (x - mu) / sqrt(mu) are of the mean predictor mu = library * gene's share within each dataset, their squares
+    held below the number of cells (Lause et al. 2021). A zero's square is mu, so the sums need the stored entries alone.
+    """
+    cells, genes = counts_NG.shape
+    cell_of = np.repeat(np.arange(cells), np.diff(counts_NG.indptr))
+    square_G, expected_G = np.zeros(genes), np.zeros(genes)
+    for dataset in np.unique(dataset_N):
+        mine = dataset_N[cell_of] == dataset
+        columns, x = counts_NG.indices[mine], counts_NG.data[mine]
+        total_G, depth = np.bincount(columns, x, genes), library_N[dataset_N == dataset].sum()
+        mu = library_N[cell_of[mine]] * (total_G / max(depth, 1.0))[columns]
+        square_G += np.bincount(columns, np.minimum((x - mu) ** 2 / mu, cells) - mu, genes) + total_G
+        expected_G += (total_G > 0) * np.sum(dataset_N == dataset)
+    return np.maximum(1 - expected_G / np.maximum(square_G, 1e-9), 0.0) * (expected_G > 0)
+
+
+def _most(x_G: np.ndarray, count: int) -> np.ndarray:
+    """The `count` largest entries, 0 in place of the others; of equals the first."""
+    kept = np.argsort(-x_G, kind="stable")[:count]
+    return np.bincount(kept, x_G[kept], len(x_G))
 
 
 def _dataset_means(values_NG: sp.csr_matrix, dataset_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -85,7 +85,7 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such config file; the ones that come with mofm are in configs/")
+        raise InputError(f"{path}: no such config file; the ones that come with mofm are in configs/ of its repository")
     spec = importlib.util.spec_from_file_location(f"mofm_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -139,9 +139,8 @@ def _override(tree: dict[str, Any], dotted: str, text: str) -> None:
         hints = typing.get_type_hints(cls)
         prefix = ".".join(parents[:depth]) + "." if depth else ""
         if name not in hints:
-            raise InputError(
-                f"config: unknown key {dotted!r}: no {name!r} in {prefix or 'the config '}.{nearest_name(name, hints)}"
-            )
+            group = f"config.{prefix}".removesuffix(".")
+            raise InputError(f"config: unknown key {dotted!r}: no {name!r} in {group}.{nearest_name(name, hints)}")
         cls = hints[name]
         if depth < len(parents):
             if not dataclasses.is_dataclass(cls):
@@ -162,6 +161,11 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise InputError(f"config: {where}={value!r}: expected a list such as ['a', 'b']")
         return tuple(_typed(item, v, where) for v in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise InputError(f"config: {where}={value!r}: expected values by name, such as {{'a': 1, 'b': 2}}")
+        key, item = typing.get_args(hint)
+        return {_typed(key, k, where): _typed(item, v, f"{where}[{k!r}]") for k, v in value.items()}
     if origin is typing.Literal:
         if value not in (choices := typing.get_args(hint)):
             raise InputError(f"config: {where}={value!r}: must be one of {', '.join(map(str, choices))}")

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mofm.batch import CellBatch, TokenBatch
+from mofm.axes import Modality
+from mofm.batch import CellBatch, Spaces, TokenBatch
+from mofm.batches.spaces import corpus_spaces
 from mofm.batches.stream import Stream
 from mofm.corpus.store import Corpus, open_corpus
 from mofm.nn.model import ModelSpec
@@ -25,10 +27,10 @@ from mofm.parallel.mesh import check_batch, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
-from mofm.training.components import fit_components
+from mofm.training.components import fit_components, fit_profile, gene_activity, read_cells
 from mofm.training.config import Config
 from mofm.training.metrics import MetricsWriter
-from mofm.training.null import NullModel, fit_null
+from mofm.training.null import fit_null, with_mean_predictor
 from mofm.training.optimizer import make_optimizer, make_schedule
 from mofm.training.progress import TrainingProgress
 from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
@@ -59,15 +61,16 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     check_batch(mesh, config.data.batch_size)
     corpus = open_corpus(config.data.corpus)
     stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
-    spec = ModelSpec(config.encoder, len(corpus.features))
+    genes, spaces = corpus_spaces(corpus)
+    spec = ModelSpec(config.encoder, len(genes))
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
-    workdirs.open_workdir(workdir, config, corpus.digest, corpus.features)
+    workdirs.open_workdir(workdir, config, corpus.digest, genes)
 
     recipe = Recipe(spec, config.objectives, optimizer, config.seed)
     models = workdirs.load_start(workdir)  # kept, so that a resumed run has the very same
     if models is None:
-        models = start_models(corpus, stream, config, spec)
+        models = start_models(corpus, stream, config, spec, spaces)
         workdirs.save_start(workdir, models)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
     start = checkpoints.latest
@@ -79,7 +82,7 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     metrics = MetricsWriter(workdir, start)
     progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet)
     with jax.set_mesh(mesh), _stop_asked() as stop, progress:
-        run = _Run(config, mesh, stream, recipe, models.null, checkpoints, metrics, progress)
+        run = _Run(config, mesh, stream, recipe, models, checkpoints, metrics, progress)
         try:
             return run.go(state, start, stop)
         finally:
@@ -96,7 +99,7 @@ class _Run:
         mesh: Mesh,
         stream: Stream,
         recipe: Recipe,
-        null: NullModel,
+        models: Start,
         checkpoints: Checkpoints,
         metrics: MetricsWriter,
         progress: TrainingProgress,
@@ -105,8 +108,10 @@ class _Run:
         self.checkpoints, self.metrics, self.progress = checkpoints, metrics, progress
         self.batch_size = config.data.batch_size
         self.schedule = make_schedule(config.optimizer, config.run.steps)
-        self.step_fn = jax.jit(partial(train_step, recipe), donate_argnums=0)
-        self.eval_fn = jax.jit(partial(eval_step, recipe, null))
+        # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
+        spaces = jax.device_put(models.spaces, NamedSharding(mesh, PartitionSpec()))
+        self.step_fn = partial(jax.jit(partial(train_step, recipe), donate_argnums=1), spaces)
+        self.eval_fn = partial(jax.jit(partial(eval_step, recipe)), models.null, spaces)
         self.heldout_batches: list[CellBatch] | None = None
         self.last_log = (time.perf_counter(), None)
 
@@ -183,18 +188,42 @@ class _Run:
         )
 
 
-def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec) -> Start:
+def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec, spaces: Spaces) -> Start:
     """The simple models of a run, fitted on training cells: the first that it will see."""
-    null = fit_null(_views(stream.batches(0, NULL_BATCHES)), spec.genes)
+    sampled = _views(Stream(corpus, config.data, config.seed).batches(0, NULL_BATCHES))  # not this host's part alone
     cells = min(COMPONENT_BATCH, stream.n_train_cells)
-    shown = replace(config.data, batch_size=cells, tokens=COMPONENT_TOKENS, expressed_fraction=1.0)
-    batches = Stream(corpus, shown, config.seed).batches(0, min(COMPONENT_CELLS, stream.n_train_cells) // cells)
-    width = min(config.encoder.width, config.encoder.cell_width)
-    return Start(null, fit_components(_views(batches), spec.genes, width, config.data.expressed_fraction))
+    batches = min(COMPONENT_CELLS, stream.n_train_cells) // cells
+    tokens = dict.fromkeys(("tokens", "atac_tokens", "adt_tokens", "methylation_tokens"), COMPONENT_TOKENS)
+    whole = replace(config.data, batch_size=cells, quota_multiple=1, **tokens)
+    expressed = replace(whole, expressed_fraction=1.0)
+    whole, expressed = (_views(Stream(corpus, some, config.seed).batches(0, batches)) for some in (whole, expressed))
+
+    spaces = {
+        modality: with_mean_predictor(space, modality, sampled[modality], expressed[modality])
+        for modality, space in spaces.items()
+    }
+    if "rna" in expressed:
+        known = read_cells(expressed["rna"], spec.genes)
+    else:
+        most = max(spaces, key=stream.rows.__getitem__)
+        known = gene_activity(expressed[most], most, spaces[most], spec.genes)
+    components = fit_components(
+        known, min(config.encoder.width, config.encoder.cell_width), config.data.expressed_fraction
+    )
+    profiles = {
+        modality: fit_profile(whole[modality], modality, space, components) for modality, space in spaces.items()
+    }
+    return Start(fit_null(sampled.get("rna", []), spec.genes), components, profiles, spaces)
 
 
-def _views(batches: Iterable[CellBatch]) -> Iterator[TokenBatch]:
-    return (view for batch in batches for view in batch if view is not None)
+def _views(batches: Iterable[CellBatch]) -> dict[Modality, list[TokenBatch]]:
+    """The views of some batches by their modality."""
+    views: dict[Modality, list[TokenBatch]] = {}
+    for batch in batches:
+        for modality, view in batch._asdict().items():
+            if view is not None:
+                views.setdefault(modality, []).append(view)
+    return views
 
 
 def _mean_over_tokens(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mofm.axes import MODALITIES, Modality
+from mofm.batch import Spaces
 from mofm.nn import model
 from mofm.nn.model import ModelSpec, Params
 from mofm.parallel.rules import check_fits, sharding
-from mofm.training.components import Components
+from mofm.training.components import Components, Profile
 from mofm.training.null import NullModel
 
 
@@ -33,10 +35,19 @@ class TrainState(NamedTuple):
 
 
 class Start(NamedTuple):
-    """The simple models that a run begins from, and is measured against."""
+    """The simple models that a run begins from, and is measured against.
+
+    Attributes:
+      null: the mean predictor of RNA.
+      components: the linear model of cells.
+      profiles: how each other modality is read out in it.
+      spaces: the features of each other modality, with their mean predictors.
+    """
 
     null: NullModel
     components: Components
+    profiles: dict[Modality, Profile]
+    spaces: Spaces
 
 
 def state_shardings(spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -88,10 +99,16 @@ def create_state(
 
 def linear_start(params: Params, start: Start) -> Params:
     """Fresh parameters with the simple models of `start` in their places."""
-    null, components = start
+    null, components = start.null, start.components
     decoder = params["decoder"] | {"gene_log_rate": null.log_rate_G, "gene_log_dispersion": null.log_dispersion_G}
     table_GD = params["tokenizer"]["gene_table"]
     table_GD = table_GD.at[:, : components.rows_GK.shape[1]].add(components.rows_GK)
-    readout = {"log_gain": components.log_gain_G, "centre": components.mean_weight_G @ table_GD}
+    scale_M, centre_MD = params["readout"]["scale"], params["readout"]["centre"]
+    centre_MD = centre_MD.at[MODALITIES.index("rna")].set(components.mean_weight_G @ table_GD)
+    for modality, profile in start.profiles.items():
+        which = MODALITIES.index(modality)
+        scale_M = scale_M.at[which].set(profile.scale)
+        centre_MD = centre_MD.at[which, : len(profile.centre_K)].set(profile.centre_K)
+    readout = {"log_gain": components.log_gain_G, "scale": scale_M, "centre": centre_MD}
     tokenizer = params["tokenizer"] | {"gene_table": table_GD}
     return params | {"decoder": decoder, "tokenizer": tokenizer, "readout": readout}

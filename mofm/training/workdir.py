@@ -1,8 +1,8 @@
 """What lies in a run's directory, and who may go on with it.
 
     workdir/config.json     the config, and the fingerprint of the corpus
-    workdir/features.parquet the corpus's feature table: row number = the model's gene row
-    workdir/start.npz       the mean predictor and the principal components that it began from
+    workdir/genes.parquet   the model's gene table: columns id, symbol
+    workdir/start.npz       the mean predictors and the linear model that it began from, and what its features are
     workdir/checkpoints/    Orbax
     workdir/metrics.jsonl   and tensorboard/
 
@@ -18,15 +18,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mofm.axes import MODALITIES
+from mofm.batch import FeatureSpace
 from mofm.errors import InputError
 from mofm.files import written_whole
-from mofm.training.components import Components
+from mofm.training.components import Components, Profile
 from mofm.training.config import Config, from_dict
 from mofm.training.null import NullModel
 from mofm.training.state import Start
 
 
-def open_workdir(workdir: Path, config: Config, corpus_digest: str, features: pd.DataFrame) -> None:
+def open_workdir(workdir: Path, config: Config, corpus_digest: str, genes: pd.DataFrame) -> None:
     """Make the directory of a new run, or check that an existing one is of this config and corpus.
 
     Raises:
@@ -42,11 +44,11 @@ def open_workdir(workdir: Path, config: Config, corpus_digest: str, features: pd
                 "Give another --workdir, or the config it began with"
             )
         return
-    begun = ("features.parquet", f".{path.name}.*.tmp")  # all that a start cut short (a full disk) can have left
+    begun = ("genes.parquet", f".{path.name}.*.tmp")  # all that a start cut short (a full disk) can have left
     if workdir.exists() and not all(any(map(item.match, begun)) for item in workdir.iterdir()):
         raise InputError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-    features.to_parquet(workdir / "features.parquet")
+    genes.to_parquet(workdir / "genes.parquet")
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -59,9 +61,9 @@ def read_config(workdir: Path) -> Config:
     return from_dict(Config, _read_json(path)["config"])
 
 
-def read_features(workdir: Path) -> pd.DataFrame:
-    """The feature table that the model's gene rows stand for: columns id, symbol, modality."""
-    return pd.read_parquet(workdir / "features.parquet")
+def read_genes(workdir: Path) -> pd.DataFrame:
+    """The identities that the rows of the model's gene table stand for: columns id, symbol."""
+    return pd.read_parquet(workdir / "genes.parquet")
 
 
 def config_hash(config: Config) -> str:
@@ -71,8 +73,12 @@ def config_hash(config: Config) -> str:
 
 def save_start(workdir: Path, start: Start) -> None:
     """Write start.npz, atomically."""
+    arrays = start.null._asdict() | start.components._asdict()
+    for group in ("profiles", "spaces"):
+        for modality, part in getattr(start, group).items():
+            arrays |= {f"{group}/{modality}/{name}": leaf for name, leaf in part._asdict().items()}
     with written_whole(workdir / "start.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, **start.null._asdict(), **start.components._asdict())
+        np.savez(file, **arrays)
 
 
 def load_start(workdir: Path) -> Start | None:
@@ -82,7 +88,15 @@ def load_start(workdir: Path) -> Start | None:
         return None
     with np.load(path, allow_pickle=False) as arrays:
         null, components = (kind(**{name: arrays[name] for name in kind._fields}) for kind in (NullModel, Components))
-    return Start(null, components)
+        profiles, spaces = (
+            {
+                modality: kind(**{name: arrays[f"{group}/{modality}/{name}"] for name in kind._fields})
+                for modality in MODALITIES
+                if f"{group}/{modality}/{kind._fields[0]}" in arrays
+            }
+            for group, kind in (("profiles", Profile), ("spaces", FeatureSpace))
+        )
+    return Start(null, components, profiles, spaces)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from mofm.batch import LIBRARY_SCALE
-from mofm.batches.collate import _mix64, collate, collate_into, empty_tokens, known_features, make_scratch
+from mofm.batches.collate import collate, collate_into, empty_tokens, known_features, make_scratch
+from mofm.batches.kernel import _mix64
 from mofm.batches.order import mix64
 from mofm.errors import InputError
 from mofm.omics.rows import CountRows
@@ -20,13 +21,19 @@ def as_rows(dense_NG) -> CountRows:
     return CountRows(indptr_N, columns.astype(np.uint16), dense_NG[cells, columns].astype(np.uint16))
 
 
-def tokens_of(dense_NG, feature_rows_G, *, tokens, expressed_fraction=0.75, seeds=None):
+def tokens_of(
+    dense_NG, feature_rows_G, *, tokens, expressed_fraction=0.75, seeds=None, hits=None, kind=np.uint16, **modality
+):
     n = len(dense_NG)
     seeds = np.arange(n, dtype=np.uint64) if seeds is None else np.asarray(seeds, np.uint64)
     feature_rows_G = np.asarray(feature_rows_G, np.int32)
     cell_B, dataset_B = np.arange(n, dtype=np.int32), np.full(n, 3, np.int32)
     rest = dict(tokens=tokens, expressed_fraction=expressed_fraction, seeds_B=seeds, cell_B=cell_B, dataset_B=dataset_B)
-    return collate(as_rows(dense_NG), feature_rows_G, **rest)
+    rows = as_rows(dense_NG)
+    rows = rows._replace(data=rows.data.astype(kind))
+    if hits is not None and modality["modality"] == "methylation":
+        rows = rows._replace(hits=np.asarray(hits)[np.nonzero(np.asarray(dense_NG))].astype(kind))
+    return collate(rows, feature_rows_G, **rest, **modality)
 
 
 def random_counts(seed, cells, columns, density):
@@ -52,7 +59,8 @@ def test_every_token_says_what_the_file_says(seed, columns, density, unknown, ga
     batch = tokens_of(dense, feature_rows, tokens=tokens, expressed_fraction=fraction)
     column_of = {row: column for column, row in enumerate(feature_rows) if row >= 0}
     np.testing.assert_array_equal(batch.library_B, dense.sum(1))
-    assert all(np.isfinite(leaf).all() for leaf in batch)
+    assert all(np.isfinite(leaf).all() for leaf in batch[:7])
+    assert batch.totals_BL is None
     for cell in range(4):
         mask = batch.mask_BL[cell]
         features, counts = batch.features_BL[cell, mask], batch.counts_BL[cell, mask]
@@ -76,8 +84,8 @@ def test_every_token_says_what_the_file_says(seed, columns, density, unknown, ga
 def test_types_are_those_of_the_contract():
     batch = tokens_of(random_counts(0, 3, 50, 0.3), np.arange(50), tokens=10)
     kinds = [np.int32, np.float32, np.float32, np.bool_, np.float32, np.int32, np.int32]
-    assert [leaf.dtype for leaf in batch] == kinds
-    assert [leaf.shape for leaf in batch] == [(3, 10)] * 4 + [(3,)] * 3
+    assert [leaf.dtype for leaf in batch[:7]] == kinds
+    assert [leaf.shape for leaf in batch[:7]] == [(3, 10)] * 4 + [(3,)] * 3
     assert batch.cell_B.tolist() == [0, 1, 2]
     assert batch.dataset_B.tolist() == [3, 3, 3]
 
@@ -196,3 +204,97 @@ def test_unusable_input_is_refused():
     for fraction in (0.0, 1.5, float("nan")):
         with pytest.raises(InputError, match="expressed_fraction"):
             tokens_of(dense, np.arange(10), tokens=5, expressed_fraction=fraction)
+
+
+PANELS = st.integers(1, 120)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), columns=PANELS, tokens=st.integers(1, 150), density=st.sampled_from([0.0, 0.3, 1.0]))
+def test_proteins_are_centred_log_ratios_over_the_panel(seed, columns, tokens, density):
+    """Seurat's CLR, zeros and proteins that the model lacks in the mean."""
+    dense = random_counts(seed, 4, columns, density) * 37
+    feature_rows = np.random.default_rng(seed).permutation(columns)
+    feature_rows[: columns // 3] = -1
+    batch = tokens_of(dense, feature_rows, tokens=tokens, modality="adt")
+    column_of = np.argsort(feature_rows)[columns // 3 :] if columns // 3 else np.argsort(feature_rows)
+    column_of = {int(feature_rows[column]): column for column in column_of}
+    for cell in range(4):
+        ratios = np.log1p(dense[cell] / np.exp(np.log1p(dense[cell]).mean()))
+        mask = batch.mask_BL[cell]
+        columns_of_tokens = [column_of[row] for row in batch.features_BL[cell, mask]]
+        np.testing.assert_allclose(batch.values_BL[cell, mask], ratios[columns_of_tokens], rtol=1e-6)
+        np.testing.assert_array_equal(batch.counts_BL[cell, mask], dense[cell, columns_of_tokens])
+    np.testing.assert_array_equal(batch.library_B, dense.sum(1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), columns=PANELS, tokens=st.integers(1, 150), density=st.sampled_from([0.0, 0.3, 1.0]))
+def test_open_regions_are_weighed_by_tf_idf_whatever_their_fragments(seed, columns, tokens, density):
+    rng = np.random.default_rng(seed)
+    dense, idf_G = random_counts(seed, 4, columns, density), rng.gamma(2.0, 10.0, columns).astype(np.float32)
+    feature_rows = rng.permutation(columns * 3)[:columns]
+    feature_rows[rng.random(columns) < 0.2] = -1
+    batch = tokens_of(dense, feature_rows, tokens=tokens, modality="atac", idf_G=idf_G)
+    once = tokens_of(dense > 0, feature_rows, tokens=tokens, modality="atac", idf_G=idf_G)
+    np.testing.assert_array_equal(batch.values_BL, once.values_BL)
+    np.testing.assert_array_equal(batch.features_BL, once.features_BL)
+    column_of = {int(row): column for column, row in enumerate(feature_rows) if row >= 0}
+    for cell in range(4):
+        mask = batch.mask_BL[cell]
+        columns_of_tokens = np.array([column_of[row] for row in batch.features_BL[cell, mask]], int)
+        counts = dense[cell, columns_of_tokens]
+        tf = (counts > 0) / max(np.count_nonzero(dense[cell]), 1)
+        np.testing.assert_allclose(
+            batch.values_BL[cell, mask], np.log1p(1e4 * tf * idf_G[columns_of_tokens]), rtol=1e-6
+        )
+        np.testing.assert_array_equal(batch.counts_BL[cell, mask], counts)
+    np.testing.assert_array_equal(batch.library_B, dense.sum(1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), columns=PANELS, tokens=st.integers(1, 150), density=st.sampled_from([0.0, 0.3, 1.0]))
+def test_methylation_has_what_was_observed_and_no_zeros(seed, columns, tokens, density):
+    rng = np.random.default_rng(seed)
+    totals = random_counts(seed, 4, columns, density)
+    hits = rng.binomial(totals, rng.random(columns))
+    feature_rows = rng.permutation(columns * 3)[:columns]
+    feature_rows[rng.random(columns) < 0.2] = -1
+    batch = tokens_of(totals, feature_rows, tokens=tokens, modality="methylation", hits=hits)
+    column_of = {int(row): column for column, row in enumerate(feature_rows) if row >= 0}
+    for cell in range(4):
+        mask = batch.mask_BL[cell]
+        columns_of_tokens = np.array([column_of[row] for row in batch.features_BL[cell, mask]], int)
+        k, n = hits[cell, columns_of_tokens], totals[cell, columns_of_tokens]
+        assert np.all(n > 0)
+        assert mask.sum() == min(tokens, np.count_nonzero(totals[cell][feature_rows >= 0]))
+        np.testing.assert_array_equal(batch.counts_BL[cell, mask], k)
+        np.testing.assert_array_equal(batch.totals_BL[cell, mask], n)
+        np.testing.assert_allclose(batch.values_BL[cell, mask], (k + 1) / (n + 2), rtol=1e-6)
+        for padded in (batch.features_BL, batch.values_BL, batch.counts_BL, batch.totals_BL):
+            assert not padded[cell, ~mask].any()
+    np.testing.assert_array_equal(batch.library_B, totals.sum(1))
+    assert batch.totals_BL.dtype == np.float32
+
+
+@pytest.mark.parametrize("modality", ["rna", "atac", "adt", "methylation"])
+def test_columns_in_any_order_and_stored_in_any_type_are_the_same_cell(modality):
+    rng = np.random.default_rng(5)
+    dense, feature_rows = random_counts(5, 6, 90, 0.4), rng.permutation(200)[:90]
+    hits, idf_G = rng.binomial(dense, 0.4), rng.gamma(2.0, 3.0, 90)
+    reference = tokens_of(dense, feature_rows, tokens=40, modality=modality, hits=hits, idf_G=idf_G)
+    order = rng.permutation(90)
+    moved = dict(modality=modality, hits=hits[:, order], idf_G=idf_G[order])
+    wide = tokens_of(dense[:, order], feature_rows[order], tokens=40, kind=np.uint32, **moved)
+    for a, b in zip(reference, wide, strict=True):
+        np.testing.assert_array_equal(a, b)
+    more = tokens_of(dense[:1], feature_rows, tokens=400, modality=modality, hits=hits[:1], idf_G=idf_G)
+    values = np.full(200, np.nan)
+    values[more.features_BL[0, more.mask_BL[0]]] = more.values_BL[0, more.mask_BL[0]]
+    shown = reference.mask_BL[0] & (reference.values_BL[0] > 0)  # more room shows all of it, and as the same values
+    np.testing.assert_array_equal(values[reference.features_BL[0, shown]], reference.values_BL[0, shown])
+
+
+def test_methylation_without_methylated_reads_is_refused():
+    with pytest.raises(ValueError, match="hits"):
+        tokens_of(random_counts(0, 2, 10, 0.5), np.arange(10), tokens=5, modality="methylation")

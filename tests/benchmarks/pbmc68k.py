@@ -16,7 +16,7 @@ import scanpy as sc
 from common import machine, parser, pretrain, show
 
 from mofm.evaluation import annotation, baselines
-from mofm.omics.readers import open_h5ad
+from mofm.omics.readers import Reading, open_h5ad
 
 
 def main() -> None:
@@ -69,7 +69,10 @@ def embeddings(paths: dict[str, Path], steps: int) -> dict[str, tuple[np.ndarray
         if count == 1:
             schedule.append("optimizer.learning_rate=1e-9")
         model = pretrain([paths["train"]], size + schedule, recover_counts=True)
-        sides = [model.embed(paths[side], recover_counts=True, quiet=True).embedding_NE for side in ("train", "test")]
+        sides = [
+            model.embed(paths[side], Reading("rna", recover_counts=True), quiet=True).embedding_NE
+            for side in ("train", "test")
+        ]
         found[f"mofm, {0 if count == 1 else count} steps"] = tuple(sides)
     return found
 

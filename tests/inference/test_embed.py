@@ -14,8 +14,10 @@ import pytest
 from scipy import sparse
 
 from mofm.errors import InputError
-from mofm.inference import model as inference
-from mofm.inference.model import Embedding, load, write_embedding
+from mofm.inference import output
+from mofm.inference.model import Embedding, load
+from mofm.inference.output import write_embedding
+from mofm.omics import table
 from mofm.omics.genome import gene_table
 
 TOLERANCE = 1e-5
@@ -84,8 +86,8 @@ def test_company(cells, embed, max_tokens):
 
 def test_blocks_of_reading(cells, embed, monkeypatch):
     whole_NE = embed(cells).embedding_NE
-    rows = inference.CountTable.rows
-    monkeypatch.setattr(inference.CountTable, "rows", lambda self: rows(self, block_entries=500))
+    rows = table.CountTable.rows
+    monkeypatch.setattr(table.CountTable, "rows", lambda self: rows(self, block_entries=500))
     assert distance(embed(cells).embedding_NE, whole_NE) <= TOLERANCE
 
 
@@ -101,8 +103,8 @@ def test_names_of_genes(cells, embed):
     for named, names_from in ((plain, "var_names"), (versioned, "var_names"), (in_column, "gene_ids")):
         other = embed(named)
         np.testing.assert_array_equal(other.embedding_NE, by_symbol.embedding_NE)
-        assert other.report["gene_names_from"] == names_from
-        assert other.report["genes_matched"] == cells.n_vars
+        assert other.report["feature_names_from"] == names_from
+        assert other.report["features_matched"] == cells.n_vars
 
 
 def test_columns_of_one_gene_are_summed(cells, embed):
@@ -125,10 +127,10 @@ def test_shares_in_the_report(cells, embed, trained):
     adata = ad.AnnData(sparse.csr_matrix(counts), obs=cells.obs[[]])
     adata.var_names = [*cells.var_names[30:], *strange]
     report = embed(adata).report
-    assert (report["genes_matched"], report["genes_unmatched"]) == (270, 25)
-    assert report["share_of_genes_known"] == 270 / 295
+    assert (report["features_matched"], report["features_unmatched"]) == (270, 25)
+    assert report["share_of_features_known"] == 270 / 295
     assert report["share_of_counts_known"] == pytest.approx(counts[:, :270].sum() / counts.sum(), rel=1e-12)
-    assert report["unmatched_genes"].tolist() == strange
+    assert report["unmatched_features"].tolist() == strange
     assert (report["model"], report["step"]) == ("run", load(trained.workdir).step)
     assert (report["counts_from"], report["recovered_counts"]) == ("X", False)
 
@@ -201,7 +203,7 @@ def test_the_rest_of_the_file_is_copied(rich_file, pretrained, tmp_path):
     report = written.uns["mofm"]
     assert report.keys() == embedding.report.keys()
     assert report["counts_from"] == "layers/counts"
-    assert report["share_of_genes_known"] == 1.0
+    assert report["share_of_features_known"] == 1.0
 
 
 def test_an_embedding_of_before_is_replaced(rich_file, pretrained, tmp_path):
@@ -263,10 +265,14 @@ def test_file_limit_in_earnest(trained, embedding, tmp_path, snapshot, room):
 @pytest.mark.parametrize("unmatched", [0, 1, 40_000])
 def test_more_is_reserved_than_is_written(trained, embedding, tmp_path, unmatched):
     names = np.array([f"a_rather_long_name_of_a_gene_{i}" for i in range(unmatched)], dtype=str)
-    embedding = Embedding(np.ones((96, 512), np.float32), embedding.report | {"unmatched_genes": names})
+    embedding = Embedding(
+        "rna", embedding.cells, np.ones((96, 512), np.float32), embedding.report | {"unmatched_features": names}
+    )
     write_embedding(trained.source, tmp_path / "out.h5ad", embedding)
     grown = (tmp_path / "out.h5ad").stat().st_size - trained.source.stat().st_size
-    assert embedding.embedding_NE.nbytes < grown < inference._bytes_added(embedding)
+    assert (
+        embedding.embedding_NE.nbytes < grown < output._bytes_added({"X": embedding.embedding_NE}, {"rna": embedding})
+    )
     assert grown < 1.2 * embedding.embedding_NE.nbytes + 200 * unmatched + 2**17  # the reserve is given back
 
 

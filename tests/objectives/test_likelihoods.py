@@ -1,12 +1,20 @@
-"""The negative binomial against scipy's, and its gradients where they are hardest."""
+"""The likelihoods against scipy's, and their gradients where they are hardest."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from mofm.objectives.likelihoods import masked_mean, negative_binomial_nll
+from mofm.objectives.likelihoods import (
+    bernoulli_nll,
+    beta_binomial_nll,
+    masked_mean,
+    negative_binomial_mixture_nll,
+    negative_binomial_nll,
+)
 
 
 @pytest.mark.parametrize("mean", [1e-3, 0.3, 5.0, 400.0])
@@ -53,3 +61,123 @@ def test_masked_mean():
     values, weights = np.array([1.0, 2.0, np.float32(60.0)]), np.array([True, True, False])
     assert masked_mean(values, weights) == 1.5
     assert masked_mean(values, np.zeros(3, bool)) == 0.0
+
+
+NLLS = {
+    "nb": (negative_binomial_nll, 1, 2),
+    "mixture": (negative_binomial_mixture_nll, 1, 4),
+    "bernoulli": (bernoulli_nll, 1, 1),
+    "beta-binomial": (beta_binomial_nll, 2, 2),
+}
+"""Function, how many arguments are measured, how many are parameters."""
+SLOPES = {
+    name: jax.jit(jax.value_and_grad(nll, argnums=tuple(range(data, data + parameters))))
+    for name, (nll, data, parameters) in NLLS.items()
+}
+COUNTS = st.integers(0, 2_000)
+LOGS = st.floats(-11, 11, width=32)
+WILD = st.one_of(LOGS, st.sampled_from([-1e30, -1e3, -88.0, 0.0, 88.0, 1e3, 1e30]))
+
+
+def sigmoids(logit: float) -> tuple[float, float]:
+    """p and 1 - p in double precision."""
+    return 1 / (1 + np.exp(-float(logit))), 1 / (1 + np.exp(float(logit)))
+
+
+def expect_close(name: str, arguments, theirs, reads: int) -> None:
+    """To float32's precision of the largest part that cancels, about reads * log(reads)."""
+    ours, _ = SLOPES[name](*map(np.float32, arguments))
+    assert ours.dtype == np.float32
+    assert float(ours) == pytest.approx(theirs, rel=2e-5, abs=2e-6 + 2e-6 * reads)
+
+
+@settings(max_examples=200, deadline=None)
+@given(count=COUNTS, log_mean=LOGS, log_theta=LOGS)
+def test_negative_binomial_is_scipys(count, log_mean, log_theta):
+    theta = np.exp(float(log_theta))
+    theirs = -stats.nbinom.logpmf(count, theta, 1 / (1 + np.exp(float(log_mean)) / theta))
+    expect_close("nb", (count, log_mean, log_theta), theirs, count)
+
+
+@settings(max_examples=200, deadline=None)
+@given(count=COUNTS, background=LOGS, foreground=LOGS, logit=LOGS, log_theta=LOGS)
+def test_mixture_is_scipys(count, background, foreground, logit, log_theta):
+    theta = np.exp(float(log_theta))
+    logs = [
+        stats.nbinom.logpmf(count, theta, 1 / (1 + np.exp(float(mean)) / theta)) for mean in (background, foreground)
+    ]
+    theirs = -np.logaddexp(*(np.log(weight) + log for weight, log in zip(sigmoids(logit), logs, strict=True)))
+    expect_close("mixture", (count, background, foreground, logit, log_theta), theirs, count)
+
+
+@given(logit=st.floats(-80, 80, width=32))
+def test_bernoulli_is_scipys(logit):
+    closed, opened = (SLOPES["bernoulli"](np.float32(outcome), np.float32(logit))[0] for outcome in (0, 1))
+    p, q = sigmoids(logit)
+    assert float(opened) == pytest.approx(-stats.bernoulli.logpmf(1, p), rel=1e-6, abs=1e-12)
+    assert float(closed) == pytest.approx(-stats.bernoulli.logpmf(1, q), rel=1e-6, abs=1e-12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(reads=COUNTS, share=st.floats(0, 1), logit=LOGS, log_concentration=LOGS)
+def test_beta_binomial_is_scipys(reads, share, logit, log_concentration):
+    hits, concentration = round(share * reads), np.exp(float(log_concentration))
+    a, b = (concentration * chance for chance in sigmoids(logit))
+    theirs = -stats.betabinom.logpmf(hits, reads, a, b)
+    expect_close("beta-binomial", (hits, reads, logit, log_concentration), theirs, reads)
+
+
+@settings(max_examples=200, deadline=None)
+@given(count=st.integers(0, 100_000), share=st.floats(0, 1), wild=st.tuples(WILD, WILD, WILD, WILD))
+def test_values_and_slopes_are_finite_everywhere(count, share, wild):
+    measured = {1: (count,), 2: (round(share * count), count)}
+    for name, (_, data, parameters) in NLLS.items():
+        value, slopes = SLOPES[name](*map(np.float32, (*measured[data], *wild[:parameters])))
+        assert np.isfinite([value, *slopes]).all()
+        assert value > -1e-6 * (1 + count)
+
+
+@pytest.mark.parametrize(
+    ("nll", "arguments"),
+    [
+        (
+            lambda a, b, c, d: negative_binomial_mixture_nll(jnp.array([0.0, 3.0, 40.0]), a, b, c, d),
+            (0.5, 2.0, -0.7, 0.3),
+        ),
+        (lambda a: bernoulli_nll(jnp.array([0.0, 1.0, 1.0]), a), (0.4,)),
+        (lambda a, b: beta_binomial_nll(jnp.array([0.0, 3.0, 9.0]), jnp.array([0.0, 7.0, 9.0]), a, b), (-0.8, 1.2)),
+    ],
+    ids=["mixture", "bernoulli", "beta-binomial"],
+)
+def test_slopes_against_finite_differences(nll, arguments):
+    with jax.enable_x64(True):
+        arguments, step = [jnp.full(3, a) for a in arguments], 1e-6
+        for place in range(len(arguments)):
+            slope = jax.grad(lambda *a: nll(*a).sum(), argnums=place)(*arguments)
+            up, down = ([a + sign * step if i == place else a for i, a in enumerate(arguments)] for sign in (1, -1))
+            np.testing.assert_allclose(slope, (nll(*up) - nll(*down)) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
+def test_mixture_of_one_component_is_the_component():
+    counts = np.arange(9, dtype=np.float32)
+    one = negative_binomial_nll(counts, 1.3, 0.4)
+    np.testing.assert_allclose(negative_binomial_mixture_nll(counts, 1.3, 1.3, -2.0, 0.4), one, rtol=1e-6)
+    np.testing.assert_allclose(negative_binomial_mixture_nll(counts, 1.3, 5.0, 40.0, 0.4), one, rtol=1e-6)
+    np.testing.assert_allclose(negative_binomial_mixture_nll(counts, 5.0, 1.3, -40.0, 0.4), one, rtol=1e-6)
+
+
+def test_beta_binomial_tends_to_a_binomial_and_is_nothing_without_reads():
+    hits = np.arange(8, dtype=np.float32)
+    ours = beta_binomial_nll(hits, 7.0, 0.3, 11.9)
+    np.testing.assert_allclose(ours, -stats.binom.logpmf(hits, 7, sigmoids(0.3)[0]), atol=2e-4)
+    assert not np.any(
+        beta_binomial_nll(np.zeros(3), np.zeros(3), np.array([-50.0, 0.0, 9.0]), np.array([3.0, -9.0, 0.0]))
+    )
+
+
+def test_a_hopeless_rate_still_has_a_way_back():
+    """No clip stands between a wrong answer and its correction."""
+    slope = jax.grad(beta_binomial_nll, argnums=2)
+    assert slope(5.0, 9.0, -200.0, 1.0) < -0.5
+    assert slope(5.0, 9.0, 200.0, 1.0) > 0.5
+    assert jax.grad(bernoulli_nll, argnums=1)(1.0, -200.0) < -0.5

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from mofm.batch import LIBRARY_SCALE, CellBatch
 from mofm.errors import InputError
+from mofm.nn.decoder import Prediction
 from mofm.nn.model import Outputs
 from mofm.objectives.likelihoods import negative_binomial_nll
-from mofm.objectives.masked import masked_modelling
+from mofm.objectives.masked import likelihood, masked_modelling
 from mofm.objectives.masking import hide
 from mofm.objectives.total import ObjectivesConfig, total
 
@@ -17,7 +19,8 @@ from mofm.objectives.total import ObjectivesConfig, total
 def outputs_for(view, log_rate):
     cells, tokens = view.mask_BL.shape
     flat = jnp.full((cells, tokens), log_rate, jnp.float32)
-    return Outputs(jnp.zeros((cells, 1)), jnp.zeros((cells, tokens, 1)), flat, flat + 1.0, jnp.zeros((cells, tokens)))
+    prediction = Prediction(flat, flat + 1.0, jnp.zeros((cells, tokens)), flat - 2.0, jnp.zeros((cells, tokens)))
+    return Outputs(jnp.zeros((cells, 1)), jnp.full((cells, 2), 3.0), jnp.zeros((cells, tokens, 1)), prediction)
 
 
 def test_hides_the_stated_share_and_never_padding(make_view):
@@ -40,7 +43,7 @@ def test_scores_hidden_tokens_alone(make_view):
     view = make_view()
     hidden_BL = np.zeros_like(view.mask_BL)
     hidden_BL[0, 2] = hidden_BL[2, 5] = True
-    parts = masked_modelling(outputs_for(view, 0.7), view, hidden_BL)
+    parts = masked_modelling(outputs_for(view, 0.7), view, hidden_BL, "rna")
     exposure_B = view.library_B / LIBRARY_SCALE
     for name, log_rate in (("token_nll", 0.7), ("cell_nll", 1.7)):
         expected = np.mean(
@@ -52,13 +55,33 @@ def test_scores_hidden_tokens_alone(make_view):
         assert float(parts[name]) == pytest.approx(float(expected), rel=1e-5)
     assert parts["hidden"] == 2
     shown = view._replace(counts_BL=np.where(hidden_BL, view.counts_BL, 99.0))
-    assert masked_modelling(outputs_for(view, 0.7), shown, hidden_BL)["token_nll"] == parts["token_nll"]
+    assert masked_modelling(outputs_for(view, 0.7), shown, hidden_BL, "rna")["token_nll"] == parts["token_nll"]
+
+
+@pytest.mark.parametrize("modality", ["atac", "adt", "methylation"])
+def test_each_omics_type_has_its_likelihood(make_view, modality):
+    """Against scipy's, one token at a time."""
+    view = make_view()
+    view = view._replace(totals_BL=view.counts_BL + 3)
+    nll_BL = likelihood(outputs_for(view, 0.7).prediction, jnp.full(view.mask_BL.shape, 0.7), view, modality)
+    for b, j in ((0, 2), (2, 5), (3, 0)):
+        count, depth = view.counts_BL[b, j], view.library_B[b] / LIBRARY_SCALE
+        if modality == "atac":
+            odds = np.exp(0.7) * depth
+            expected = -np.log(odds / (1 + odds) if count > 0 else 1 / (1 + odds))
+        elif modality == "adt":
+            chances = [stats.nbinom.pmf(count, 1.0, 1 / (1 + np.exp(rate) * depth)) for rate in (0.7, -1.3)]
+            expected = -np.log(np.mean(chances))
+        else:
+            mean = 1 / (1 + np.exp(-0.7))
+            expected = -stats.betabinom.logpmf(count, count + 3, mean, 1 - mean)
+        assert float(nll_BL[b, j]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_empty_cell_gives_a_finite_loss(make_view):
     view = make_view()
     empty = view._replace(library_B=np.zeros_like(view.library_B), mask_BL=np.zeros_like(view.mask_BL))
-    parts = masked_modelling(outputs_for(empty, 0.0), empty, np.zeros_like(view.mask_BL))
+    parts = masked_modelling(outputs_for(empty, 0.0), empty, np.zeros_like(view.mask_BL), "rna")
     assert parts["token_nll"] == 0.0
 
 

@@ -1,8 +1,10 @@
 """Configs: the files that come with mofm load, and a typo fails at once and says what was meant."""
 
+import json
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from mofm.errors import InputError
 from mofm.training.config import Config, build_config, from_dict, load_config
@@ -27,6 +29,15 @@ def test_overrides_are_typed():
     assert config.data.corpus == "x/y"
 
 
+def test_shares_by_name_are_typed():
+    config = load_config(CONFIGS[0], ["data.corpus=c", "data.quotas={'rna': 2, 'atac+rna': 0.5}", "data.adt_tokens=40"])
+    assert config.data.quotas == {"rna": 2.0, "atac+rna": 0.5}
+    assert all(type(share) is float for share in config.data.quotas.values())
+    assert (config.data.adt_tokens, config.data.atac_tokens) == (40, None)
+    values = ConfigDict({"data": {"corpus": "c", "quotas": {"rna": 1}}})
+    assert from_dict(Config, json.loads(json.dumps(build_config(values).to_dict()))).data.quotas == {"rna": 1.0}
+
+
 def test_a_default_that_the_file_does_not_name_can_be_set():
     assert build_config({"data": {"corpus": "c"}}, ["optimizer.b2=0.9"]).optimizer.b2 == 0.9
 
@@ -35,7 +46,8 @@ def test_a_default_that_the_file_does_not_name_can_be_set():
     ("override", "said"),
     [
         ("encoder.widht=512", "'widht'.*Did you mean 'width'"),
-        ("encodr.width=512", "'encodr'.*Did you mean 'encoder'"),
+        ("encodr.width=512", r"no 'encodr' in config\. Did you mean 'encoder'"),
+        ("run.step=9", r"no 'step' in config\.run\. Did you mean 'steps'"),
         ("encoder.width=wide", "encoder.width='wide': expected int, found str"),
         ("encoder.width=1.5", "expected int, found float"),
         ("encoder=3", "is a group"),
@@ -46,6 +58,10 @@ def test_a_default_that_the_file_does_not_name_can_be_set():
         ("encoder.heads=5", "not divisible"),
         ("optimizer.learning_rate=-1", "must be positive"),
         ("run.steps=0", "at least 1"),
+        ("data.quotas=3", "data.quotas=3: expected values by name"),
+        ("data.quotas={'rna':'much'}", r"data.quotas\['rna'\]='much': expected float"),
+        ("data.quotas={'rnaa': 1}", "Did you mean 'rna'"),
+        ("data.atac_tokens=many", "expected int"),
     ],
 )
 def test_a_mistake_is_named(override, said):
@@ -71,8 +87,6 @@ def test_what_is_no_config_is_refused(tmp_path):
 
 
 def test_a_config_survives_json(tiny):
-    import json
-
     config = tiny("data.holdout_datasets=['two']")
     assert from_dict(Config, json.loads(json.dumps(config.to_dict()))) == config
 

@@ -23,7 +23,7 @@ from mofm.training.state import abstract_state
 
 
 def final_state(config, folder):
-    features = workdir.read_features(folder)
+    features = workdir.read_genes(folder)
     spec = ModelSpec(config.encoder, len(features))
     abstract = abstract_state(spec, make_optimizer(config.optimizer, config.run.steps), make_mesh(config.mesh))
     checkpoints = Checkpoints(folder / "checkpoints")

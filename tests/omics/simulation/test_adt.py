@@ -43,7 +43,7 @@ def test_proteins_follow_their_genes_across_types(multiomics):
     )
     seen = np.asarray(own.X.sum(axis=0)).ravel() > 200
     assert seen.sum() > 5
-    assert np.mean(correlations(gene_CA[:, seen], protein_CA[:, seen])) > 0.6
+    assert np.mean(correlations(gene_CA[:, seen], protein_CA[:, seen])) > 0.4
 
 
 def test_background_is_of_the_cell(multiomics):

@@ -1,0 +1,54 @@
+"""What the stores of a corpus measure, as the making of tokens needs it: features by modality, columns, idf, widths."""
+
+from collections.abc import Mapping
+
+from mofm.axes import MODALITIES, Modality
+from mofm.batches.collate import KnownFeatures, known_features
+from mofm.batches.idf import corpus_idf
+from mofm.corpus.features import rows_by_modality
+from mofm.corpus.store import Corpus, Store
+
+
+class Panels:
+    """The features of a corpus, and of each of its stores.
+
+    Attributes:
+      features: modality -> number of the corpus's features of it, in the order of `MODALITIES`.
+      idf: float32, one for each ATAC feature of the corpus (see `idf.py`).
+      widest: modality -> most features that a store of it measures.
+
+    Raises:
+      InputError: a store is damaged, or has one feature twice.
+    """
+
+    def __init__(self, corpus: Corpus):
+        counts = corpus.features["modality"].value_counts()
+        self.features = {modality: int(counts[modality]) for modality in MODALITIES if modality in counts}
+        rows_F = rows_by_modality(corpus.features)
+        rows_of = {_key(store): rows_F[store.feature_rows] for store in corpus.stores}
+        atac = [store for store in corpus.stores if store.modality == "atac"]
+        self.idf = corpus_idf(atac, [rows_of[_key(store)] for store in atac], self.features.get("atac", 0))
+        self._known: dict[tuple[int, Modality], KnownFeatures] = {}
+        for store in corpus.stores:
+            rows_G = rows_of[_key(store)]
+            idf_G = self.idf[rows_G] if store.modality == "atac" else None
+            self._known[_key(store)] = known_features(rows_G, f"dataset {store.name!r}", store.modality, idf_G)
+        self.widest = dict.fromkeys(self.features, 1)
+        for known in self._known.values():
+            self.widest[known.modality] = max(self.widest[known.modality], known.n_known)
+
+    def known(self, dataset: int, modality: Modality) -> KnownFeatures:
+        """The features of a dataset in a modality."""
+        return self._known[dataset, modality]
+
+    def words(self, modality: Modality) -> int:
+        """Words of a bitmap over all features of a modality, for `make_scratch`."""
+        return -(-self.features[modality] // 64)
+
+    def tokens(self, most: int, given: Mapping[Modality, int | None]) -> dict[Modality, int]:
+        """Tokens of a cell in each modality: those given; else `most`, or as many as the widest store has features."""
+        return {modality: given.get(modality) or min(most, widest) for modality, widest in self.widest.items()}
+
+
+def _key(store: Store) -> tuple[int, Modality]:
+    return store.dataset, store.modality

@@ -1,0 +1,151 @@
+"""What the features of each omics type are to a model: rows of its gene table, with weights.
+
+The gene table is the table of all identities. Its first rows are the corpus's RNA features, in their order; then come
+the genes that its regions and proteins speak of without RNA having them, and then the features that speak of no gene
+(isotype controls, antibodies that nobody could map), each with a row of its own.
+
+    gene       the gene itself
+    protein    the mean of the genes that encode it
+    region     the genes near it, by `omics/links.py`
+
+A space can be made of any features at any time, for any gene table: that is how a trained model reads a data set whose
+peaks it never saw. What the model's table does not have is left out, and the rest of a feature's weights sum to 1.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mofm.axes import MODALITIES, Modality
+from mofm.batch import FeatureSpace, Spaces
+from mofm.corpus.store import Corpus
+from mofm.errors import InputError
+from mofm.omics.genome import GeneTable, gene_table
+from mofm.omics.links import FEATURES, link_regions
+from mofm.omics.proteins import resolve_proteins
+from mofm.omics.regions import RegionResolution, resolve_regions
+
+LINKS = 8
+"""K, most genes of a feature."""
+
+
+class Identities(NamedTuple):
+    """The identities that features speak of, E in all.
+
+    Attributes:
+      feature_E: int64. Number of the feature, ascending.
+      identity_E: object, str. An Ensembl id; "adt:NAME" for an antibody's own.
+      weight_E: float32, > 0.
+      place_FP: float32. Distance features of each of the F features.
+    """
+
+    feature_E: np.ndarray
+    identity_E: np.ndarray
+    weight_E: np.ndarray
+    place_FP: np.ndarray
+
+
+def corpus_spaces(corpus: Corpus) -> tuple[pd.DataFrame, Spaces]:
+    """The gene table of a model of this corpus (columns id, symbol: a row a gene), and the spaces of its other omics.
+
+    The spaces' base_F and spread_F are 0, until a mean predictor is fitted.
+
+    Raises:
+      InputError: the corpus has regions of two genome builds, or of one that has no gene table.
+    """
+    table = gene_table(corpus.manifest.species)
+    of = {modality: corpus.features[corpus.features["modality"] == modality] for modality in MODALITIES}
+    found = {
+        modality: identities(modality, features["id"].tolist(), table, _build(corpus, modality))
+        for modality, features in of.items()
+        if modality != "rna" and len(features)
+    }
+    known = dict(zip(of["rna"]["id"], of["rna"]["symbol"], strict=True))
+    for some in found.values():
+        for identity in some.identity_E:
+            row = table.row_of_id.get(identity)
+            known.setdefault(identity, identity if row is None else table.symbols[row])
+    genes = pd.DataFrame({"id": list(known), "symbol": list(known.values())}, dtype=object)
+    row_of = {identity: row for row, identity in enumerate(known)}
+    return genes, {m: make_space(some, of[m]["id"].tolist(), row_of) for m, some in found.items()}
+
+
+def identities(modality: Modality, ids: Sequence[str], table: GeneTable, build: str | None) -> Identities:
+    """What some features (ids as a corpus has them) speak of.
+
+    Args:
+      table: the genes of the species.
+      build: of regions; None: that of the table.
+
+    Raises:
+      InputError: regions of a build in which the species' genes are not placed.
+    """
+    if modality == "adt":
+        return _of_proteins(ids, table)
+    regions = resolve_regions(ids)
+    if modality == "methylation" and not regions.placed.any():
+        return _own(ids)
+    return _of_regions(regions, gene_table(table.species, build))
+
+
+def make_space(found: Identities, ids: Sequence[str], row_of: Mapping[str, int]) -> FeatureSpace:
+    """The features as rows of a gene table, by `row_of` its identities."""
+    features = len(found.place_FP)
+    row_E = np.array([row_of.get(identity, -1) for identity in found.identity_E], np.int64)
+    known = row_E >= 0
+    feature_E, row_E, weight_E = found.feature_E[known], row_E[known], found.weight_E[known]
+    place_E = np.arange(len(feature_E)) - np.searchsorted(feature_E, feature_E)
+    total_F = np.bincount(feature_E, weight_E, features)
+    genes_FK, weights_FK = np.zeros((features, LINKS), np.int32), np.zeros((features, LINKS), np.float32)
+    genes_FK[feature_E, place_E] = row_E
+    weights_FK[feature_E, place_E] = weight_E / total_F[feature_E]
+    bucket_F = np.fromiter((zlib.crc32(name.encode()) & 0x7FFFFFFF for name in ids), np.int32, len(ids))
+    zeros_F = np.zeros(features, np.float32)
+    return FeatureSpace(genes_FK, weights_FK, found.place_FP, bucket_F, zeros_F, zeros_F.copy())
+
+
+def known_share(space: FeatureSpace) -> np.ndarray:
+    """bool of each feature: whether the model has a row for any of its identities."""
+    return space.weights_FK.sum(axis=1) > 0
+
+
+def _of_proteins(ids: Sequence[str], table: GeneTable) -> Identities:
+    genes_of = [list(genes[:LINKS]) or [f"adt:{name}"] for name, genes in zip(ids, _genes(ids, table), strict=True)]
+    count_F = np.array([len(genes) for genes in genes_of])
+    identity_E = np.array([gene for genes in genes_of for gene in genes], dtype=object)
+    weight_E = np.repeat(1.0 / np.maximum(count_F, 1), count_F).astype(np.float32)
+    return Identities(np.repeat(np.arange(len(ids)), count_F), identity_E, weight_E, _nowhere(len(ids)))
+
+
+def _genes(ids: Sequence[str], table: GeneTable) -> list[tuple[str, ...]]:
+    return resolve_proteins(ids, table).genes
+
+
+def _own(ids: Sequence[str]) -> Identities:
+    """Features that are genes themselves."""
+    ones_E = np.ones(len(ids), np.float32)
+    return Identities(np.arange(len(ids)), np.array(ids, dtype=object), ones_E, _nowhere(len(ids)))
+
+
+def _of_regions(regions: RegionResolution, table: GeneTable) -> Identities:
+    links = link_regions(regions.chrom, regions.start, regions.end, table, build=table.build, top=LINKS)
+    identity_E = np.array(table.gene_ids, dtype=object)[links.gene]
+    return Identities(links.region.astype(np.int64), identity_E, links.weight, links.features)
+
+
+def _nowhere(features: int) -> np.ndarray:
+    return np.zeros((features, len(FEATURES)), np.float32)
+
+
+def _build(corpus: Corpus, modality: Modality) -> str | None:
+    """The genome build of a modality's regions."""
+    builds = {entry.build for entry in corpus.manifest.stores if entry.modality == modality and entry.build}
+    if len(builds) > 1:
+        raise InputError(
+            f"{corpus.path}: its {modality} regions are of {' and '.join(sorted(builds))}: a place means another in each; "
+            "keep the data sets of each build in a corpus of their own"
+        )
+    return next(iter(builds), None)

@@ -1,0 +1,84 @@
+"""Embeddings written beside the cells they are of: a copy of the user's file with one key more, whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+
+from mofm.axes import Modality
+from mofm.files import output_file
+from mofm.inference.model import Embedding
+from mofm.omics.hdf5 import open_hdf5, read_table
+from mofm.omics.readers import find_layout
+
+BOOKKEEPING_BYTES = 2**20
+"""What HDF5 may need to write an embedding, beside the values."""
+
+
+def fuse(embeddings: Mapping[Modality, Embedding], cells: pd.Index) -> np.ndarray:
+    """embedding_NE of each of `cells`: the mean of its modalities' embeddings; NaN for one that has none."""
+    width = next(iter(embeddings.values())).embedding_NE.shape[1]
+    total_NE, count_N1 = np.zeros((len(cells), width)), np.zeros((len(cells), 1))
+    for embedding in embeddings.values():
+        places = cells.get_indexer(embedding.cells)
+        total_NE[places] += embedding.embedding_NE
+        count_N1[places] += 1
+    return np.divide(total_NE, count_N1, out=np.full_like(total_NE, np.nan), where=count_N1 > 0).astype(np.float32)
+
+
+def write_embedding(
+    source: Path, target: Path, embedding: Embedding | Mapping[Modality, Embedding], key_added: str = "X_mofm"
+) -> None:
+    """Copy `source` to `target` with obsm[key_added] and uns["mofm"] set. `target` appears whole or not at all.
+
+    Of several modalities, obsm[key_added] is the mean of a cell's embeddings, obsm[key_added + "_rna"] and so on each,
+    NaN where a cell was not measured; uns["mofm"] has a report for each. Of an h5mu file these are the obsm and uns of
+    the whole. Where `source` is no AnnData or MuData, `target` is an h5ad file of the cells' names and embeddings alone.
+
+    Raises:
+      InputError: the disk is full, or `target` cannot be written for another reason.
+    """
+    source, target = Path(source), Path(target)
+    several = {embedding.modality: embedding} if isinstance(embedding, Embedding) else dict(embedding)
+    kind = find_layout(source).kind
+    with output_file(target) as temporary:
+        if kind in ("h5ad", "h5mu"):
+            shutil.copyfile(source, temporary)
+            os.chmod(temporary, 0o644)
+            with open_hdf5(source) as file:
+                cells = read_table(file, source, "obs").index
+        else:
+            cells = pd.Index(dict.fromkeys(name for one in several.values() for name in one.cells))
+            anndata.AnnData(obs=pd.DataFrame(index=cells.astype(str))).write_h5ad(temporary)
+        arrays = {key_added: fuse(several, cells)}
+        report = next(iter(several.values())).report
+        if len(several) > 1:
+            arrays |= {f"{key_added}_{modality}": fuse({modality: one}, cells) for modality, one in several.items()}
+            report = {modality: one.report for modality, one in several.items()}
+        _reserve(temporary, _bytes_added(arrays, several))
+        with h5py.File(temporary, "r+") as file:
+            for group in {"obsm", "uns"} - set(file):
+                anndata.io.write_elem(file, group, {})
+            for key, embedding_NE in arrays.items():
+                anndata.io.write_elem(file["obsm"], key, embedding_NE)
+            anndata.io.write_elem(file["uns"], "mofm", report)
+
+
+def _bytes_added(arrays: Mapping[str, np.ndarray], embeddings: Mapping[Modality, Embedding]) -> int:
+    """More bytes than a file grows by when the embeddings are written to it."""
+    names = [embedding.report["unmatched_features"] for embedding in embeddings.values()]
+    return BOOKKEEPING_BYTES + sum(a.nbytes for a in arrays.values()) + sum(64 * len(n) + n.nbytes for n in names)
+
+
+def _reserve(path: Path, n_bytes: int) -> None:
+    """Grow a file, so that a full disk is met here: in HDF5 it ends the process. What is unused HDF5 cuts off again."""
+    with path.open("ab") as file:
+        for _ in range(-(-n_bytes // BOOKKEEPING_BYTES)):
+            file.write(bytes(BOOKKEEPING_BYTES))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,28 @@
+"""The benchmarks of speed still run, on a corpus too small to say anything: they are scripts that nothing else calls."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = ("encoder.width=16", "encoder.blocks=1", "encoder.heads=2", "encoder.ffn=24", "encoder.cell_width=8")
+STEP = ("--rounds", "1", *(f"--config.{key}" for key in (*SMALL, "data.tokens=32", "data.batch_size=16")))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "row"),
+    [
+        ("stream.py", ("--cells", "600", "--genes", "200", "--epochs", "1", "--rounds", "1"), "| mofm:64 |"),
+        ("step.py", STEP, "| mofm |"),
+    ],
+)
+def test_a_small_benchmark_prints_its_table(script, arguments, row):
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name(script)), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert row in done.stdout
