@@ -17,7 +17,7 @@ import dataclasses
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
@@ -141,16 +141,15 @@ def open_fragments(
             counted = library.pp.make_peak_matrix(counted, peak_file=_bed(peaks, folder), file=folder / "peaks.h5ad")
             resources.callback(counted.close)
         matrix = FragmentMatrix(str(path), "fragments", counted)
-        names = counted.var_names
         obs = pd.DataFrame(
             {"fragments": found.per_barcode.reindex(counted.obs_names).to_numpy(np.int64)},
             index=pd.Index(list(counted.obs_names), dtype=object),
         )
         if peaks is None:
-            candidate, left_out = _common_tiles(matrix, names)
+            candidate, left_out = _common_tiles(matrix, nuclear, width)
             notes += (f"fragments are counted in tiles of {width} bp",)
         else:
-            var = pd.DataFrame(index=pd.Index(names, dtype=object))
+            var = pd.DataFrame(index=pd.Index(list(counted.var_names), dtype=object))
             candidate, left_out = make_candidate(str(path), matrix, var, Wanted("atac")), {}
             notes += (f"fragments are counted in the {len(var):,} peaks of {peaks.name}",)
         return CountTable(
@@ -214,8 +213,12 @@ def _cells(
     return cells, (f"{len(cells):,} of {len(per_barcode):,} barcodes are {what}, with {share:.1%} of the fragments",)
 
 
-def _common_tiles(matrix: FragmentMatrix, names: Sequence[str]) -> tuple[Candidate, dict[str, int]]:
-    """The tiles that enough cells have, and the number of the others that any cell has."""
+def _common_tiles(matrix: FragmentMatrix, lengths: dict[str, int], width: int) -> tuple[Candidate, dict[str, int]]:
+    """The tiles that enough cells have, and the number of the others that any cell has.
+
+    Args:
+      lengths: of the chromosomes, in the order of the tiles; multiples of `width`.
+    """
     n_cells, n_tiles = matrix.shape
     cells_of = np.zeros(n_tiles, np.int32)
     for rows in matrix.rows(1):
@@ -224,9 +227,14 @@ def _common_tiles(matrix: FragmentMatrix, names: Sequence[str]) -> tuple[Candida
     kept = cells_of >= least
     if not kept.any():
         raise InputError(f"{matrix.path}: no tile has fragments in {least:,} cells; give --peaks or wider tiles")
-    var = pd.DataFrame(index=pd.Index([names[place] for place in np.flatnonzero(kept)], dtype=object))
+    # Named here, and not looked at by `make_candidate`: to name six million tiles takes longer than to count fragments.
+    first = np.concatenate([[0], np.cumsum([length // width for length in lengths.values()])])
+    chroms, places = list(lengths), np.flatnonzero(kept)
+    chrom = np.searchsorted(first, places, side="right") - 1
+    start = (places - first[chrom]) * width
+    names = [f"{chroms[c]}:{s}-{s + width}" for c, s in zip(chrom.tolist(), start.tolist(), strict=True)]
+    var = pd.DataFrame(index=pd.Index(names, dtype=object))
     new_column = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
-    # Not `make_candidate`: to look at millions of names one by one takes longer than to count the fragments.
     candidate = Candidate(matrix, var, new_column, {}, Look("counts", "fragments"))
     rare = int(np.count_nonzero((cells_of > 0) & ~kept))
     return candidate, {f"tiles in fewer than {least:,} cells": rare} if rare else {}
