@@ -14,6 +14,7 @@ import pytest
 from scipy import sparse
 
 from mofm.cli import main
+from mofm.corpus.store import open_corpus
 
 VERBS = ("inspect", "ingest", "train", "embed", "simulate", "demo")
 CONFIG = """
@@ -408,6 +409,24 @@ def test_simulate_refuses_what_its_file_cannot_hold(capsys, tmp_path, snapshot):
     assert "name several" in refused(capsys, ["simulate", tmp_path / "out.h5ad", "--unpaired"])
     assert "species 'cow'" in refused(capsys, ["simulate", tmp_path / "out.h5ad", "--species", "cow"])
     assert snapshot(tmp_path) == {}
+
+
+def test_ingest_of_several_omics_by_its_options(capsys, tmp_path):
+    cells, corpus = tmp_path / "cells.h5mu", tmp_path / "corpus"
+    sizes = ["--cells", "60", "--genes", "60", "--tfs", "15"]
+    assert main(["simulate", str(cells), *sizes, "--modalities", "rna", "atac", "adt", "methylation"]) == 0
+    assert main(["ingest", str(cells), str(corpus), "--build", "hg38", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert all(modality in out for modality in ("rna", "atac", "adt", "methylation"))
+    (dataset,) = open_corpus(corpus).datasets
+    assert (dataset.n_cells, dataset.modalities) == (60, ("rna", "atac", "adt", "methylation"))
+    truth = mudata.read_h5mu(cells)["methylation"]
+    rows = dataset.stores["methylation"].read_rows(0, 60).result()
+    assert (rows.data.sum(), rows.hits.sum()) == (truth.X.sum(), truth.layers["methylated"].sum())
+    assert main(["inspect", str(cells), "--json", "--modality", "atac"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [table["modality"] for table in report["tables"]] == ["atac"]
+    assert "hg99" in refused(capsys, ["ingest", cells, corpus, "--build", "hg99"])
 
 
 def test_inspect_json_is_json(trained, capsys):

@@ -2,6 +2,8 @@
 
 import json
 
+import anndata as ad
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from scipy import sparse
 from mofm.corpus.ingest import ingest
 from mofm.errors import InputError
 from mofm.inspection import inspect, render, render_ingest
+from mofm.omics.readers import Reading
 
 LONG_NAME = "a_dataset_of_pancreas_from_nine_donors_2024"
 
@@ -204,3 +207,59 @@ def test_features_that_are_left_out_are_told(make_cells, tmp_path, narrow):
     adata.write_h5ad(tmp_path / "cite.h5ad")
     lines = narrow(render_ingest, ingest([tmp_path / "cite.h5ad"], tmp_path / "corpus"), tmp_path / "corpus")
     assert "cite: left out 10 features of type CRISPR Guide Capture" in lines
+
+
+# --- several omics ---
+
+
+@pytest.fixture
+def multimodal(make_cells, tmp_path):
+    """RNA and ATAC of the same 30 cells, antibodies of 20 of them, hashtags; peaks of hg38 that only it can have."""
+    cells = make_cells(30, genes=slice(0, 100))
+    rng = np.random.default_rng(0)
+
+    def of(names, count=30):
+        counts = sparse.csr_matrix(rng.poisson(1.0, (count, len(names))).astype(np.float32) + 1)
+        return ad.AnnData(counts, obs=cells.obs[["batch"]].iloc[:count], var=pd.DataFrame(index=names))
+
+    peaks = [f"chr{1 + i % 3}:{i * 9000 + 100}-{i * 9000 + 900}" for i in range(50)]
+    omics = {"rna": cells, "atac": of(peaks), "prot": of(["CD3", "CD8a", "strange", "IgG1"], 20), "hto": of(["A", "B"])}
+    with mudata.set_options(pull_on_update=False):
+        mudata.MuData(omics).write_h5mu(tmp_path / "cells.h5mu")
+    return tmp_path / "cells.h5mu"
+
+
+def test_a_file_of_several_omics(multimodal, narrow):
+    report = inspect(multimodal)
+    assert json.loads(json.dumps(report)) == report
+    assert (report["kind"], report["usable"], report["left_out"]) == ("h5mu", True, {"hto": 2})
+    assert report["sets"] == {"rna + atac + adt": 20, "rna + atac": 10}
+    assert report["features"]["rna"]["species"] == "human"
+    assert report["features"]["adt"]["unknown"] == ["strange"]
+    assert report["features"]["atac"]["build"] is None
+    lines = narrow(render, report)
+    assert "cells with rna + atac: 10" in lines
+    assert "left out: 2 features of type hto" in lines
+    assert "antibodies: 3 of 4 names in var_names are known antibodies (1 isotype controls)" in lines
+    assert "unknown antibodies: strange" in lines
+    assert "peaks: 50 of 50 names in var_names have a place" in lines
+    assert any(line.startswith("build: the build of 50 regions cannot be told") for line in lines)
+
+
+def test_the_table_of_several_omics_is_readable(multimodal, tmp_path, narrow):
+    results = ingest([multimodal], tmp_path / "corpus")
+    lines = narrow(render_ingest, results, tmp_path / "corpus")
+    assert_whole_words(lines, ("dataset", "omics", "cells", "features", "known %", "50", "75"))
+    assert sum("cells-rna-" in line or "atac-only" in line for line in lines) >= 2
+    assert "cells: left out 2 features of type hto" in lines
+    assert sum("left out" in line for line in lines) == 1
+    shown = narrow(render, inspect(tmp_path / "corpus"))
+    assert shown[0] == "usable: 30 cells in 2 dataset(s), 154 features"
+
+
+def test_peaks_without_places_are_not_usable(multimodal, tmp_path):
+    peaks = ad.AnnData(np.ones((5, 3), np.float32), var=pd.DataFrame(index=["peak1", "peak2", "peak3"]))
+    peaks.write_h5ad(tmp_path / "peaks.h5ad")
+    report = inspect(tmp_path / "peaks.h5ad", Reading(modality="atac"))
+    assert not report["usable"]
+    assert "none of 3 regions tells its place" in report["why"]
