@@ -37,7 +37,7 @@ Progress = Callable[[int, str, int, int], None]
 counts turned out wider than thought (see `writer.py`)."""
 
 
-WORTH_A_PROCESS = 50 * 2**20
+WORTH_A_PROCESS = 128 * 2**20
 """Bytes of an input that take longer to read than a process takes to start."""
 
 

@@ -3,8 +3,9 @@
 This is the work of an ingest, and needs nothing of the corpus, so that several inputs can be prepared at once in
 processes of their own: the bytes do not depend on how many there were, nor on which was done first. Choices and cost:
 
-- Processes, not threads: HDF5 reads under one lock, and the parsing of Python holds another. They are spawned (TensorStore's
-  threads do not survive a fork), which takes two to three seconds: `ingest` is asked for them where it is worth that.
+- Processes, not threads: HDF5 reads under one lock, and the parsing of Python holds another. One input keeps about one
+  core busy. Processes are spawned (TensorStore's threads do not survive a fork) and import anew, three to five seconds of
+  a core each: worth it for inputs that take longer than that, and where cores are idle.
 - At most one finished input a process waits for its turn to be committed; it waits on disk, in the staging folder.
 - A process that is killed takes its work with it, and is told as an `InputError`; the others end with their parent.
 """

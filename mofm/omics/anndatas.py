@@ -14,7 +14,7 @@ from mofm.omics.choice import Place, Wanted, choose, matrix_keys
 from mofm.omics.hdf5 import read_table, reading
 from mofm.omics.layouts import Kind
 from mofm.omics.methylation import choose_methylation, has_methylation_layers
-from mofm.omics.modalities import feature_kinds, has_types, modality_of, region_share
+from mofm.omics.modalities import feature_kinds, has_types, modalities_told, modality_of, region_share
 from mofm.omics.table import BLOCK_ENTRIES, CountSource, CountTable
 
 LooksLike = Callable[[Sequence[str]], float]
@@ -145,7 +145,7 @@ def _modalities_in(group: h5py.Group, where: str) -> tuple[Modality, ...]:
 def _modalities_told(group: h5py.Group, where: str) -> tuple[Modality, ...]:
     """The modelled ones among the feature types of an AnnData; none where it has no types."""
     var = read_table(group, where, "var")
-    meant = set(feature_kinds(var, "").map(modality_of)) if has_types(var) else ()
+    meant = modalities_told(var) if has_types(var) else ()
     return tuple(modality for modality in MODALITIES if modality in meant)
 
 

@@ -29,6 +29,7 @@ import pyarrow.compute
 import pyarrow.csv
 
 from mofm.errors import InputError
+from mofm.omics.checks import Look
 from mofm.omics.choice import Candidate, Wanted, make_candidate
 from mofm.omics.matrices import StoredMatrix, StoredRows
 from mofm.omics.mtx import open_text
@@ -140,15 +141,15 @@ def open_fragments(
             counted = library.pp.make_peak_matrix(counted, peak_file=_bed(peaks, folder), file=folder / "peaks.h5ad")
             resources.callback(counted.close)
         matrix = FragmentMatrix(str(path), "fragments", counted)
-        var = pd.DataFrame(index=pd.Index(list(counted.var_names), dtype=object))
         obs = pd.DataFrame(
             {"fragments": found.per_barcode.reindex(counted.obs_names).to_numpy(np.int64)},
             index=pd.Index(list(counted.obs_names), dtype=object),
         )
         if peaks is None:
-            candidate, left_out = _common_tiles(matrix, var)
+            candidate, left_out = _common_tiles(matrix, nuclear, width)
             notes += (f"fragments are counted in tiles of {width} bp",)
         else:
+            var = pd.DataFrame(index=pd.Index(list(counted.var_names), dtype=object))
             candidate, left_out = make_candidate(str(path), matrix, var, Wanted("atac")), {}
             notes += (f"fragments are counted in the {len(var):,} peaks of {peaks.name}",)
         return CountTable(
@@ -212,18 +213,29 @@ def _cells(
     return cells, (f"{len(cells):,} of {len(per_barcode):,} barcodes are {what}, with {share:.1%} of the fragments",)
 
 
-def _common_tiles(matrix: FragmentMatrix, var: pd.DataFrame) -> tuple[Candidate, dict[str, int]]:
-    """The tiles that enough cells have, and the number of the others that any cell has."""
+def _common_tiles(matrix: FragmentMatrix, lengths: dict[str, int], width: int) -> tuple[Candidate, dict[str, int]]:
+    """The tiles that enough cells have, and the number of the others that any cell has.
+
+    Args:
+      lengths: of the chromosomes, in the order of the tiles; multiples of `width`.
+    """
     n_cells, n_tiles = matrix.shape
-    cells_of = np.zeros(n_tiles, np.int64)
+    cells_of = np.zeros(n_tiles, np.int32)
     for rows in matrix.rows(1):
-        cells_of += np.bincount(rows.indices, minlength=n_tiles)
+        cells_of += np.bincount(rows.indices, minlength=n_tiles).astype(np.int32)
     least = max(1, int(np.ceil(MIN_CELL_SHARE * n_cells)))
     kept = cells_of >= least
-    candidate = make_candidate(
-        matrix.path, matrix, var.assign(feature_types=np.where(kept, "Peaks", "rare")), Wanted("atac")
-    )
-    candidate.var = candidate.var.drop(columns="feature_types")
+    if not kept.any():
+        raise InputError(f"{matrix.path}: no tile has fragments in {least:,} cells; give --peaks or wider tiles")
+    # Named here, and not looked at by `make_candidate`: to name six million tiles takes longer than to count fragments.
+    first = np.concatenate([[0], np.cumsum([length // width for length in lengths.values()])])
+    chroms, places = list(lengths), np.flatnonzero(kept)
+    chrom = np.searchsorted(first, places, side="right") - 1
+    start = (places - first[chrom]) * width
+    names = [f"{chroms[c]}:{s}-{s + width}" for c, s in zip(chrom.tolist(), start.tolist(), strict=True)]
+    var = pd.DataFrame(index=pd.Index(names, dtype=object))
+    new_column = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
+    candidate = Candidate(matrix, var, new_column, {}, Look("counts", "fragments"))
     rare = int(np.count_nonzero((cells_of > 0) & ~kept))
     return candidate, {f"tiles in fewer than {least:,} cells": rare} if rare else {}
 

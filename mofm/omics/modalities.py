@@ -57,16 +57,21 @@ def feature_kinds(var: pd.DataFrame, default: str) -> pd.Series:
         kinds = kinds.where(kinds.notna(), "Gene Expression").astype(str)
     else:
         kinds = pd.Series(default, index=var.index, dtype=object)
-    antibodies = np.flatnonzero(kinds.map(modality_of) == "adt")
+    antibodies = np.flatnonzero(kinds.isin([kind for kind in kinds.unique() if modality_of(kind) == "adt"]))
     tags = antibodies[are_hashtags(var.index[antibodies])]
     kinds.iloc[tags] = HASHTAG
     return kinds
 
 
+def modalities_told(var: pd.DataFrame) -> set[Modality | None]:
+    """What the types of the features are, None for those that are not modelled; RNA where there are no types."""
+    return {modality_of(kind) for kind in feature_kinds(var, "Gene Expression").unique()}
+
+
 def columns_of(var: pd.DataFrame, modality: Modality, others: Sequence[Modality]) -> tuple[np.ndarray, dict[str, int]]:
     """(mask of the features of `modality`, number of those that neither it nor one of `others` takes, by type)."""
     kinds = feature_kinds(var, modality)
-    meant = kinds.map(modality_of)
+    meant = kinds.map({kind: modality_of(kind) for kind in kinds.unique()})
     left = kinds[~meant.isin([modality, *others])]
     return (meant == modality).to_numpy(bool), {str(kind): int(count) for kind, count in left.value_counts().items()}
 

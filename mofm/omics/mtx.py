@@ -25,7 +25,7 @@ from mofm.errors import InputError
 from mofm.omics.matrices import MAX_BLOCK_ROWS, StoredMatrix, StoredRows
 from mofm.omics.transpose import ColumnSlab, RowScratch, spans
 
-_TEXT_BYTES = 16 * 2**20
+_TEXT_BYTES = 4 * 2**20
 _SAMPLE_ENTRIES = 2**19
 
 
@@ -81,7 +81,7 @@ class MtxMatrix(StoredMatrix):
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
         """Columns and values of the file's first entries."""
         with contextlib.closing(self._chunks()) as chunks:
-            _, columns, values = next(chunks, (None, np.empty(0, np.int64), np.empty(0, self.dtype)))
+            _, columns, values = next(chunks, (None, np.empty(0, np.int32), np.empty(0, self.dtype)))
         return columns[:_SAMPLE_ENTRIES], values[:_SAMPLE_ENTRIES]
 
     def _look_through(self) -> bool:
@@ -100,7 +100,7 @@ class MtxMatrix(StoredMatrix):
         return ascending
 
     def _as_they_come(self, block_entries: int) -> Iterator[StoredRows]:
-        first, held = 0, [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, self.dtype))]
+        first, held = 0, [(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, self.dtype))]
         for chunk in _with_end(self._chunks()):
             if chunk is not None:
                 held.append(chunk)
@@ -123,7 +123,7 @@ class MtxMatrix(StoredMatrix):
 
     def _chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(cells, columns, values), from 0, as they stand in the text; never empty."""
-        types = {self._order[0]: pa.int64(), self._order[1]: pa.int64()}
+        types = {self._order[0]: pa.int32(), self._order[1]: pa.int32()}
         types |= {} if self._value is None else {"value": self._value}
         with self._telling(), open_text(self._file) as text:
             reader = pyarrow.csv.open_csv(

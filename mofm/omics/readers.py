@@ -23,7 +23,7 @@ from mofm.omics.checks import gene_share
 from mofm.omics.choice import matrix_keys
 from mofm.omics.hdf5 import open_hdf5
 from mofm.omics.layouts import Kind, Layout, layout_of
-from mofm.omics.modalities import feature_kinds, modality_of
+from mofm.omics.modalities import modalities_told
 from mofm.omics.table import CountTable
 
 
@@ -256,7 +256,7 @@ def _count_fragments(layout: Layout, reading: Reading, parts: tenx.Parts | None,
 def _has_peaks(layout: Layout) -> bool:
     with ExitStack() as resources:
         _, _, var = _parts(layout, resources)
-        return "atac" in set(feature_kinds(var, "Gene Expression").map(modality_of))
+        return "atac" in modalities_told(var)
 
 
 __all__ = ["CountTable", "Kind", "Reading", "Tables", "find_layout", "open_h5ad", "open_table", "open_tables"]

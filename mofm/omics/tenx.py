@@ -18,7 +18,7 @@ from mofm.omics.choice import Wanted, make_candidate
 from mofm.omics.hdf5 import reading
 from mofm.omics.layouts import Kind
 from mofm.omics.matrices import CsrMatrix, StoredMatrix
-from mofm.omics.modalities import feature_kinds, modality_of, region_share
+from mofm.omics.modalities import feature_kinds, modalities_told, region_share
 from mofm.omics.mtx import MtxMatrix, read_names
 from mofm.omics.table import CountSource, CountTable
 
@@ -90,7 +90,7 @@ def tables_of(
     """
     matrix, obs, var = parts
     resources.callback(matrix.close)
-    meant = set(feature_kinds(var, "Gene Expression").map(modality_of))
+    meant = modalities_told(var)
     found = [known for known in MODALITIES if known in meant]
     if not found:
         kinds = ", ".join(sorted(feature_kinds(var, "").unique()))

@@ -2,17 +2,16 @@
 
     python tests/benchmarks/ingest.py [--cells 20000] [--genes 8000] [--jobs 2]
 
-Every measurement is a fresh process, which imports before its clock starts; memory is the most that it held resident,
-less what it held after imports. Each file has the same cells; one is multimodal (RNA, ATAC, antibodies).
+Every measurement is a fresh process (ingest_once.py), which imports before its clock starts; memory is the most that it
+held resident, less what it held after imports; of several processes, that of the first, which commits. Each file has
+the same cells; one is multimodal (RNA, ATAC, antibodies).
 """
 
 import gzip
 import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import anndata as ad
@@ -34,11 +33,7 @@ def main() -> None:
     arguments.add_argument("--cells", type=int, default=20_000)
     arguments.add_argument("--genes", type=int, default=8_000)
     arguments.add_argument("--jobs", type=int, default=2)
-    arguments.add_argument("--one", nargs=3, metavar=("FILE", "OUT", "JOBS"), help="for the processes it starts")
     args = arguments.parse_args()
-    if args.one:
-        ingest_once(args.one[0].split(","), args.one[1], int(args.one[2]))
-        return
     with tempfile.TemporaryDirectory() as folder:
         print(machine())
         files = write_files(Path(folder), args.cells, args.genes)
@@ -52,28 +47,13 @@ def main() -> None:
 
 def measure(name: str, paths: list[Path], out: Path, jobs: int) -> dict:
     """One ingest in a process of its own."""
-    command = [sys.executable, __file__, "--one", ",".join(map(str, paths)), str(out), str(jobs)]
-    said = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1])
+    command = [sys.executable, Path(__file__).with_name("ingest_once.py"), str(jobs), out, *paths]
+    said = json.loads(
+        subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1]
+    )
     subprocess.run(["rm", "-r", str(out)], check=True)
     size = sum(file.stat().st_size for path in paths for file in ([path] if path.is_file() else path.iterdir()))
     return {"input": name, "MB": size / 1e6, **said}
-
-
-def ingest_once(paths: list[str], out: str, jobs: int) -> None:
-    """Prints cells/s, entries/s and memory as JSON."""
-    from mofm.corpus.ingest import ingest
-    from mofm.omics.checks import gene_share
-
-    gene_share(["CD3D"])
-    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    modality = "methylation" if "methylation" in paths[0] else None
-    results = ingest(paths, out, jobs=jobs, modality=modality)
-    seconds = time.perf_counter() - begin
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    entries = [entry for result in results for entry in result.entries]
-    cells = sum(max(entry.cells for entry in result.entries) for result in results)
-    said = {"cells/s": cells / seconds, "million entries/s": sum(entry.entries for entry in entries) / seconds / 1e6}
-    print(json.dumps(said | {"seconds": seconds, "MB of memory": (peak - before) / 1e3}))
 
 
 def write_files(folder: Path, cells: int, genes: int) -> dict[str, Path]:
