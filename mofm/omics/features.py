@@ -26,6 +26,7 @@ import pandas as pd
 
 from mofm.omics.aliases import aliases_of
 from mofm.omics.genome import GeneTable, bundled_species, gene_table
+from mofm.omics.resolution import count_names, unresolved_among
 
 RULES = {
     "id": "ensembl",  # ENSG00000167286
@@ -88,19 +89,11 @@ class GeneResolution:
     @property
     def unresolved(self) -> list[str]:
         """Identities that were not resolved, each once, in order of appearance."""
-        return list(dict.fromkeys(self.ids[place] for place in np.flatnonzero(self.how == "unresolved")))
+        return unresolved_among(self.ids, self.how)
 
     def summary(self) -> dict[str, int | dict[str, int]]:
         """Counts for a manifest: names, each `how`, ambiguous symbols, names merged into another, names by rule."""
-        by_how = {how: int(np.count_nonzero(self.how == how)) for how in dict.fromkeys(RULES.values())}
-        by_rule = {rule: int(np.count_nonzero(self.rule == rule)) for rule in RULES}
-        return {
-            "names": len(self.ids),
-            **by_how,
-            "ambiguous": int(np.count_nonzero(self.ambiguous)),
-            "merged": len(self.ids) - len(set(self.ids)),
-            "by_rule": {rule: count for rule, count in by_rule.items() if count},
-        }
+        return count_names(self.ids, self.how, self.rule, RULES) | {"ambiguous": int(np.count_nonzero(self.ambiguous))}
 
 
 def resolve_genes(names: Sequence[str], table: GeneTable) -> GeneResolution:

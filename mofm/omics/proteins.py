@@ -32,6 +32,7 @@ import numpy as np
 
 from mofm.omics.aliases import aliases_of
 from mofm.omics.genome import GeneTable
+from mofm.omics.resolution import count_names, unresolved_among
 
 RULES = {
     "table": "table",  # CD3, CD45RA, HLA-DR: in data/antibodies.tsv
@@ -96,17 +97,11 @@ class ProteinResolution:
     @property
     def unresolved(self) -> list[str]:
         """Identities that were not read, each once, in order of appearance."""
-        return list(dict.fromkeys(self.ids[place] for place in np.flatnonzero(self.how == "unresolved")))
+        return unresolved_among(self.ids, self.how)
 
     def summary(self) -> dict[str, int | dict[str, int]]:
         """Counts for a manifest: names, each `how`, names merged into another, names by rule."""
-        by_rule = {rule: int(np.count_nonzero(self.rule == rule)) for rule in RULES}
-        return {
-            "names": len(self.ids),
-            **{how: int(np.count_nonzero(self.how == how)) for how in dict.fromkeys(RULES.values())},
-            "merged": len(self.ids) - len(set(self.ids)),
-            "by_rule": {rule: count for rule, count in by_rule.items() if count},
-        }
+        return count_names(self.ids, self.how, self.rule, RULES)
 
 
 def resolve_proteins(names: Sequence[str], table: GeneTable) -> ProteinResolution:

@@ -21,6 +21,7 @@ import pandas as pd
 
 from mofm.errors import InputError
 from mofm.omics.assemblies import NEAR, SPECIES, Tally, build_name, chromosome_name, tally
+from mofm.omics.resolution import count_names, unresolved_among
 
 RULES = {
     "name": "name",  # chr1:1-2, chr1-1-2, chr1_1_2, 1-1-2, chr1.1.2, GRCh38_chr1:1-2, KI270728.1:1,000-2,000
@@ -82,17 +83,11 @@ class RegionResolution:
     @property
     def unresolved(self) -> list[str]:
         """Identities that were not placed, each once, in order of appearance."""
-        return list(dict.fromkeys(self.ids[row] for row in np.flatnonzero(~self.placed)))
+        return unresolved_among(self.ids, self.how)
 
     def summary(self) -> dict[str, int | dict[str, int]]:
         """Counts for a manifest: names, each `how`, names merged into another, names by rule."""
-        by_rule = {rule: int(np.count_nonzero(self.rule == rule)) for rule in RULES}
-        return {
-            "names": len(self.ids),
-            **{how: int(np.count_nonzero(self.how == how)) for how in dict.fromkeys(RULES.values())},
-            "merged": len(self.ids) - len(set(self.ids)),
-            "by_rule": {rule: count for rule, count in by_rule.items() if count},
-        }
+        return count_names(self.ids, self.how, self.rule, RULES)
 
 
 @dataclasses.dataclass(frozen=True)

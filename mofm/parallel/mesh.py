@@ -6,6 +6,7 @@ The batch is laid over ("data", "fsdp") together, so that FSDP devices each see 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -54,3 +55,18 @@ def check_batch(mesh: Mesh, batch_size: int) -> None:
         raise InputError(
             f"data.batch_size={batch_size} cannot be divided over data x fsdp = {shards} devices: use {nearest}"
         )
+
+
+def check_views(mesh: Mesh, rows: Mapping[str, int]) -> None:
+    """Refuse a batch whose views (modality -> rows) the data axes cannot share out evenly.
+
+    Raises:
+      InputError: the rows of a view are no multiple of the devices that share it.
+    """
+    parts = mesh.shape[DATA] * mesh.shape[FSDP]
+    for modality, count in rows.items():
+        if count % parts:
+            raise InputError(
+                f"a batch has {count} rows of {modality}, which cannot be divided over data x fsdp = {parts} devices: set "
+                f"data.quota_multiple={parts}, and data.batch_size to a multiple of it"
+            )

@@ -23,7 +23,7 @@ from mofm.batches.spaces import corpus_spaces
 from mofm.batches.stream import Stream
 from mofm.corpus.store import Corpus, open_corpus
 from mofm.nn.model import ModelSpec
-from mofm.parallel.mesh import check_batch, make_mesh
+from mofm.parallel.mesh import check_batch, check_views, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
@@ -61,6 +61,7 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     check_batch(mesh, config.data.batch_size)
     corpus = open_corpus(config.data.corpus)
     stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
+    check_views(mesh, stream.rows)
     genes, spaces = corpus_spaces(corpus)
     spec = ModelSpec(config.encoder, len(genes))
     optimizer = make_optimizer(config.optimizer, config.run.steps)

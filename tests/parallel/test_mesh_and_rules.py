@@ -8,7 +8,7 @@ import pytest
 from mofm import axes
 from mofm.batch import CellBatch
 from mofm.errors import InputError
-from mofm.parallel.mesh import MeshConfig, check_batch, make_mesh
+from mofm.parallel.mesh import MeshConfig, check_batch, check_views, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.parallel.rules import RULES, constrain, partition
 
@@ -54,6 +54,13 @@ def test_a_batch_is_laid_over_data_and_fsdp(make_view):
     assert placed.atac is None
     np.testing.assert_array_equal(placed.rna.counts_BL, view.counts_BL)
     assert {shard.data.shape[0] for shard in placed.rna.counts_BL.addressable_shards} == {2}
+
+
+def test_views_that_do_not_divide_are_refused_by_name():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    check_views(mesh, {"rna": 8, "atac": 4})
+    with pytest.raises(InputError, match=r"6 rows of atac.*4 devices: set data\.quota_multiple=4"):
+        check_views(mesh, {"rna": 8, "atac": 6})
 
 
 def test_constrain_is_the_identity_without_a_mesh_and_lays_out_with_one():

@@ -1,0 +1,83 @@
+"""Features as rows of a gene table: what they speak of, whatever table it is."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mofm.batches.spaces import LINKS, identities, known_share, make_space
+from mofm.omics.genome import gene_table
+
+TABLE = gene_table("human")
+
+
+def space_of(modality, ids, known=None):
+    """The features in a gene table of `known` identities; of all that they speak of, where None."""
+    found = identities(modality, ids, TABLE, "GRCh38" if modality == "atac" else None)
+    names = list(dict.fromkeys(found.identity_E)) if known is None else known
+    return names, make_space(found, ids, {name: row for row, name in enumerate(names)})
+
+
+def genes_of(names, space, feature):
+    return {names[g]: w for g, w in zip(space.genes_FK[feature], space.weights_FK[feature], strict=True) if w > 0}
+
+
+def id_of(symbol):
+    return TABLE.gene_ids[TABLE.row_of_symbol[symbol]]
+
+
+def place_of(symbol, shift=0, width=500):
+    gene = TABLE.frame.iloc[TABLE.row_of_symbol[symbol]]
+    start = int(gene["start"] if gene["strand"] == "+" else gene["end"]) + shift
+    return f"{gene['chrom']}:{start}-{start + width}"
+
+
+def test_a_protein_is_the_mean_of_the_genes_that_encode_it():
+    names, space = space_of("adt", ["CD3", "CD19", "rat IgG2b control"])
+    assert genes_of(names, space, 1) == {id_of("CD19"): 1.0}
+    assert set(genes_of(names, space, 0)) <= {id_of(s) for s in ("CD3D", "CD3E", "CD3G", "CD247")}
+    assert len(genes_of(names, space, 0)) > 1
+    assert list(genes_of(names, space, 2)) == ["adt:rat IgG2b control"]
+    np.testing.assert_allclose(space.weights_FK.sum(axis=1), 1.0, rtol=1e-6)
+    assert not space.place_FP.any()
+
+
+def test_a_peak_at_a_start_speaks_of_that_gene_most():
+    names, space = space_of("atac", [place_of("CD19"), place_of("MS4A1"), "chr1:5-10"])
+    for feature, symbol in enumerate(("CD19", "MS4A1")):
+        weights = genes_of(names, space, feature)
+        assert max(weights, key=weights.get) == id_of(symbol)
+    assert not space.weights_FK[2].any()
+    assert space.genes_FK.shape == (3, LINKS)
+
+
+def test_what_the_table_does_not_have_is_left_out_and_the_rest_sums_to_one():
+    ids = [place_of("CD19"), place_of("MS4A1")]
+    known = [id_of("CD19")]
+    _, space = space_of("atac", ids, known)
+    assert known_share(space).tolist() == [True, False]
+    assert space.weights_FK[0].sum() == pytest.approx(1.0)
+
+
+@settings(deadline=None, max_examples=20)
+@given(shift=st.integers(-60_000, 60_000), symbol=st.sampled_from(["CD19", "GATA1", "LYZ", "FOXP3"]))
+def test_one_base_moves_a_peak_little_and_a_megabase_wholly(shift, symbol):
+    here, next_to, away = (place_of(symbol, shift + by) for by in (0, 1, 1_000_000))
+    names, space = space_of("atac", [here, next_to, away])
+
+    def dense(feature):
+        row = np.zeros(len(names) + 1)
+        np.add.at(row, space.genes_FK[feature], space.weights_FK[feature])
+        return row
+
+    assert np.abs(dense(0) - dense(1)).sum() < 0.02
+    assert np.abs(space.place_FP[0] - space.place_FP[1]).max() < 0.02
+    if dense(0).any():
+        assert np.abs(dense(0) - dense(2)).sum() > 0.9
+
+
+def test_buckets_follow_the_name_alone():
+    names = [place_of("CD19"), place_of("LYZ")]
+    one, other = space_of("atac", names)[1], space_of("atac", names[::-1])[1]
+    assert one.bucket_F.tolist() == other.bucket_F[::-1].tolist()
+    assert one.bucket_F[0] != one.bucket_F[1]
