@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from common import machine, parser, show, write_cells
 
+from mofm.batches.spaces import corpus_spaces
 from mofm.batches.stream import Stream
 from mofm.corpus.ingest import ingest
 from mofm.corpus.store import open_corpus
@@ -114,12 +115,13 @@ def mofm_step(folder: Path, config_path: str, overrides: list[str]) -> tuple[Con
     ingest([source], path)
     corpus = open_corpus(path)
     stream = Stream(corpus, config.data, config.seed)
-    spec = ModelSpec(config.encoder, len(corpus.features))
+    genes, spaces = corpus_spaces(corpus)
+    spec = ModelSpec(config.encoder, len(genes))
     recipe = Recipe(spec, config.objectives, make_optimizer(config.optimizer, config.run.steps), config.seed)
     mesh = make_mesh(config.mesh)
-    state = create_state(spec, recipe.optimizer, mesh, config.seed, start_models(corpus, stream, config, spec))
+    state = create_state(spec, recipe.optimizer, mesh, config.seed, start_models(corpus, stream, config, spec, spaces))
     batch = place_batch(stream.batch(0), mesh)
-    compiled = jax.jit(partial(train_step, recipe), donate_argnums=0)
+    compiled = jax.jit(partial(train_step, recipe, spaces), donate_argnums=0)
 
     def step() -> None:
         nonlocal state

@@ -1,11 +1,14 @@
 """Files as instruments and their software lay them out, written by hand; what is in them is known."""
 
+import dataclasses
+import functools
 import gzip
 import struct
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import anndata
 import h5py
 import numpy as np
 import pandas as pd
@@ -13,6 +16,7 @@ import pytest
 import scipy.sparse
 
 from mofm.omics.genome import gene_table
+from mofm.omics.simulate import AdtConfig, AtacConfig, MultiomicsConfig, SimulationConfig, simulate, simulate_multiomics
 from mofm.omics.table import CountTable
 
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -188,3 +192,33 @@ def dense_rows():
         return counts, None if hits[0] is None else np.concatenate(hits)
 
     return read
+
+
+@pytest.fixture(scope="session")
+def small() -> SimulationConfig:
+    """Two lineages of two types: the smallest network with both kinds of switches."""
+    return SimulationConfig(cells=400, genes=200, tfs=20, cell_types=4, types_per_lineage=2)
+
+
+@pytest.fixture(scope="session")
+def varied(small):
+    """A function (changes to the small config) -> its simulation. Leave it as it is: the next test gets it too."""
+    simulated = functools.cache(simulate)
+
+    def vary(**changes) -> anndata.AnnData:
+        return simulated(dataclasses.replace(small, **changes))
+
+    return vary
+
+
+@pytest.fixture(scope="session")
+def multiomics_config(small) -> MultiomicsConfig:
+    """The small config with two donors and a path, in all four omics."""
+    cells = dataclasses.replace(small, donors=2, path_types=3, batch_effect=0.1)
+    return MultiomicsConfig(cells, AtacConfig(background_peaks=100), AdtConfig(antibodies=20))
+
+
+@pytest.fixture(scope="session")
+def multiomics(multiomics_config) -> dict[str, anndata.AnnData]:
+    """The four omics of `multiomics_config`. Leave them as they are."""
+    return simulate_multiomics(multiomics_config)
