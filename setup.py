@@ -31,8 +31,8 @@ REQUIRES = [
 ]
 
 EXTRAS = {
-    # Counts ATAC fragments over peaks or tiles, out of core and in Rust, as the field does; of all inputs only
-    # fragments need it, and it brings plotting, peak calling and a data frame library of its own: so an extra.
+    # Counts ATAC fragments over peaks or tiles, out of core and in Rust, as the field does. Only fragments need it, and
+    # it brings plotting, peak calling, a data frame library of its own and pandas before 3: so an extra.
     "atac": ["snapatac2>=2.8"],
     "tpu": ["jax[tpu]"],  # libtpu, at the version that this jax pins
     "cuda": ["jax[cuda13]"],  # CUDA, cuDNN and NCCL as wheels; an older driver takes `pip install "jax[cuda12]"`

@@ -224,8 +224,7 @@ def multimodal(make_cells, tmp_path):
 
     peaks = [f"chr{1 + i % 3}:{i * 9000 + 100}-{i * 9000 + 900}" for i in range(50)]
     omics = {"rna": cells, "atac": of(peaks), "prot": of(["CD3", "CD8a", "strange", "IgG1"], 20), "hto": of(["A", "B"])}
-    with mudata.set_options(pull_on_update=False):
-        mudata.MuData(omics).write_h5mu(tmp_path / "cells.h5mu")
+    mudata.MuData(omics).write_h5mu(tmp_path / "cells.h5mu")
     return tmp_path / "cells.h5mu"
 
 

@@ -81,8 +81,7 @@ def write_files(folder: Path, cells: int, genes: int) -> dict[str, Path]:
     fractions[rng.random(fractions.shape) < 0.5] = np.nan
     named(rna, fractions, atac.var_names[:REGIONS]).write_h5ad(files["h5ad, methylation fractions (dense)"])
     files["h5mu, RNA + ATAC + antibodies"] = folder / "all.h5mu"
-    with mudata.set_options(pull_on_update=False):
-        mudata.MuData({"rna": rna, "atac": atac, "adt": adt}).write_h5mu(files["h5mu, RNA + ATAC + antibodies"])
+    mudata.MuData({"rna": rna, "atac": atac, "adt": adt}).write_h5mu(files["h5mu, RNA + ATAC + antibodies"])
     files["10x HDF5"] = write_10x(folder / "tenx.h5", rna)
     files["10x mtx, gzipped"] = write_mtx(folder / "mtx", rna)
     files["fragments, gzipped"] = write_fragments(folder / "fragments.tsv.gz", rna.obs_names.to_numpy(), rng)

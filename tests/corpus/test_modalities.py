@@ -58,8 +58,7 @@ def write_h5mu():
     """A function (path, AnnData by modality) -> path."""
 
     def write(path: Path, modalities: dict[str, anndata.AnnData]) -> Path:
-        with mudata.set_options(pull_on_update=False):
-            mudata.MuData(modalities).write_h5mu(path)
+        mudata.MuData(modalities).write_h5mu(path)
         return path
 
     return write

@@ -39,11 +39,10 @@ def write_h5mu(tmp_path):
     """A function (modalities) -> path of an h5mu file that mudata writes."""
 
     def write(**modalities):
-        with mudata.set_options(pull_on_update=False):
-            mdata = mudata.MuData(modalities)
-            mdata.obs["cell_type"] = pd.Categorical(["T", "B"] * mdata.n_obs)[: mdata.n_obs]
-            mdata.obs["rna:score"] = 1.0
-            mdata.write_h5mu(tmp_path / "cells.h5mu")
+        mdata = mudata.MuData(modalities)
+        mdata.obs["cell_type"] = pd.Categorical(["T", "B"] * mdata.n_obs)[: mdata.n_obs]
+        mdata.obs["rna:score"] = 1.0
+        mdata.write_h5mu(tmp_path / "cells.h5mu")
         return tmp_path / "cells.h5mu"
 
     return write
