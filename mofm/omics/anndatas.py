@@ -110,7 +110,7 @@ def open_member(
     table = CountTable(
         layout=candidate.matrix.layout, var=candidate.var, left_out=candidate.left_out, **about
     )  # fmt: skip
-    table._resources.callback(table.source.close)
+    table.resources.callback(table.source.close)
     check_names(table, looks_like_genes)
     return table
 

@@ -51,11 +51,13 @@ class FragmentSurvey:
 
     Attributes:
       fragments: number of lines.
+      per_chromosome: number of them on each chromosome.
       lengths: the largest end on each chromosome, in the order of the file.
       per_barcode: number of fragments of each barcode.
     """
 
     fragments: int
+    per_chromosome: dict[str, int]
     lengths: dict[str, int]
     per_barcode: pd.Series
 
@@ -68,6 +70,7 @@ def survey(path: Path) -> FragmentSurvey:
     """
     _check_end(path)
     lengths: dict[str, int] = {}
+    on: dict[str, int] = {}
     counts: list[pd.Series] = []
     number, last = 0, ("", 0)
     for chroms, starts, ends, barcodes in _batches(path):
@@ -89,6 +92,7 @@ def survey(path: Path) -> FragmentSurvey:
                     "compress it with bgzip"
                 )
             lengths[name] = max(lengths.get(name, 0), int(ends[first:stop].max()))
+            on[name] = on.get(name, 0) + int(stop - first)
             last = (name, int(starts[stop - 1]))
         number += len(codes)
         here = pyarrow.compute.value_counts(barcodes).flatten()
@@ -97,7 +101,7 @@ def survey(path: Path) -> FragmentSurvey:
             counts = [_summed(counts)]
     if not number:
         raise InputError(f"{path}: holds no fragments; fetch or write it again")
-    return FragmentSurvey(number, lengths, _summed(counts).sort_index())
+    return FragmentSurvey(number, on, lengths, _summed(counts).sort_index())
 
 
 def open_fragments(
@@ -125,8 +129,8 @@ def open_fragments(
     found = survey(path)
     cells, notes = _cells(path, found, barcodes, MIN_FRAGMENTS if min_fragments is None else min_fragments)
     width = TILE_WIDTH if tile_width is None else tile_width
-    lengths = {name: -(-length // width) * width for name, length in found.lengths.items()}
-    nuclear = {name: length for name, length in lengths.items() if not _MITOCHONDRION.fullmatch(name)}
+    nuclear, more = _chromosomes(path, found, width)
+    notes += more
     with ExitStack() as resources:
         folder = Path(tempfile.mkdtemp(prefix="mofm-fragments-"))
         resources.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -154,7 +158,7 @@ def open_fragments(
             notes += (f"fragments are counted in the {len(var):,} peaks of {peaks.name}",)
         return CountTable(
             given_as or path, "fragments", str(path), "atac", "fragments", "fragments", obs, candidate.var,
-            CountSource(candidate), left_out=left_out, notes=notes, _resources=resources.pop_all(),
+            CountSource(candidate), left_out=left_out, notes=notes, resources=resources.pop_all(),
         )  # fmt: skip
 
 
@@ -211,6 +215,16 @@ def _cells(
         )
     share = per_barcode[cells].sum() / found.fragments
     return cells, (f"{len(cells):,} of {len(per_barcode):,} barcodes are {what}, with {share:.1%} of the fragments",)
+
+
+def _chromosomes(path: Path, found: FragmentSurvey, width: int) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Lengths of all chromosomes but the mitochondrial, in whole tiles; and what is to be said of those left out."""
+    lengths = {name: -(-length // width) * width for name, length in found.lengths.items()}
+    left_out = [name for name in lengths if _MITOCHONDRION.fullmatch(name)]
+    nuclear = {name: length for name, length in lengths.items() if name not in left_out}
+    if not nuclear:
+        raise InputError(f"{path}: all fragments are mitochondrial; give those of the whole genome")
+    return nuclear, tuple(f"{found.per_chromosome[name]:,} fragments on {name} are left out" for name in left_out)
 
 
 def _common_tiles(matrix: FragmentMatrix, lengths: dict[str, int], width: int) -> tuple[Candidate, dict[str, int]]:

@@ -156,7 +156,7 @@ def open_table(
             raise InputError(f"{path}: holds {has}; say which one with --modality")
         table = tables[0]
         table.left_out = {**left_out, **table.left_out}
-        table._resources.push(resources.pop_all())
+        table.resources.push(resources.pop_all())
         return table
 
 

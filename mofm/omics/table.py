@@ -78,6 +78,8 @@ class CountTable:
       left_out: features that no table of the file reads, counted by their feature type.
       notes: what else was decided, a line each.
       n_empty: cells without any counts (they are kept); None until `rows` has come to its end.
+      source: where the rows come from.
+      resources: what `close` closes.
     """
 
     path: Path
@@ -95,7 +97,7 @@ class CountTable:
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     n_empty: int | None = None
-    _resources: ExitStack = dataclasses.field(default_factory=ExitStack, repr=False)
+    resources: ExitStack = dataclasses.field(default_factory=ExitStack, repr=False)
 
     @property
     def n_cells(self) -> int:
@@ -140,10 +142,8 @@ class CountTable:
     def take(self, wanted: np.ndarray) -> "CountTable":
         """The cells of these numbers (int64, none twice), in this order. Valid while this table is open."""
         source = self.source.take(wanted)
-        table = dataclasses.replace(
-            self, obs=self.obs.iloc[wanted], source=source, n_empty=None, _resources=ExitStack()
-        )
-        table._resources.callback(source.close)
+        table = dataclasses.replace(self, obs=self.obs.iloc[wanted], source=source, n_empty=None, resources=ExitStack())
+        table.resources.callback(source.close)
         return table
 
     def _blame(self, bad: BadValue, first_cell: int) -> InputError:
@@ -156,7 +156,7 @@ class CountTable:
 
     def close(self) -> None:
         """Closes the file and deletes scratch space."""
-        self._resources.close()
+        self.resources.close()
 
     def __enter__(self) -> "CountTable":
         return self

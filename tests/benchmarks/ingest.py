@@ -1,6 +1,6 @@
 """Cells a second and peak memory of ingest, for each kind of file; and of several files at once, by number of processes.
 
-    python tests/benchmarks/ingest.py [--cells 20000] [--genes 8000] [--jobs 2]
+    python tests/benchmarks/ingest.py [--cells 20000] [--genes 8000] [--jobs 2] [--only WORDS]
 
 Every measurement is a fresh process (ingest_once.py), which imports before its clock starts; memory is the most that it
 held resident, less what it held after imports; of several processes, that of the first, which commits. Each file has
@@ -33,15 +33,17 @@ def main() -> None:
     arguments.add_argument("--cells", type=int, default=20_000)
     arguments.add_argument("--genes", type=int, default=8_000)
     arguments.add_argument("--jobs", type=int, default=2)
+    arguments.add_argument(
+        "--only", default="", metavar="WORDS", help="inputs whose name has these words (default: all)"
+    )
     args = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print(machine())
         files = write_files(Path(folder), args.cells, args.genes)
-        rows = [measure(name, [path], Path(folder) / "corpus", 1) for name, path in files.items()]
-        copies = several(files["h5ad, CSR"], Path(folder))
-        rows += [
-            measure(f"4 x h5ad, {jobs} process(es)", copies, Path(folder) / "corpus", jobs) for jobs in (1, args.jobs)
-        ]
+        rows = [measure(name, [path], Path(folder) / "corpus", 1) for name, path in files.items() if args.only in name]
+        for jobs in (1, args.jobs):
+            if args.only in (name := f"4 x h5ad, {jobs} process(es)"):
+                rows.append(measure(name, several(files["h5ad, CSR"], Path(folder)), Path(folder) / "corpus", jobs))
         show("Ingest, each in a process of its own", rows)
 
 

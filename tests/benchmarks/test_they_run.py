@@ -15,6 +15,7 @@ STEP = ("--rounds", "1", *(f"--config.{key}" for key in (*SMALL, "data.tokens=32
     [
         ("stream.py", ("--cells", "600", "--genes", "200", "--epochs", "1", "--rounds", "1"), "| mofm:64 |"),
         ("step.py", STEP, "| mofm |"),
+        ("ingest.py", ("--cells", "600", "--genes", "200", "--only", "10x mtx"), "| 10x mtx, gzipped |"),
     ],
 )
 def test_a_small_benchmark_prints_its_table(script, arguments, row):

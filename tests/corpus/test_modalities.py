@@ -267,6 +267,34 @@ def test_fragments_become_a_store(tmp_path, barcodes_of_fragments, content):
     assert "--tile-width 5000" in refusal([path], tmp_path / "one")
 
 
+def test_a_cell_ranger_folder_pairs_its_matrix_with_its_fragments(tmp_path, barcodes_of_fragments, gene_ids):
+    pytest.importorskip("snapatac2", reason="SnapATAC2 is not installed (pip install 'mofm[atac]')")
+    path, table = barcodes_of_fragments
+    outs, cells = tmp_path / "sample" / "outs", ["GGGT-1", "TTTT-1", "AAAC-1"]
+    outs.mkdir(parents=True)
+    path.rename(outs / "atac_fragments.tsv.gz")
+    with h5py.File(outs / "filtered_feature_bc_matrix.h5", "w") as file:
+        file["matrix/barcodes"], file["matrix/shape"] = np.array(cells, "S"), [4, 3]
+        file["matrix/data"], file["matrix/indices"], file["matrix/indptr"] = [5, 6, 7], [0, 1, 3], [0, 1, 2, 3]
+        file["matrix/features/id"] = file["matrix/features/name"] = np.array(gene_ids[:4], "S")
+        file["matrix/features/feature_type"] = np.array(["Gene Expression"] * 4, "S")
+    (result,) = ingest([tmp_path / "sample"], tmp_path / "corpus", tile_width=5000)
+    both, rna = open_corpus(tmp_path / "corpus").datasets
+    assert (both.name, both.modalities) == ("sample", ("rna", "atac"))
+    assert (rna.name, rna.modalities) == ("sample-rna-only", ("rna",))
+    assert [both.cell_name(0), both.cell_name(1), rna.cell_name(0)] == ["GGGT-1", "AAAC-1", "TTTT-1"]
+    np.testing.assert_array_equal(dense_of(both.stores["rna"])[0], [[5, 0, 0, 0], [0, 0, 0, 7]])
+    assert (
+        both.stores["atac"].obs()["fragments"].tolist()
+        == table["barcode"].value_counts()[["GGGT-1", "AAAC-1"]].tolist()
+    )
+    inside = table["start"].between(5000, 9999) | (table["end"] - 1).between(5000, 9999)
+    column = both.stores["atac"].var().index.get_loc("chr1:5000-10000")
+    expected = table["barcode"][inside].value_counts()[["GGGT-1", "AAAC-1"]]
+    assert dense_of(both.stores["atac"])[0][:, column].tolist() == expected.tolist()
+    assert {entry.source for entry in result.entries} == {"sample"}
+
+
 @pytest.fixture
 def barcodes_of_fragments(tmp_path):
     rng = np.random.default_rng(0)

@@ -70,6 +70,7 @@ def test_tiles(tmp_path, table, cells, write_fragments, dense_rows, bgzipped):
         assert set(tiles) == {
             name for name, n in zip(every, paired_insertions(table, cells, every).sum(0), strict=True) if n
         }
+        assert f"{(table['chrom'] == 'chrM').sum()} fragments on chrM are left out" in opened.notes
         assert any("12 of 54 barcodes are of at least 200 fragments" in note for note in opened.notes)
 
 
@@ -126,6 +127,7 @@ def test_a_folder_of_cell_ranger_with_fragments_and_no_peaks(
 def test_a_survey(path, table):
     found = survey(path)
     assert found.fragments == len(table)
+    assert found.per_chromosome == table["chrom"].value_counts().to_dict()
     assert found.lengths == table.groupby("chrom")["end"].max().to_dict()
     assert found.per_barcode.to_dict() == table["barcode"].value_counts().to_dict()
 
@@ -215,3 +217,8 @@ def test_a_missing_library_is_named(path, monkeypatch):
 def test_options_without_meaning(options, words):
     with pytest.raises(InputError, match=words):
         Reading(**options)
+
+
+def test_mitochondrial_fragments_alone(tmp_path, table, write_fragments):
+    path = write_fragments(tmp_path / "a.tsv.gz", table[table["chrom"] == "chrM"])
+    assert "all fragments are mitochondrial" in refusal(path, min_fragments=1)
