@@ -18,6 +18,7 @@ from mofm.omics.assemblies import build_name
 from mofm.omics.layouts import Kind, Layout
 from mofm.omics.pairing import pair, part_name
 from mofm.omics.readers import Reading, find_layout, open_tables
+from mofm.omics.survey import survey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _datasets(layout: Layout, name: str, options: Options) -> tuple[str, ...]:
     """Opens the input and closes it again. Fragments are only surveyed: counting them twice would take as long again."""
     if layout.fragments is not None:
         fragments.check_installed()
-        fragments.survey(layout.fragments)
+        survey(layout.fragments)
         return (name,)
     with open_tables(layout.path, options.reading) as tables:
         return tuple(part_name(name, part, tables) for part in pair(tables, unpaired=options.unpaired))

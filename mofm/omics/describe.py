@@ -14,6 +14,7 @@ from mofm.omics.hdf5 import open_hdf5, read_table
 from mofm.omics.layouts import Layout
 from mofm.omics.pairing import pair
 from mofm.omics.readers import Reading, Tables, find_layout, open_tables
+from mofm.omics.survey import survey
 
 
 def describe(path: str | Path, reading: Reading | None = None) -> dict:
@@ -76,7 +77,7 @@ def _sentence(table: dict) -> str:
 
 def _describe_fragments(layout: Layout, reading: Reading) -> dict:
     """What a pass over the fragments tells; they are not counted."""
-    found = fragments.survey(layout.fragments)
+    found = survey(layout.fragments)
     least = reading.min_fragments or fragments.MIN_FRAGMENTS
     cells = int(np.count_nonzero(found.per_barcode >= least))
     where = f"the peaks of {reading.peaks.name}" if reading.peaks else f"tiles of {reading.tile_width or 500} bp"

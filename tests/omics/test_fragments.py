@@ -9,8 +9,8 @@ import pytest
 
 from mofm.errors import InputError
 from mofm.omics.describe import describe
-from mofm.omics.fragments import survey
 from mofm.omics.readers import Reading, find_layout, open_tables
+from mofm.omics.survey import survey
 
 snapatac2 = pytest.importorskip("snapatac2", reason="SnapATAC2 is not installed (pip install 'mofm[atac]')")
 
@@ -134,7 +134,7 @@ def test_a_survey(path, table):
 
 def test_small_blocks_are_the_same(path, monkeypatch):
     whole = survey(path)
-    monkeypatch.setattr("mofm.omics.fragments._TEXT_BYTES", 1_000)
+    monkeypatch.setattr("mofm.omics.survey._TEXT_BYTES", 1_000)
     cut = survey(path)
     assert (cut.fragments, cut.lengths) == (whole.fragments, whole.lengths)
     pd.testing.assert_series_equal(cut.per_barcode, whole.per_barcode)
@@ -151,7 +151,7 @@ def test_a_report(path):
 
 @pytest.mark.parametrize("fault", ["start", "chromosome", "chromosome again"])
 def test_fragments_out_of_order(tmp_path, table, write_fragments, monkeypatch, fault):
-    monkeypatch.setattr("mofm.omics.fragments._TEXT_BYTES", 10_000)
+    monkeypatch.setattr("mofm.omics.survey._TEXT_BYTES", 10_000)
     if fault == "start":
         table.loc[3000, "start"] = table.loc[2998, "start"] - 1
     elif fault == "chromosome":
