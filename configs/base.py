@@ -3,7 +3,7 @@
     mofm train --config configs/base.py --config.data.corpus=CORPUS --workdir runs/base
 
 Every key of every group is listed, with what it means, in the dataclass that the group is named after: data in
-mofm/batches/stream.py, encoder in mofm/nn/model.py, objectives in mofm/objectives/total.py, optimizer in
+mofm/batches/config.py, encoder in mofm/nn/model.py, objectives in mofm/objectives/total.py, optimizer in
 mofm/training/optimizer.py, run in mofm/training/config.py, mesh in mofm/parallel/mesh.py. What is not set here keeps
 the default that stands there.
 """

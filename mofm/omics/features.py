@@ -26,7 +26,7 @@ import pandas as pd
 
 from mofm.omics.aliases import aliases_of
 from mofm.omics.genome import GeneTable, bundled_species, gene_table
-from mofm.omics.resolution import count_names, unresolved_among
+from mofm.omics.resolution import ResolvedNames
 
 RULES = {
     "id": "ensembl",  # ENSG00000167286
@@ -67,33 +67,26 @@ _REPEAT = re.compile(r"(.+)[-.]\d{1,3}")
 _PUNCTUATION = re.compile(r"[^A-Za-z0-9]")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class GeneResolution:
-    """What N names mean, in their order.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class GeneResolution(ResolvedNames):
+    """Which genes N names mean (see `ResolvedNames`).
 
     Attributes:
-      ids: identity of each name: the unversioned Ensembl id where it was resolved, else the name itself (an Ensembl
-        id unknown to the table loses its version). Names of one gene have one identity.
+      ids: the unversioned Ensembl id where it was resolved, else the name itself (an Ensembl id unknown to the table
+        loses its version).
       symbols: the gene's symbol where it was resolved, else the name itself.
-      how: str[N], "ensembl", "ensembl_versioned", "symbol", "ortholog" (see `orthologs`) or "unresolved".
-      rule: str[N], the key of `RULES` that applied.
+      how: "ensembl", "ensembl_versioned", "symbol", "ortholog" (see `orthologs`) or "unresolved".
       ambiguous: bool[N], True where the name is a symbol that several genes have.
     """
 
-    ids: list[str]
+    rules = RULES
+
     symbols: list[str]
-    how: np.ndarray
-    rule: np.ndarray
     ambiguous: np.ndarray
 
-    @property
-    def unresolved(self) -> list[str]:
-        """Identities that were not resolved, each once, in order of appearance."""
-        return unresolved_among(self.ids, self.how)
-
     def summary(self) -> dict[str, int | dict[str, int]]:
-        """Counts for a manifest: names, each `how`, ambiguous symbols, names merged into another, names by rule."""
-        return count_names(self.ids, self.how, self.rule, RULES) | {"ambiguous": int(np.count_nonzero(self.ambiguous))}
+        """Counts for a manifest, those of ambiguous symbols among them."""
+        return super().summary() | {"ambiguous": int(np.count_nonzero(self.ambiguous))}
 
 
 def resolve_genes(names: Sequence[str], table: GeneTable) -> GeneResolution:
@@ -107,7 +100,8 @@ def resolve_genes(names: Sequence[str], table: GeneTable) -> GeneResolution:
     ids = [table.gene_ids[row] if row >= 0 else _own_name(name) for name, row in zip(names, rows, strict=True)]
     symbols = [table.symbols[row] if row >= 0 else name for name, row in zip(names, rows, strict=True)]
     shared = [symbol in table.ambiguous_symbols for symbol in symbols]
-    return GeneResolution(ids, symbols, how, rule, np.array(shared, dtype=bool) & (how == "symbol"))
+    ambiguous = np.array(shared, dtype=bool) & (how == "symbol")
+    return GeneResolution(ids=ids, symbols=symbols, how=how, rule=rule, ambiguous=ambiguous)
 
 
 def resolve_var(

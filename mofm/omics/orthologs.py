@@ -109,7 +109,7 @@ def resolve_through(names: Sequence[str], table: GeneTable, orthologs: Orthologs
     symbols = [table.symbols[row] if here else was for row, here, was in zip(rows, found, own.symbols, strict=True)]
     how = np.where(found, "ortholog", own.how).astype(np.str_)
     rule = np.where(found, "ortholog", own.rule).astype(np.str_)
-    return GeneResolution(ids, symbols, how, rule, own.ambiguous & ~found)
+    return GeneResolution(ids=ids, symbols=symbols, how=how, rule=rule, ambiguous=own.ambiguous & ~found)
 
 
 def check_species(names: Sequence[str], table: GeneTable, where: str, orthologs: Orthologs | None = None) -> None:

@@ -32,7 +32,7 @@ import numpy as np
 
 from mofm.omics.aliases import aliases_of
 from mofm.omics.genome import GeneTable
-from mofm.omics.resolution import count_names, unresolved_among
+from mofm.omics.resolution import ResolvedNames
 
 RULES = {
     "table": "table",  # CD3, CD45RA, HLA-DR: in data/antibodies.tsv
@@ -73,35 +73,24 @@ _ALWAYS_CONTROL = frozenset({"igg1", "igg2a", "igg2b", "igg2c"})
 _NO_ANTIGEN = re.compile(rf"{_SAID}+\d*|(?:negative|neg){_SAID}\d*")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ProteinResolution:
-    """What N antibodies bind, in their order.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ProteinResolution(ResolvedNames):
+    """What N antibodies bind (see `ResolvedNames`).
 
     Attributes:
-      ids: identity of each: its antigen, as a symbol or a name of the table; for a control what it is ("rat IgG2b
+      ids: its antigen, as a symbol or a name of the table; for a control what it is ("rat IgG2b
         control"); else the name itself, less decorations.
       symbols: the name less decorations, for people.
       genes: Ensembl ids of the encoding genes; empty for controls and for what was not read.
       control: bool[N], True for isotype controls.
-      how: str[N], "table", "symbol", "alias", "control" or "unresolved".
-      rule: str[N], the key of `RULES` that applied.
+      how: "table", "symbol", "alias", "control" or "unresolved".
     """
 
-    ids: list[str]
+    rules = RULES
+
     symbols: list[str]
     genes: list[tuple[str, ...]]
     control: np.ndarray
-    how: np.ndarray
-    rule: np.ndarray
-
-    @property
-    def unresolved(self) -> list[str]:
-        """Identities that were not read, each once, in order of appearance."""
-        return unresolved_among(self.ids, self.how)
-
-    def summary(self) -> dict[str, int | dict[str, int]]:
-        """Counts for a manifest: names, each `how`, names merged into another, names by rule."""
-        return count_names(self.ids, self.how, self.rule, RULES)
 
 
 def resolve_proteins(names: Sequence[str], table: GeneTable) -> ProteinResolution:

@@ -21,7 +21,7 @@ import pandas as pd
 
 from mofm.errors import InputError
 from mofm.omics.assemblies import NEAR, SPECIES, Tally, build_name, chromosome_name, tally
-from mofm.omics.resolution import count_names, unresolved_among
+from mofm.omics.resolution import ResolvedNames
 
 RULES = {
     "name": "name",  # chr1:1-2, chr1-1-2, chr1_1_2, 1-1-2, chr1.1.2, GRCh38_chr1:1-2, KI270728.1:1,000-2,000
@@ -51,24 +51,22 @@ _DOTTED = r"^(?P<chrom>chr\w+?|\d{1,2}|[XYM]|MT)\.(?P<start>\d+)\.(?P<end>\d+)$"
 _LARGEST = 2**31 - 1
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RegionResolution:
-    """Where N names lie, in their order.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class RegionResolution(ResolvedNames):
+    """Where N names lie (see `ResolvedNames`).
 
     Attributes:
-      ids: identity of each name: "chr1:100-200" where it was placed, else the name itself.
+      ids: "chr1:100-200" where it was placed, else the name itself.
       chrom: str[N], "" where not placed.
       start, end: int64[N], bp from 0, end exclusive; -1 where not placed.
-      how: str[N], "name", "columns" or "unresolved".
-      rule: str[N], the key of `RULES` that applied.
+      how: "name", "columns" or "unresolved".
     """
 
-    ids: list[str]
+    rules = RULES
+
     chrom: np.ndarray
     start: np.ndarray
     end: np.ndarray
-    how: np.ndarray
-    rule: np.ndarray
 
     @property
     def symbols(self) -> list[str]:
@@ -79,15 +77,6 @@ class RegionResolution:
     def placed(self) -> np.ndarray:
         """bool[N], True where the place is known."""
         return self.how != "unresolved"
-
-    @property
-    def unresolved(self) -> list[str]:
-        """Identities that were not placed, each once, in order of appearance."""
-        return unresolved_among(self.ids, self.how)
-
-    def summary(self) -> dict[str, int | dict[str, int]]:
-        """Counts for a manifest: names, each `how`, names merged into another, names by rule."""
-        return count_names(self.ids, self.how, self.rule, RULES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +124,8 @@ def resolve_regions(names: Sequence[str], var: pd.DataFrame | None = None) -> Re
         own if gone else f"{where}:{first}-{last}"
         for own, gone, where, first, last in zip(names, lost, chrom, starts, ends, strict=True)
     ]
-    return RegionResolution(ids, chrom.astype(np.str_), start, end, how, rule)
+    chrom = chrom.astype(np.str_)
+    return RegionResolution(ids=ids, chrom=chrom, start=start, end=end, how=how, rule=rule)
 
 
 def require_places(regions: RegionResolution, where: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from mofm.batches.stream import DataConfig
+from mofm.batches.config import DataConfig
 from mofm.errors import InputError, check_at_least, nearest_name
 from mofm.nn.model import EncoderConfig
 from mofm.objectives.total import ObjectivesConfig

@@ -13,8 +13,9 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mofm.batches.config import DataConfig
 from mofm.batches.mixture import view_rows
-from mofm.batches.stream import DataConfig, Stream
+from mofm.batches.stream import Stream
 from mofm.corpus.datasets import Dataset
 from mofm.corpus.ingest import ingest
 from mofm.corpus.store import open_corpus

@@ -10,8 +10,9 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from mofm.batches.collate import collate
+from mofm.batches.config import DataConfig
 from mofm.batches.order import counter_hash
-from mofm.batches.stream import DataConfig, Stream
+from mofm.batches.stream import Stream
 from mofm.corpus.datasets import Dataset
 from mofm.corpus.ingest import ingest
 from mofm.corpus.store import open_corpus

@@ -53,7 +53,8 @@ def peak_mb() -> float:
 
 def mofm_batches(corpus: Path, window_blocks: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:
     """Tokenised batches; yields the cells' indices. `warm` makes one, so that numba's kernel is loaded."""
-    from mofm.batches.stream import DataConfig, Stream
+    from mofm.batches.config import DataConfig
+    from mofm.batches.stream import Stream
     from mofm.corpus.store import open_corpus
 
     window = int(window_blocks)

@@ -1,0 +1,59 @@
+"""`mofm embed`: a model and a file to the file's cells embedded."""
+
+from pathlib import Path
+
+from mofm.cli.options import FEATURES, INPUTS, add_counts_options, add_reading_options, add_verb, check_free
+
+
+def add(verbs) -> None:
+    """Adds `mofm embed`."""
+    verb = add_verb(
+        verbs,
+        "embed",
+        run,
+        'Write each cell\'s embedding to obsm["X_mofm"] of a copy of the file.',
+        "Of a file of several modalities each is embedded, and the mean of a cell's embeddings besides.\n"
+        'uns["mofm"] says which model it was and what share of the file\'s features and counts the model knows.',
+    )
+    verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
+    verb.add_argument("input", type=Path, metavar="IN", help=f"{INPUTS}, with raw counts")
+    verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
+    verb.add_argument("--step", type=int, help="which checkpoint (default: the best by held-out loss)")
+    verb.add_argument("--batch-size", type=int, default=64, help="cells at a time (default: 64)")
+    verb.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a cell (default: 2048)")
+    verb.add_argument("--key-added", default="X_mofm", help="the key in obsm (default: X_mofm)")
+    verb.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    verb.add_argument("--build", help="genome build of peaks and other regions (default: found by their places)")
+    add_reading_options(verb)
+    add_counts_options(verb)
+
+
+def run(args) -> int:
+    """Runs the verb; returns the exit code."""
+    from mofm.inference.model import load
+    from mofm.inference.output import write_embedding
+    from mofm.omics.readers import Reading
+
+    check_free(args.output, args.overwrite)
+    names = ("modality", "counts_from", "recover_counts", "peaks", "tile_width", "barcodes", "min_fragments")
+    embeddings = load(args.model, step=args.step).embed_all(
+        args.input,
+        Reading(**{name: getattr(args, name) for name in names}),
+        **{name: getattr(args, name) for name in ("species", "build", "batch_size", "max_tokens")},
+    )
+    write_embedding(args.input, args.output, embeddings, args.key_added)
+    for modality, embedding in embeddings.items():
+        report, (cells, width) = embedding.report, embedding.embedding_NE.shape
+        key = args.key_added if len(embeddings) == 1 else f"{args.key_added}_{modality}"
+        what = FEATURES[modality]
+        known, features = report["features_matched"], report["features_matched"] + report["features_unmatched"]
+        print(f'{args.output}: obsm["{key}"], {cells:,} cells x {width}, model {report["model"]} step {report["step"]}')
+        print(
+            f"  the model knows {known:,} of {features:,} {what} ({report['share_of_features_known']:.1%}), "
+            f"which hold {report['share_of_counts_known']:.1%} of the counts"
+        )
+        if report["share_of_counts_known"] < 0.5:
+            print(f"  warning: less than half of the counts are in {what} that the model knows; it says little of them")
+    if len(embeddings) > 1:
+        print(f'{args.output}: obsm["{args.key_added}"], the mean of each cell\'s embeddings')
+    return 0

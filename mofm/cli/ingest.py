@@ -1,0 +1,56 @@
+"""`mofm ingest`: files to a corpus."""
+
+import sys
+from pathlib import Path
+
+from mofm.cli.options import INPUTS, add_counts_options, add_reading_options, add_verb
+
+
+def add(verbs) -> None:
+    """Adds `mofm ingest`."""
+    verb = add_verb(
+        verbs,
+        "ingest",
+        run,
+        "Read count matrices of any omics type into a corpus that training streams from.",
+        "A corpus is a directory of AnnData zarr stores and a manifest.json; anndata.io.read_zarr opens each store.\n"
+        "Cells of one file that share a name are paired. What is not modelled (hashtags, guides) is left out and said.\n"
+        "Files already in it are left alone, so an interrupted ingest is repeated as it was given.",
+    )
+    verb.add_argument("inputs", nargs="+", type=Path, metavar="IN", help=f"{INPUTS}, with raw counts")
+    verb.add_argument("out", type=Path, metavar="OUT", help="the corpus directory, made or added to")
+    verb.add_argument("--names", nargs="+", metavar="NAME", help="names of the datasets (default: the files' names)")
+    add_counts_options(verb)
+    add_reading_options(verb)
+    verb.add_argument("--build", help="genome build of peaks and other regions (default: found by their places)")
+    verb.add_argument(
+        "--unpaired", action="store_true", help="modalities that share no cell names are of different cells"
+    )
+    verb.add_argument("--jobs", type=int, help="files to read at once (default: the cores, where it is worth it)")
+
+
+def run(args) -> int:
+    """Runs the verb; returns the exit code."""
+    from mofm.corpus.ingest import ingest, jobs_for
+    from mofm.inspection import render_ingest
+    from mofm.progress import files_progress
+
+    options = (
+        "counts_from", "recover_counts", "species", "names", "modality", "build", "unpaired", "peaks", "tile_width",
+        "barcodes", "min_fragments",
+    )  # fmt: skip
+    jobs = jobs_for(args.inputs) if args.jobs is None else args.jobs
+    with files_progress("ingesting") as on_progress:
+        results = ingest(
+            args.inputs,
+            args.out,
+            **{name: getattr(args, name) for name in options},
+            jobs=jobs,
+            on_progress=on_progress,
+        )
+    render_ingest(results, args.out)
+    print(
+        f"next: mofm train --config configs/small.py --config.data.corpus={args.out} --workdir runs/mine",
+        file=sys.stderr,
+    )
+    return 0

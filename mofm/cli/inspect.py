@@ -1,0 +1,24 @@
+"""`mofm inspect`: what a file or a corpus holds."""
+
+from pathlib import Path
+
+from mofm.cli.options import INPUTS, add_reading_options, add_verb
+
+
+def add(verbs) -> None:
+    """Adds `mofm inspect`."""
+    verb = add_verb(verbs, "inspect", run, "Say what a file or a corpus holds, and whether mofm can use it.")
+    verb.add_argument("path", type=Path, help=f"{INPUTS}, or a corpus directory")
+    verb.add_argument("--json", action="store_true", help="for programs")
+    add_reading_options(verb)
+
+
+def run(args) -> int:
+    """Runs the verb; returns the exit code."""
+    from mofm.inspection import inspect, render
+    from mofm.omics.readers import Reading
+
+    names = ("modality", "peaks", "tile_width", "barcodes", "min_fragments")
+    report = inspect(args.path, Reading(**{name: getattr(args, name) for name in names}))
+    render(report, as_json=args.json)
+    return 0 if report["usable"] else 2

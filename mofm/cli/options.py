@@ -1,0 +1,55 @@
+"""What several verbs share: their parsers, their options, and words for people."""
+
+import argparse
+from pathlib import Path
+
+from mofm.axes import MODALITIES
+from mofm.errors import InputError
+
+INPUTS = "h5ad, h5mu, 10x HDF5 or matrix folder, Cell Ranger outs folder, or fragments.tsv.gz"
+FEATURES = {"rna": "genes", "atac": "peaks", "adt": "antibodies", "methylation": "regions"}
+
+
+def add_verb(verbs, name: str, run, summary: str, details: str = "") -> argparse.ArgumentParser:
+    """A verb's parser; `run(args)` returns its exit code."""
+    verb = verbs.add_parser(
+        name, help=summary, description=f"{summary}\n\n{details}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verb.set_defaults(run=run)
+    return verb
+
+
+def add_counts_options(verb: argparse.ArgumentParser) -> None:
+    """Where the counts are, and whose genes they are of."""
+    verb.add_argument(
+        "--counts-from",
+        metavar="WHERE",
+        help='the matrix of raw counts: "X", "layers/NAME" or "raw/X" (default: found by looking)',
+    )
+    verb.add_argument(
+        "--recover-counts",
+        action="store_true",
+        help="where only log1p-normalised values are left, turn them back into counts, if the arithmetic is exact",
+    )
+    verb.add_argument("--species", default="human", help="whose gene table resolves the names (default: human)")
+
+
+def add_reading_options(verb: argparse.ArgumentParser) -> None:
+    """What of a file is read, as the fields of `omics.readers.Reading`."""
+    verb.add_argument(
+        "--modality",
+        choices=MODALITIES,
+        help="read this modality alone; of an h5ad file that does not tell, what it is (default: found)",
+    )
+    verb.add_argument("--peaks", type=Path, metavar="BED", help="count fragments over these peaks")
+    verb.add_argument("--tile-width", type=int, metavar="BP", help="count fragments over tiles (default: 500)")
+    verb.add_argument("--barcodes", type=Path, metavar="TSV", help="the barcodes of fragments that are cells")
+    verb.add_argument(
+        "--min-fragments", type=int, metavar="N", help="or: barcodes of so many fragments are cells (default: 200)"
+    )
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """An InputError where `out` would be overwritten unasked."""
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists: give another OUT, or --overwrite")
