@@ -30,6 +30,7 @@ file's columns. Sampling rather than ranking by expression is a choice: ranking 
 hide the regulators, which are expressed low. The loop over cells is in `kernel.py`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -47,24 +48,28 @@ class KnownFeatures(NamedTuple):
     Attributes:
       modality: what the store holds.
       rows_G: int32. Column of the store -> row among the model's features of the modality; -1 where it has none.
-      bitmap: uint64. Bit r % 64 of word r // 64 is set where the store measures row r. As long as its last row asks.
+      is_ordered: bool. Whether the columns that the model knows come in the order of its rows.
+      measured: uint8. 1 for each row that the store measures. As long as its last row asks, a multiple of 64.
       n_known: int. Columns that the model knows.
-      weights: float32. ATAC: the idf of each row, 64 for each word of the bitmap. Empty for other modalities.
+      weights: float32. ATAC: the idf of each row, as long as `measured`. Empty for other modalities.
     """
 
     modality: Modality
     rows_G: np.ndarray
-    bitmap: np.ndarray
+    is_ordered: bool
+    measured: np.ndarray
     n_known: int
     weights: np.ndarray
 
 
 class Scratch(NamedTuple):
-    """Working memory of one thread, for datasets of up to `rows` model rows."""
+    """Working memory of one thread, for datasets whose `measured` is up to so long (see `make_scratch`)."""
 
+    is_zero: np.ndarray
     bitmap: np.ndarray
-    counts: np.ndarray
-    hits: np.ndarray
+    entry_of_row: np.ndarray
+    rows: np.ndarray
+    entries: np.ndarray
     picked: np.ndarray
     table: np.ndarray
 
@@ -85,42 +90,47 @@ def known_features(
       InputError: two columns are the same row of the model.
     """
     rows_G = np.ascontiguousarray(feature_rows_G, np.int32)
-    known = np.sort(rows_G[rows_G >= 0])
+    in_store_order = rows_G[rows_G >= 0]
+    known = np.sort(in_store_order)
     if (twice := np.flatnonzero(known[1:] == known[:-1])).size:
         columns = np.flatnonzero(rows_G == known[twice[0]])
         raise InputError(f"{where}: columns {columns.tolist()} are one feature of the model; sum them and ingest again")
-    width = -(-(int(known[-1]) + 1) // 64) if len(known) else 0
-    bits = np.zeros(width * 64, bool)
-    bits[known] = True
-    bitmap = np.packbits(bits, bitorder="little").view("<u8").astype(np.uint64)
-    weights = np.ones(width * 64 if modality == "atac" else 0, np.float32)
+    width = -(-(int(known[-1]) + 1) // 64) * 64 if len(known) else 0
+    measured = np.zeros(width, np.uint8)
+    measured[known] = 1
+    weights = np.ones(width if modality == "atac" else 0, np.float32)
     if modality == "atac" and idf_G is not None:
-        weights[rows_G[rows_G >= 0]] = np.asarray(idf_G)[rows_G >= 0]
-    return KnownFeatures(modality, rows_G, bitmap, len(known), weights)
+        weights[in_store_order] = np.asarray(idf_G)[rows_G >= 0]
+    return KnownFeatures(modality, rows_G, np.array_equal(known, in_store_order), measured, len(known), weights)
 
 
-def make_scratch(words: int) -> Scratch:
-    """Scratch for bitmaps of up to `words` words."""
-    return Scratch(
-        np.zeros(words, np.uint64),
-        np.empty(words * 64, np.float32),
-        np.empty(words * 64, np.float32),
-        np.empty(words * 64, np.int32),
-        np.empty(TABLE, np.float32),
-    )
+def make_scratch(rows: int) -> Scratch:
+    """Scratch for datasets of up to `rows` model rows, rounded up to a multiple of 64."""
+    width = -(-rows // 64) * 64
+    # One place more: what is found is written before it is known whether it counts.
+    rows, entries, picked = (np.empty(width + 1, np.int32) for _ in range(3))
+    bitmap, entry_of_row = np.zeros(width // 64, np.uint64), np.empty(width, np.int32)
+    return Scratch(np.empty(width, np.uint8), bitmap, entry_of_row, rows, entries, picked, np.empty(TABLE, np.float32))
 
 
-def empty_tokens(cells: int, tokens: int, modality: Modality = "rna") -> TokenBatch:
-    """A TokenBatch of nothing but padding, to be filled by `collate_into`."""
+def empty_tokens(
+    cells: int, tokens: int, modality: Modality = "rna", make: Callable[..., np.ndarray] = np.zeros
+) -> TokenBatch:
+    """A TokenBatch of nothing but padding, to be filled by `collate_into`.
+
+    Args:
+      make: gives an array of a shape and a dtype. Where it does not fill it with zeros, rows that are never filled hold
+        anything.
+    """
     return TokenBatch(
-        features_BL=np.zeros((cells, tokens), np.int32),
-        values_BL=np.zeros((cells, tokens), np.float32),
-        counts_BL=np.zeros((cells, tokens), np.float32),
-        mask_BL=np.zeros((cells, tokens), bool),
+        features_BL=make((cells, tokens), np.int32),
+        values_BL=make((cells, tokens), np.float32),
+        counts_BL=make((cells, tokens), np.float32),
+        mask_BL=make((cells, tokens), np.bool_),
         library_B=np.zeros(cells, np.float32),
         cell_B=np.full(cells, -1, np.int32),
         dataset_B=np.full(cells, -1, np.int32),
-        totals_BL=np.zeros((cells, tokens), np.float32) if modality == "methylation" else None,
+        totals_BL=make((cells, tokens), np.float32) if modality == "methylation" else None,
     )
 
 
@@ -157,7 +167,7 @@ def collate(
     out = empty_tokens(rows.n_cells, tokens, modality)
     out.cell_B[:], out.dataset_B[:] = cell_B, dataset_B
     every = np.arange(rows.n_cells)
-    collate_into(out, every, rows, every, known, seeds_B, expressed_fraction, make_scratch(len(known.bitmap)))
+    collate_into(out, every, rows, every, known, seeds_B, expressed_fraction, make_scratch(len(known.measured)))
     return out
 
 
@@ -178,7 +188,7 @@ def collate_into(
       out, rows: both of `known.modality`.
       places, which: int64, equally long.
       seeds: uint64, one a cell written.
-      scratch: of this thread alone, at least as wide as the dataset's bitmap.
+      scratch: of this thread alone, at least as wide as `known.measured`.
       where: names the dataset in errors.
 
     Raises:
@@ -192,12 +202,14 @@ def collate_into(
             raise ValueError("rows of methylation have no hits")
         expressed_fraction, hits, totals_BL = 1.0, rows.hits, out.totals_BL
     most = max(1, round(expressed_fraction * out.features_BL.shape[1]))
+    is_zero = scratch.is_zero[: len(known.measured)]
+    is_zero[:] = known.measured
     bad = tokenise(
         MODALITIES.index(known.modality), rows.indptr_N, rows.indices, rows.data, hits, which,
-        known.rows_G, known.bitmap, known.n_known, known.weights, seeds, places, most, expressed_fraction,
-        out.features_BL, out.values_BL, out.counts_BL, out.mask_BL, out.library_B, totals_BL, *scratch
+        known.rows_G, known.is_ordered, is_zero, known.n_known, known.weights, seeds, places, most, expressed_fraction,
+        out.features_BL, out.values_BL, out.counts_BL, out.mask_BL, out.library_B, totals_BL, *scratch[1:]
     )  # fmt: skip
-    if bad >= 0:
+    if bad != -1:
         raise InputError(
             f"{where}: an entry is in column {bad}, but there are {len(known.rows_G)} columns; "
             "the store is damaged, ingest its file again"

@@ -1,8 +1,10 @@
 """The compiled loop of `collate.py`: one cell at a time into one row of the batch. numba and nothing else.
 
-A cell is entered into a bitmap over the model's rows and read back in their order, a sort for a few microseconds. Where
-a value follows from the count and the cell alone it is looked up by count, as a cell has thousands of tokens but few
-different counts. Draws are splitmix64, the same on every machine.
+A cell's entries are brought into the order of the model's rows, so that its tokens do not depend on the order of the
+store's columns. Most stores have them so already; those of others are entered into a bitmap over the rows and read
+back, a sort for a few microseconds. What is sampled are places among them, marked in a bitmap, and read back in order.
+Where a value follows from the count and the cell alone it is looked up by count, as a cell has thousands of tokens but
+few different counts. Draws are splitmix64, the same on every machine. Every place of a row is written.
 """
 
 import numba
@@ -44,39 +46,124 @@ _mix64 = numba.njit(mix64)  # numba's cache looks at this file only: who changes
 
 @numba.njit
 def _draw(state, n):
-    """An exactly uniform integer below n < 2**32 (Lemire 2019), and the generator's next state."""
-    n = np.uint64(n)
+    """Two exactly uniform integers below n < 2**32 (Lemire 2019), and the generator's next state."""
+    n, low32 = np.uint64(n), np.uint64(0xFFFFFFFF)
     while True:
         state += np.uint64(0x9E3779B97F4A7C15)
-        product = (_mix64(state) >> np.uint64(32)) * n
-        low = product & np.uint64(0xFFFFFFFF)
-        if low >= n or low >= (np.uint64(0x100000000) - n) % n:
-            return np.int64(product >> np.uint64(32)), state
+        word = _mix64(state)
+        one, other = (word >> np.uint64(32)) * n, (word & low32) * n
+        least = min(one & low32, other & low32)
+        if least >= n or least >= (np.uint64(0x100000000) - n) % n:
+            return np.int64(one >> np.uint64(32)), np.int64(other >> np.uint64(32)), state
 
 
 @numba.njit
-def _enter(columns, data, rows_G, bitmap, counts):
-    """Put a cell's entries into the bitmap and `counts`. Returns its total, and -1 or a column that does not exist."""
-    library = 0.0
+def _mark(bitmap, place):
+    """Set a bit; returns 1 if it was not set before."""
+    w, bit = place >> 6, np.uint64(1) << np.uint64(place & 63)
+    is_new = np.int64((bitmap[w] & bit) == 0)
+    bitmap[w] |= bit
+    return is_new
+
+
+@numba.njit
+def _library(columns, data, n_columns):
+    """A cell's total, and -1 or a column that does not exist."""
+    library, last = np.int64(0), np.int64(-1)
     for entry in range(len(columns)):
-        column = np.int64(columns[entry])
-        if column < 0 or column >= len(rows_G):
-            return library, column
-        library += data[entry]
-        row = rows_G[column]
-        if row >= 0:
-            bitmap[row >> 6] |= np.uint64(1) << np.uint64(row & 63)
-            counts[row] = data[entry]
-    return library, np.int64(-1)
+        library += np.int64(data[entry])  # of whole numbers, so that it is not one long chain of additions
+        last = max(last, np.int64(columns[entry]))
+        if columns[entry] < 0:
+            return library, np.int64(columns[entry])
+    return library, last if last >= n_columns else np.int64(-1)
 
 
 @numba.njit
-def _enter_hits(columns, hits, rows_G, hits_of_row):
-    """Put a cell's methylated reads by row."""
+def _in_order(columns, rows_G, rows, entries):
+    """The model rows of a cell's entries, and which entries those are, where the columns are in the order of the rows;
+    returns how many the model knows."""
+    n = 0
+    for entry in range(len(columns)):
+        row = rows_G[columns[entry]]
+        rows[n], entries[n] = row, entry
+        n += row >= 0
+    return n
+
+
+@numba.njit
+def _into_order(columns, rows_G, rows, entries, bitmap, entry_of_row):
+    """As `_in_order`, of columns in any order."""
+    bitmap[:] = np.uint64(0)
     for entry in range(len(columns)):
         row = rows_G[columns[entry]]
         if row >= 0:
-            hits_of_row[row] = hits[entry]
+            bitmap[row >> 6] |= np.uint64(1) << np.uint64(row & 63)
+            entry_of_row[row] = entry
+    n = _list_bits(bitmap, len(bitmap), np.uint64(0), rows)
+    for i in range(n):
+        entries[i] = entry_of_row[rows[i]]
+    return n
+
+
+@numba.njit
+def _list_bits(bitmap, words, flip, places):
+    """Which bits of the first words are set, after `flip`, ascending. Returns how many."""
+    n = 0
+    for w in range(words):
+        word = bitmap[w] ^ flip
+        while word != np.uint64(0):
+            places[n] = w * 64 + _trailing_zeros(word)
+            word &= word - np.uint64(1)
+            n += 1
+    return n
+
+
+@numba.njit
+def _sample(n, k, state, bitmap, places):
+    """A uniform sample of k of the integers below n, ascending, into `places`. Draws the fewer: those in or those out."""
+    words = (n + 63) >> 6
+    bitmap[:words] = np.uint64(0)
+    draws, flip = (k, np.uint64(0)) if 2 * k <= n else (n - k, ~np.uint64(0))
+    while draws > 0:
+        one, other, state = _draw(state, n)
+        draws -= _mark(bitmap, one)
+        if draws > 0:
+            draws -= _mark(bitmap, other)
+    if flip != 0 and n & 63:
+        bitmap[words - 1] |= ~np.uint64(0) << np.uint64(n & 63)
+    _list_bits(bitmap, words, flip, places)
+    return state
+
+
+@numba.njit
+def _sample_zeros(rows, n, k, is_zero, available, state, places):
+    """Put a uniform sample of k of the `available` features that are measured and not among the n `rows` into `places`.
+    `is_zero` is 1 for every measured feature; it is left as it was."""
+    for i in range(n):
+        is_zero[rows[i]] = 0
+    if (available - k) * _SPARSE < len(is_zero):
+        m = 0
+        for row in range(len(is_zero)):
+            places[m] = row
+            m += is_zero[row]
+        for t in range(k):
+            j, _, state = _draw(state, available - t)
+            places[t], places[t + j] = places[t + j], places[t]
+    else:
+        t = 0
+        while t < k:
+            one, other, state = _draw(state, len(is_zero))
+            places[t] = one
+            t += is_zero[one]
+            is_zero[one] = 0
+            if t < k:
+                places[t] = other
+                t += is_zero[other]
+                is_zero[other] = 0
+        for t in range(k):
+            is_zero[places[t]] = 1
+    for i in range(n):
+        is_zero[rows[i]] = 1
 
 
 @numba.njit
@@ -86,47 +173,6 @@ def _geometric_mean(data, n):
     for entry in range(len(data)):
         total += np.log1p(np.float64(data[entry]))
     return np.exp(total / n)
-
-
-@numba.njit
-def _list_bits(bitmap, known, zeros, picked):
-    """Model rows in ascending order: of the bitmap, or of what is known and not in it. Returns how many."""
-    n = 0
-    for w in range(len(known)):
-        word = known[w] & ~bitmap[w] if zeros else bitmap[w]
-        while word != np.uint64(0):
-            picked[n] = w * 64 + _trailing_zeros(word)
-            word &= word - np.uint64(1)
-            n += 1
-    return n
-
-
-@numba.njit
-def _sample(picked, n, k, state):
-    """Move a uniform sample of k of the first n to the front: the first k steps of Fisher and Yates's shuffle."""
-    if k == n:
-        return state
-    for i in range(k):
-        j, state = _draw(state, n - i)
-        picked[i], picked[i + j] = picked[i + j], picked[i]
-    return state
-
-
-@numba.njit
-def _sample_zeros(picked, bitmap, known, n, k, state):
-    """Put a uniform sample of k of the n features that are known and not in the bitmap to the front of `picked`."""
-    if (n - k) * _SPARSE < len(known) * 64:
-        if k > 0:
-            _sample(picked, _list_bits(bitmap, known, True, picked), k, state)
-        return
-    t = 0
-    while t < k:
-        row, state = _draw(state, len(known) * 64)
-        w, bit = row >> 6, np.uint64(1) << np.uint64(row & 63)
-        if known[w] & ~bitmap[w] & bit:
-            bitmap[w] |= bit
-            picked[t] = row
-            t += 1
 
 
 @numba.njit
@@ -146,8 +192,8 @@ def _log_ratios(values, counts, n, divisor, scale, table):
 
 @_compiled
 def tokenise(
-    kind, indptr, indices, data, hits, which, rows_G, known, n_known, weights, seeds, places, most, fraction,
-    features_BL, values_BL, counts_BL, mask_BL, library_B, totals_BL, bitmap, counts, hits_of_row, picked, table
+    kind, indptr, indices, data, hits, which, rows_G, is_ordered, is_zero, n_known, weights, seeds, places, most, fraction,
+    features_BL, values_BL, counts_BL, mask_BL, library_B, totals_BL, bitmap, entry_of_row, rows, entries, picked, table
 ):  # fmt: skip
     """Fill one row of the batch for each cell. Returns -1, or a column that does not exist.
 
@@ -158,37 +204,45 @@ def tokenise(
     for i in range(len(which)):
         place = places[i]
         first, last = indptr[which[i]], indptr[which[i] + 1]
-        bitmap[: len(known)] = np.uint64(0)
-        library, bad = _enter(indices[first:last], data[first:last], rows_G, bitmap, counts)
-        if bad >= 0:
+        columns, of_cell = indices[first:last], data[first:last]
+        features, values, counts, mask = features_BL[place], values_BL[place], counts_BL[place], mask_BL[place]
+        library, bad = _library(columns, of_cell, len(rows_G))
+        if bad != -1:
             return bad
         library_B[place] = library
 
-        n = _list_bits(bitmap, known, False, picked)
+        if is_ordered:
+            n = _in_order(columns, rows_G, rows, entries)
+        else:
+            n = _into_order(columns, rows_G, rows, entries, bitmap[: len(is_zero) >> 6], entry_of_row)
         expressed = min(n, most)
-        state = _sample(picked, n, expressed, seeds[i])
+        state = _sample(n, expressed, seeds[i], bitmap, picked)
         for t in range(expressed):
-            row = picked[t]
-            features_BL[place, t], counts_BL[place, t], mask_BL[place, t] = row, counts[row], True
+            features[t], counts[t] = rows[picked[t]], of_cell[entries[picked[t]]]
 
         if kind == _RNA:
-            _log_ratios(values_BL[place], counts_BL[place], expressed, library, _SCALE, table)
+            _log_ratios(values, counts, expressed, library, _SCALE, table)
         elif kind == _ADT:
-            centre = _geometric_mean(data[first:last], len(rows_G))
-            _log_ratios(values_BL[place], counts_BL[place], expressed, centre, 1.0, table)
+            _log_ratios(values, counts, expressed, _geometric_mean(of_cell, len(rows_G)), 1.0, table)
         elif kind == _ATAC:
             share = _SCALE / max(last - first, 1)
             for t in range(expressed):
-                values_BL[place, t] = np.log1p(share * weights[picked[t]])
+                values[t] = np.log1p(share * weights[features[t]])
         else:
-            _enter_hits(indices[first:last], hits[first:last], rows_G, hits_of_row)
             for t in range(expressed):
-                methylated, total = hits_of_row[picked[t]], counts[picked[t]]
-                counts_BL[place, t], totals_BL[place, t] = methylated, total
-                values_BL[place, t] = (methylated + 1.0) / (total + 2.0)
+                methylated, total = np.float32(hits[first + entries[picked[t]]]), counts[t]
+                counts[t], totals_BL[place, t] = methylated, total
+                values[t] = (methylated + 1.0) / (total + 2.0)
+            totals_BL[place, expressed:] = 0
 
         zeros = min(n_known - n, np.int64(np.floor(expressed / fraction + 0.5)) - expressed, length - expressed)
-        _sample_zeros(picked, bitmap, known, n_known - n, zeros, state)
-        for t in range(zeros):
-            features_BL[place, expressed + t], mask_BL[place, expressed + t] = picked[t], True
+        if zeros > 0:
+            _sample_zeros(rows, n, zeros, is_zero, n_known - n, state, picked)
+            for t in range(zeros):
+                features[expressed + t] = picked[t]
+        shown = expressed + max(zeros, 0)
+        mask[:shown], mask[shown:] = True, False
+        features[shown:] = 0
+        values[expressed:] = 0
+        counts[expressed:] = 0
     return -1

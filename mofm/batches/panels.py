@@ -41,10 +41,6 @@ class Panels:
         """The features of a dataset in a modality."""
         return self._known[dataset, modality]
 
-    def words(self, modality: Modality) -> int:
-        """Words of a bitmap over all features of a modality, for `make_scratch`."""
-        return -(-self.features[modality] // 64)
-
     def tokens(self, most: int, given: Mapping[Modality, int | None]) -> dict[Modality, int]:
         """Tokens of a cell in each modality: those given; else `most`, or as many as the widest store has features."""
         return {modality: given.get(modality) or min(most, widest) for modality, widest in self.widest.items()}

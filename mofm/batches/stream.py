@@ -31,6 +31,7 @@ from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, TokenBatch
 from mofm.batches.collate import collate_into, empty_tokens, make_scratch
 from mofm.batches.config import DataConfig
+from mofm.batches.memory import Recycler
 from mofm.batches.mixture import Stratum, Turns, host_part, make_strata, rows_of_views, shares_of
 from mofm.batches.order import Order, counter_hash
 from mofm.batches.panels import Panels
@@ -87,6 +88,7 @@ class Stream:
         self.features, self.idf = self._panels.features, self._panels.idf
         own = {"rna": config.tokens, "atac": config.atac_tokens, "adt": config.adt_tokens}
         self.tokens = self._panels.tokens(config.tokens, own | {"methylation": config.methylation_tokens})
+        self._memory = Recycler()
         self._begin_sequences(train_D)
 
     def _strata(self, cells_D: np.ndarray) -> tuple[Stratum, ...]:
@@ -203,15 +205,21 @@ class Stream:
 
     def _heldout_pieces(self, modality: Modality, cells: np.ndarray, places: np.ndarray) -> list[Piece]:
         dataset, row = self._order.locate(cells)
-        block = row // self._config.block_cells
-        cuts = np.flatnonzero((np.diff(dataset) != 0) | (np.diff(block) != 0)) + 1
-        parts = [part for part in np.split(np.arange(len(cells)), cuts) if len(part)]
-        stores = [self._datasets[dataset[part[0]]].stores[modality] for part in parts]
-        reads = [s.read_rows(int(row[p[0]]), int(row[p[-1]]) + 1) for s, p in zip(stores, parts, strict=True)]
         return [
-            Piece(int(dataset[part[0]]), read.result, row[part] - row[part[0]], places[part])
-            for part, read in zip(parts, reads, strict=True)
+            self._heldout_piece(d, modality, row[dataset == d], places[dataset == d])
+            for d in np.unique(dataset).tolist()
         ]
+
+    def _heldout_piece(self, dataset: int, modality: Modality, row: np.ndarray, places: np.ndarray) -> Piece:
+        """Cells of one dataset, of which those in one block are read together."""
+        first = np.flatnonzero(np.diff(row // self._config.block_cells, prepend=-1))
+        starts, stops = row[first], row[np.append(first[1:], len(row)) - 1] + 1
+        before = np.cumsum(stops - starts) - stops  # rows read before each span, less its first
+        which = row + np.repeat(before, np.diff(first, append=len(row)))
+        store, buffers = self._datasets[dataset].stores[modality], RowBuffers()
+        spans = list(zip(starts.tolist(), stops.tolist(), strict=True))
+        buffers.reserve(store.n_bytes(spans))
+        return Piece(dataset, store.read_spans(spans, buffers).result, which, places)
 
     def _seeds(self, purpose: int, modality: Modality, counters: np.ndarray) -> np.ndarray:
         """uint64 token seeds. A modality has draws of its own; those of RNA are as they were before there were others."""
@@ -220,9 +228,10 @@ class Stream:
 
     def _tokens(self, modality: Modality, pieces: list[Piece], cells: np.ndarray, seeds: np.ndarray) -> TokenBatch:
         """One view of each cell; rows of cells -1 stay padding."""
-        out = empty_tokens(len(cells), self.tokens[modality], modality)
+        make = self._memory.empty if (cells >= 0).all() else np.zeros  # rows of padding are filled by nobody
+        out = empty_tokens(len(cells), self.tokens[modality], modality, make)
         out.cell_B[:] = cells
-        scratch = make_scratch(self._panels.words(modality))
+        scratch = make_scratch(self._panels.features[modality])
         for piece in pieces:
             known, name = self._panels.known(piece.dataset, modality), f"dataset {self._datasets[piece.dataset].name!r}"
             out.dataset_B[piece.places] = piece.dataset

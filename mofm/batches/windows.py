@@ -1,8 +1,9 @@
 """Windows of cells on their way from the stores: each block is read about once an epoch, ahead of its use.
 
 The blocks of a window (see `order.py`) are all asked for at once, read concurrently by the store, and kept while
-batches are cut from them. They lie in memory that is used again: fresh memory for each block nearly doubled what the
-process holds.
+batches are cut from them. They lie in memory that is used again: fresh memory for each nearly doubled what the process
+holds. What a batch takes of one dataset is cut in one call, however many blocks it lies in: calls for each block cost
+as much as decoding them.
 """
 
 import threading
@@ -14,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mofm.batches.order import Order, Window
-from mofm.corpus.store import PendingRows, RowBuffers, Store
+from mofm.corpus.store import RowBuffers, Span, Store
 from mofm.omics.rows import CountRows
 
 
 class Piece(NamedTuple):
-    """Cells of a view that lie in one block: their dataset, the block's rows, which rows, and their places in the view."""
+    """Cells of a view that are of one dataset: it, rows that hold them, which of those, and their places in the view."""
 
     dataset: int
     read: Callable[[], CountRows]
@@ -79,48 +80,52 @@ class WindowReader:
 class _Blocks:
     """The blocks of a window, on their way from the stores or arrived. Safe to share between threads.
 
-    They lie in memory taken from `spare`, which goes back there when the last batch that is cut from them lets go.
+    Those of one dataset are rows of one matrix. All lie in one memory, taken from `spare`, which goes back there when
+    the last batch that is cut from the window lets go.
     """
 
     def __init__(self, window: Window, stores: Mapping[int, Store], spare: list[RowBuffers]):
         self.window, self._stores, self._spare = window, stores, spare
-        self._buffers: list[RowBuffers | None] = [None] * len(window.stores)
-        self._rows: list[CountRows | None] = [None] * len(window.stores)
-        self._reads = [self._read(block) for block in range(len(window.stores))]
         self._lock = threading.Lock()
+        self._rows: dict[int, CountRows] = {}
+        self._is_whole = True
+        self._row_of_block = np.zeros(len(window.stores), np.int64)
+        self._spans: dict[int, list[Span]] = {}
+        for dataset in np.unique(window.stores).tolist():
+            mine = np.flatnonzero(window.stores == dataset)
+            starts, stops = window.starts[mine], window.stops[mine]
+            self._row_of_block[mine] = np.cumsum(stops - starts) - (stops - starts)
+            self._spans[dataset] = list(zip(starts.tolist(), stops.tolist(), strict=True))
+        try:
+            self._buffers = spare.pop()
+        except IndexError:
+            self._buffers = RowBuffers()
+        self._buffers.reserve(sum(stores[dataset].n_bytes(spans) for dataset, spans in self._spans.items()))
+        self._reads = {d: stores[d].read_spans(spans, self._buffers) for d, spans in self._spans.items()}
 
     def __del__(self):
-        arrived = zip(self._buffers, self._rows, strict=True)  # the memory of other blocks may still be written to
-        self._spare.extend(buffers for buffers, rows in arrived if rows is not None)
+        if self._is_whole and len(self._rows) == len(self._spans):  # else its memory may still be written to
+            self._spare.append(self._buffers)
 
-    def rows(self, block: int) -> CountRows:
-        """The rows of a block, waited for."""
+    def rows(self, dataset: int) -> CountRows:
+        """The rows of a dataset's blocks, one block behind the other, waited for."""
         with self._lock:
-            if self._rows[block] is None:
-                read = self._reads[block] or self._read(block)
-                self._reads[block] = None  # one that fails is tried anew
-                self._rows[block] = read.result()
-            return self._rows[block]
+            if dataset not in self._rows:
+                self._rows[dataset] = self._arrived(dataset)
+            return self._rows[dataset]
 
-    def _read(self, block: int) -> PendingRows:
+    def _arrived(self, dataset: int) -> CountRows:
         try:
-            self._buffers[block] = self._spare.pop()
-        except IndexError:
-            self._buffers[block] = RowBuffers()
-        store = self._stores[self.window.stores[block]]
-        return store.read_rows(int(self.window.starts[block]), int(self.window.stops[block]), self._buffers[block])
+            return self._reads[dataset].result()
+        except Exception:
+            self._is_whole, again = False, RowBuffers()  # tried anew when asked for again, in memory of its own
+            again.reserve(self._stores[dataset].n_bytes(self._spans[dataset]))
+            self._reads[dataset] = self._stores[dataset].read_spans(self._spans[dataset], again)
+            raise
 
     def pieces(self, start: int, stop: int, places: np.ndarray) -> list[Piece]:
-        """The cells `[start, stop)` of the window by block, to go to `places` of the view."""
+        """The cells `[start, stop)` of the window by dataset, to go to `places` of the view."""
         blocks = self.window.blocks[start:stop]
-        by_block = np.argsort(blocks, kind="stable")
-        cuts = np.flatnonzero(np.diff(blocks[by_block])) + 1
-        return [
-            Piece(
-                int(self.window.stores[blocks[chosen[0]]]),
-                partial(self.rows, int(blocks[chosen[0]])),
-                self.window.rows[start + chosen],
-                places[chosen],
-            )
-            for chosen in np.split(by_block, cuts)
-        ]
+        dataset_N, row_N = self.window.stores[blocks], self._row_of_block[blocks] + self.window.rows[start:stop]
+        chosen = {dataset: np.flatnonzero(dataset_N == dataset) for dataset in np.unique(dataset_N).tolist()}
+        return [Piece(d, partial(self.rows, d), row_N[which], places[which]) for d, which in chosen.items()]

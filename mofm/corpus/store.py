@@ -11,12 +11,14 @@ threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and 
 - blosc-lz4 with byte shuffle decodes two to three times as fast as zstd and is a third larger. A checksum a chunk
   (crc32c) is worth its few per cent: a flipped bit is found, not trained on. A missing chunk is an error too, where
   zarr would read zeros.
-- Fresh memory costs more than decoding into it. A caller that is done with a block before it asks for another gives
-  `RowBuffers` and gets its rows in memory that has been used before.
+- Fresh memory costs more than decoding into it. A caller that is done with rows before it asks for others gives
+  `RowBuffers` and gets them in memory that has been used before. Several spans of cells come as one `CountRows`, so that
+  what is made of them is made in one call.
 """
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,9 @@ from mofm.errors import InputError
 from mofm.omics.rows import CountRows
 
 CACHE_BYTES = 64 * 2**20
+
+Span = tuple[int, int]
+"""The first of some consecutive cells, and the one behind the last."""
 
 
 def kvstore(root: str | Path, *parts: str) -> str | dict:
@@ -59,34 +64,45 @@ def create_array(folder: Path, metadata: dict) -> ts.TensorStore:
     return ts.open(spec | {"metadata": metadata}, create=True).result()
 
 
+_ALIGNED = 64
+"""Bytes between the beginnings of two arrays in one memory: a cache line."""
+
+
 class RowBuffers:
-    """Memory for the entries of one block at a time, used again by each `read_rows` that is given it."""
+    """Memory for the entries of some rows, used again after each `reserve`."""
 
     def __init__(self):
-        self._bytes = {name: np.empty(0, np.uint8) for name in ("indices", "data", "hits")}
+        self._bytes, self._taken = np.empty(0, np.uint8), 0
 
-    def take(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
-        """An uninitialised array in this memory, which grows where it is too small."""
-        n_bytes = length * dtype.itemsize
-        if len(self._bytes[name]) < n_bytes:
-            self._bytes[name] = np.empty(n_bytes + n_bytes // 4, np.uint8)
-        return self._bytes[name][:n_bytes].view(dtype)
+    def reserve(self, n_bytes: int) -> None:
+        """Forget what was taken, and hold at least so many bytes."""
+        if len(self._bytes) < n_bytes:
+            self._bytes = np.empty(n_bytes + n_bytes // 8, np.uint8)
+        self._taken = 0
+
+    def take(self, dtype: np.dtype, length: int) -> np.ndarray:
+        """The next uninitialised array of what was reserved."""
+        array = self._bytes[self._taken :][: length * dtype.itemsize].view(dtype)
+        self._taken += _aligned(length * dtype.itemsize)
+        return array
 
 
 class PendingRows:
     """Rows on their way. `result()` waits for them."""
 
-    def __init__(self, store: "Store", start: int, stop: int, indptr_N: np.ndarray, reads: list, arrays: list | None):
-        self._store, self._start, self._stop = store, start, stop
-        self._indptr_N, self._reads, self._arrays = indptr_N, reads, arrays
+    def __init__(self, store: "Store", spans: Sequence[Span], reads: list, rows: CountRows):
+        self._store, self._spans, self._reads, self._rows = store, spans, reads, rows
 
     def result(self) -> CountRows:
         """The rows. Raises `InputError` naming the store and the cells where a chunk is damaged or missing."""
-        try:
-            read = [read.result() for read in self._reads]
-        except Exception as error:
-            raise self._store.damaged(f"cells {self._start:,} to {self._stop - 1:,}", error) from error
-        return CountRows(self._indptr_N, *(read if self._arrays is None else self._arrays))
+        for (start, stop), reads in zip(self._spans, self._reads, strict=True):
+            try:
+                for read in reads:
+                    read.result()
+            except Exception as error:
+                raise self._store.damaged(f"cells {start:,} to {stop - 1:,}", error) from error
+        self._reads = [()] * len(self._spans)
+        return self._rows
 
 
 HITS = "layers/methylated"
@@ -174,28 +190,48 @@ class Store:
             raise self.damaged("var/feature_row", f"{rows.dtype}{rows.shape} for {self.n_features:,} features")
         return rows
 
+    def n_bytes(self, spans: Sequence[Span]) -> int:
+        """What `read_spans` takes of its buffers. Reads `indptr` the first time."""
+        entries = sum(int(self._indptr[stop] - self._indptr[start]) for start, stop in spans)
+        return sum(_aligned(entries * self._arrays[key].dtype.numpy_dtype.itemsize) for key in self._read_keys)
+
     def read_rows(self, start: int, stop: int, buffers: RowBuffers | None = None) -> PendingRows:
-        """Starts reading cells start..stop-1; does not wait, but for `indptr` the first time.
+        """Starts reading cells start..stop-1, into all of `buffers` where they are given; see `read_spans`."""
+        if not 0 <= start <= stop <= self.n_cells:
+            raise ValueError(f"cells {start}:{stop} of a store of {self.n_cells}")
+        buffers = buffers or RowBuffers()
+        buffers.reserve(self.n_bytes([(start, stop)]))
+        return self.read_spans([(start, stop)], buffers)
+
+    def read_spans(self, spans: Sequence[Span], buffers: RowBuffers) -> PendingRows:
+        """Starts reading the cells of some spans, one span behind the other; does not wait.
 
         Args:
-          buffers: memory to read into. The rows then live until it is given to the next `read_rows`.
+          spans: first cell and the one behind the last, of each.
+          buffers: of which `n_bytes` are reserved. The rows live until it is next reserved.
 
         Returns:
           What gives the `CountRows` at `.result()`: indices are uint16 (uint32 from 65,536 features on) columns of the
           store, data the store's uint8, uint16 or uint32, and so are the hits of a methylation store.
         """
-        if not 0 <= start <= stop <= self.n_cells:
-            raise ValueError(f"cells {start}:{stop} of a store of {self.n_cells}")
-        indptr_N = self._indptr[start : stop + 1]
-        first, last = int(indptr_N[0]), int(indptr_N[-1])
-        spans = {key: self._arrays[key][first:last] for key in self._read_keys}
-        if buffers is None:
-            reads, arrays = [span.read() for span in spans.values()], None
-        else:
-            arrays = [buffers.take(key, span.dtype.numpy_dtype, last - first) for key, span in spans.items()]
-            targets = [ts.array(array, context=self._context, copy=False) for array in arrays]
-            reads = [target.write(span) for target, span in zip(targets, spans.values(), strict=True)]
-        return PendingRows(self, start, stop, indptr_N - first, reads, arrays)
+        firsts = np.array([self._indptr[start] for start, _ in spans], np.int64)
+        lasts = np.array([self._indptr[stop] for _, stop in spans], np.int64)
+        ends = np.cumsum(lasts - firsts)
+        begins = ends - (lasts - firsts)
+        pointers = [
+            self._indptr[start:stop] - first + begin
+            for (start, stop), first, begin in zip(spans, firsts, begins, strict=True)
+        ]
+        indptr_N = np.concatenate([*pointers, ends[-1:] if len(spans) else [0]]).astype(np.int64)
+        arrays = {key: buffers.take(self._arrays[key].dtype.numpy_dtype, int(indptr_N[-1])) for key in self._read_keys}
+        reads = [
+            [self._read_into(arrays[key][begin:end], key, first, last) for key in self._read_keys if end > begin]
+            for begin, end, first, last in zip(*(x.tolist() for x in (begins, ends, firsts, lasts)), strict=True)
+        ]
+        return PendingRows(self, spans, reads, CountRows(indptr_N, *arrays.values()))
+
+    def _read_into(self, array: np.ndarray, key: str, first: int, last: int) -> ts.Future:
+        return ts.array(array, context=self._context, copy=False).write(self._arrays[key][first:last])
 
     def obs(self) -> pd.DataFrame:
         """The cells' annotations, the index their names."""
@@ -264,6 +300,10 @@ def open_corpus(
     for store in stores:
         store.check()
     return Corpus(path, manifest, stores, features)
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // _ALIGNED) * _ALIGNED
 
 
 def cause_of(error: Exception) -> str:

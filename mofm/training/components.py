@@ -27,8 +27,10 @@ COMPONENTS = 32
 """Most components taken. Of 30, 64 and 128, the fewest served neighbours best and linear probes as well."""
 VARIABLE_GENES = 2_000
 """Only so many genes enter the components, those of most variance above counting noise."""
-TEMPERATURE = 0.5
-"""A data set of n cells weighs as n^TEMPERATURE: a small one keeps components of its own beside a large one."""
+FEW_CELLS = 500
+"""Every data set weighs the same, so that a small one keeps components of its own beside an atlas; but one of fewer cells
+than this weighs by their number, as it would spend components on noise. (With 700 blood cells beside 3,000 simulated
+ones, weights by the square root of the number served both worse.)"""
 STEADYING = 0.2
 """Added to a gene's deviation before dividing by it, so that rarely seen genes do not outweigh the others (the fudge
 factor of Tusher et al. 2001). Of 0, 0.1, 0.2, 0.5 and 1, 0.2 served best or nearly so on both real data sets tried."""
@@ -95,7 +97,7 @@ def fit_components(cells: Cells, width: int, expressed_fraction: float) -> Compo
     rank = min(COMPONENTS, width, len(dataset_N) - len(mean_MG) - 1, int(enters_G.sum()) - 1)
     rows_GK = np.zeros((genes, max(rank, 0)))
     if rank > 0:
-        weight_M = np.bincount(dataset_N) ** ((TEMPERATURE - 1) / 2)
+        weight_M = np.maximum(np.bincount(dataset_N), FEW_CELLS) ** -0.5
         scaled_NG = sp.diags(weight_M[dataset_N]) @ values_NG @ sp.diags(gain_G)
         rows_GK = _denoising_axes(scaled_NG, weight_M[:, None] * mean_MG * gain_G, dataset_N, rank)
         rows_GK *= ROW_RMS / max(np.sqrt(np.mean(rows_GK[enters_G] ** 2)), 1e-12)

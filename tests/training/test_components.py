@@ -8,7 +8,7 @@ import pytest
 from mofm.batch import LIBRARY_SCALE, TokenBatch
 from mofm.nn.readout import LinearReadout
 from mofm.training import components
-from mofm.training.components import CLIP, SILENT, STEADYING, TEMPERATURE, fit_components, read_cells
+from mofm.training.components import CLIP, FEW_CELLS, SILENT, STEADYING, fit_components, read_cells
 
 GENES, CELLS, RANK = 30, 120, 5
 
@@ -45,7 +45,7 @@ def reference(counts_NG):
     deviation = np.sqrt(np.mean(centred**2, axis=0)) + STEADYING
     assert values.max() < CLIP * deviation.max()
     gain = np.sqrt(reference_signal(counts_NG, dataset)) / deviation
-    weight = np.where(dataset == 0, CELLS - CELLS // 3, CELLS // 3) ** ((TEMPERATURE - 1) / 2)
+    weight = np.maximum(np.where(dataset == 0, CELLS - CELLS // 3, CELLS // 3), FEW_CELLS) ** -0.5
     _, strength, axes = np.linalg.svd(weight[:, None] * centred * gain, full_matrices=False)
     noise = np.sum(strength[RANK:] ** 2) / (min(CELLS, np.sum(gain > 0)) - RANK)
     return axes[:RANK].T * (1 - noise / strength[:RANK] ** 2) ** 2, gain

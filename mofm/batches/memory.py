@@ -1,0 +1,36 @@
+"""Memory of batches, used again: pages that are fresh from the system cost as much as filling them with tokens does."""
+
+import ctypes
+import math
+import weakref
+from collections import defaultdict
+
+import numpy as np
+
+_SMALL = 2**16
+"""Bytes of an array below which numpy's own allocation is as good."""
+
+
+class Recycler:
+    """Gives arrays, and takes their memory back once nobody holds them or a view of them. Safe to share between threads.
+
+    It holds as much as was in use at one time. An array that jax made its own (on a CPU it does not copy) is held by it.
+    """
+
+    def __init__(self):
+        self._spare: dict[int, list[np.ndarray]] = defaultdict(list)
+
+    def empty(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        """An uninitialised array."""
+        n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        if n_bytes < _SMALL:
+            return np.empty(shape, dtype)
+        spare = self._spare[n_bytes]
+        try:
+            memory = spare.pop()
+        except IndexError:
+            memory = np.empty(n_bytes, np.uint8)
+        # All views of the array hold `lease`, and nothing else does.
+        lease = (ctypes.c_uint8 * n_bytes).from_buffer(memory)
+        weakref.finalize(lease, spare.append, memory).atexit = False
+        return np.frombuffer(lease, dtype).reshape(shape)
