@@ -298,7 +298,9 @@ def test_windows_are_shared_out_among_sequences():
     for _ in stream.batches(0, 40):
         pass
     assert len(stream._readers) == 20
-    blocks = sum(len(window.window.stores) for reader in stream._readers.values() for window in reader._windows.values())
+    blocks = sum(
+        len(window.window.stores) for reader in stream._readers.values() for window in reader._windows.values()
+    )
     assert blocks <= 20 * 3 * 4  # LEAST_BLOCKS in each window, three windows each
     one = stream_of(FakeCorpus(("atlas",), sizes=(24_000,)), **wide)
     for _ in one.batches(0, 40):

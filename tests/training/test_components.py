@@ -8,9 +8,16 @@ import pytest
 from mofm.batch import LIBRARY_SCALE, TokenBatch
 from mofm.nn.readout import LinearReadout
 from mofm.training import components
-from mofm.training.components import CLIP, FEW_CELLS, SILENT, STEADYING, fit_components, read_cells
+from mofm.training.components import CLIP, SILENT, STEADYING, fit_components, read_cells
 
 GENES, CELLS, RANK = 30, 120, 5
+FEW = 50
+"""More than the cells of the smaller data set, fewer than those of the larger."""
+
+
+@pytest.fixture(autouse=True)
+def _few_cells(monkeypatch):
+    monkeypatch.setattr(components, "FEW_CELLS", FEW)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,7 @@ def reference(counts_NG):
     deviation = np.sqrt(np.mean(centred**2, axis=0)) + STEADYING
     assert values.max() < CLIP * deviation.max()
     gain = np.sqrt(reference_signal(counts_NG, dataset)) / deviation
-    weight = np.maximum(np.where(dataset == 0, CELLS - CELLS // 3, CELLS // 3), FEW_CELLS) ** -0.5
+    weight = np.maximum(np.where(dataset == 0, CELLS - CELLS // 3, CELLS // 3), FEW) ** -0.5
     _, strength, axes = np.linalg.svd(weight[:, None] * centred * gain, full_matrices=False)
     noise = np.sum(strength[RANK:] ** 2) / (min(CELLS, np.sum(gain > 0)) - RANK)
     return axes[:RANK].T * (1 - noise / strength[:RANK] ** 2) ** 2, gain
