@@ -36,7 +36,7 @@ class DataConfig:
     adt_tokens: int | None = None
     methylation_tokens: int | None = None
     expressed_fraction: float = 0.75
-    block_cells: int = 64
+    block_cells: int = 128
     window_blocks: int = 64
     prefetch: int = 2
     holdout_fraction: float = 0.1

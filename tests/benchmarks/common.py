@@ -63,12 +63,13 @@ def small_config(corpus: Path, overrides: list[str]) -> Config:
     return build_config(values, overrides)
 
 
-def write_cells(path: Path, cells: int, genes: int) -> None:
-    """An h5ad file of cells that express about a fifth of the genes."""
-    rng = np.random.default_rng(0)
-    rates = rng.gamma(0.3, 1.0, genes)
+def write_cells(path: Path, cells: int, genes: int, expressed: float = 0.2, seed: int = 0) -> None:
+    """An h5ad file of cells that express that share of the genes, in counts that fall off as a gamma-Poisson's do."""
+    rates = np.random.default_rng(0).gamma(0.3, (1 - expressed) ** (-1 / 0.3) - 1, genes)
+    rng = np.random.default_rng([1, seed])
     blocks = [sparse.csr_matrix(rng.poisson(rates, (1000, genes)).astype(np.float32)) for _ in range(-(-cells // 1000))]
-    ad.AnnData(sparse.vstack(blocks).tocsr()[:cells]).write_h5ad(path)
+    obs = pd.DataFrame(index=[f"cell{seed}_{i}" for i in range(cells)])
+    ad.AnnData(sparse.vstack(blocks).tocsr()[:cells], obs=obs).write_h5ad(path)
 
 
 def show(title: str, rows: list[dict[str, object]]) -> None:

@@ -1,29 +1,33 @@
 """One loader in a process of its own, timed by stream.py: reads a store for some epochs, prints a line of JSON.
 
     python tests/benchmarks/serve.py mofm:64 CORPUS EPOCHS
-    python tests/benchmarks/serve.py annbatch:512x32 STORE EPOCHS
+    python tests/benchmarks/serve.py decode:128 CORPUS EPOCHS
+    python tests/benchmarks/serve.py annbatch:512x32 STORES EPOCHS
 
 Nothing else is imported, so that the peak of memory is the loader's. Time runs from before the loader is made to after
 the last batch. "neighbours" is the share of cells that come in one batch with the cell stored next to them: batch size
-over number of cells where batches are drawn at random, 1 where the store is read in order.
+over number of cells where batches are drawn at random, 1 where the store is read in order. "entropy" is that of which
+sixteenth of the stored cells those of a batch are from, over that of a batch drawn at random.
 """
 
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 BATCH, TOKENS = 256, 1024
+PARTS = 16
 
 
 def main() -> None:
     """Serve all batches; their content is looked at only as far as to know which cells came."""
     setting, path, epochs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     name, shuffle = setting.split(":")
-    batches = {"mofm": mofm_batches, "annbatch": annbatch_batches}[name]
+    batches = {"mofm": mofm_batches, "decode": decoded_blocks, "annbatch": annbatch_batches}[name]
     list(batches(path, shuffle, 1, warm=True))
     begin, cpu, served, first = time.perf_counter(), time.process_time(), [], None
     for cells in batches(path, shuffle, epochs):
@@ -40,9 +44,23 @@ def main() -> None:
                 "first_s": first,
                 "peak_mb": peak_mb(),
                 "neighbours": float(np.mean(np.concatenate([np.isin(cells + 1, cells) for cells in served]))),
+                "entropy": entropy(served),
             }
         )
     )
+
+
+def entropy(served: list[np.ndarray]) -> float:
+    """See the module's docstring."""
+    cells, rng = np.concatenate(served), np.random.default_rng(0)
+    part_N = cells * PARTS // (cells.max() + 1)
+
+    def mean_bits(part_N: np.ndarray) -> float:
+        ends = np.cumsum([len(one) for one in served])[:-1]
+        shares = [np.bincount(one, minlength=PARTS) / max(len(one), 1) for one in np.split(part_N, ends)]
+        return float(np.mean([-np.sum(share[share > 0] * np.log2(share[share > 0])) for share in shares]))
+
+    return mean_bits(part_N) / mean_bits(rng.permutation(part_N))
 
 
 def peak_mb() -> float:
@@ -64,6 +82,27 @@ def mofm_batches(corpus: Path, window_blocks: str, epochs: int, warm: bool = Fal
         yield batch.rna.cell_B
 
 
+def decoded_blocks(corpus: Path, block_cells: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:
+    """Blocks of consecutive cells in random order, in memory that is used again; yields the cells' indices."""
+    from mofm.corpus.store import RowBuffers, open_corpus
+
+    size, stores = int(block_cells), open_corpus(corpus).stores
+    offsets = np.cumsum([0, *(store.n_cells for store in stores)])
+    blocks = [(i, start) for i, store in enumerate(stores) for start in range(0, store.n_cells, size)]
+    buffers, under_way = [RowBuffers() for _ in range(33)], deque()
+    order = [blocks[i] for _ in range(epochs) for i in np.random.default_rng(0).permutation(len(blocks))]
+    for number, (i, start) in enumerate(order[:1] if warm else order):
+        stop = min(start + size, stores[i].n_cells)
+        under_way.append((offsets[i] + np.arange(start, stop), stores[i].read_rows(start, stop, buffers[number % 33])))
+        if len(under_way) == 32:
+            cells, read = under_way.popleft()
+            read.result()
+            yield cells
+    for cells, read in under_way:
+        read.result()
+        yield cells
+
+
 def annbatch_batches(store: Path, shuffle: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:
     """CSR rows; yields the cells' indices. `shuffle` is rows a chunk x chunks a window. `warm` serves none."""
     import annbatch
@@ -78,9 +117,8 @@ def annbatch_batches(store: Path, shuffle: str, epochs: int, warm: bool = False)
         loader = annbatch.Loader(
             batch_size=BATCH, chunk_size=chunk, preload_nchunks=chunks, shuffle=True, drop_last=True, return_index=True
         )
-        group = zarr.open_group(store, mode="r")
-        for dataset in [group] if "X" in group else [group[key] for key in sorted(group)]:
-            loader.add_dataset(ad.io.sparse_dataset(dataset["X"]))
+        for path in sorted(path.parent for path in store.glob("*/X")):
+            loader.add_dataset(ad.io.sparse_dataset(zarr.open_group(path, mode="r")["X"]))
         for served in loader:
             yield served["index"]
 

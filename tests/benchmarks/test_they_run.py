@@ -13,7 +13,7 @@ STEP = ("--rounds", "1", *(f"--config.{key}" for key in (*SMALL, "data.tokens=32
 @pytest.mark.parametrize(
     ("script", "arguments", "row"),
     [
-        ("stream.py", ("--cells", "600", "--genes", "200", "--epochs", "1", "--rounds", "1"), "| mofm:64 |"),
+        ("stream.py", ("--cells", "900", "--genes", "300", "--epochs", "1", "--rounds", "1"), '"share_of_ceiling": '),
         ("step.py", STEP, "| mofm |"),
         ("ingest.py", ("--cells", "600", "--genes", "200", "--only", "10x mtx"), "| 10x mtx, gzipped |"),
     ],
