@@ -212,7 +212,16 @@ def _hint(place: Place, others: dict[str, str], tried: dict[str, Candidate], rec
             continue  # an unusable matrix that nobody asked for is no answer, and no reason to hide the question
     if not recover_counts and any(candidate.look.kind == "log-normalised" for candidate in tried.values()):
         return "put raw counts in layers['counts'], or have log1p-normalised values turned back with --recover-counts"
+    if any(_are_fractions(candidate) for candidate in tried.values()):
+        return "if these are methylation fractions, say --modality methylation; else put raw counts in layers['counts']"
     return "put raw counts in layers['counts'] (or X), or name their matrix with --counts-from"
+
+
+def _are_fractions(candidate: Candidate) -> bool:
+    """Whether a sample of the values lies between 0 and 1, but for those that are missing."""
+    values = candidate.matrix.sample()[1]
+    values = values[np.isfinite(values)]
+    return bool(values.size) and values.min() >= 0 and values.max() <= 1 and bool((values % 1).any())
 
 
 def _first_look(candidate: Candidate) -> Look:

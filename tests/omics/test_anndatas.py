@@ -103,6 +103,19 @@ def test_proteins_must_be_counts(tmp_path, cells):
     assert "no raw counts found: X is scaled or centred" in refusal(tmp_path / "a.h5ad", modality="adt")
 
 
+def test_fractions_that_nobody_named_are_told_from_other_values(tmp_path, cells):
+    adata = of(GENES, cells)
+    hint = "if these are methylation fractions, say --modality methylation"
+    for values, is_hinted in ((np.random.default_rng(0).random(adata.shape), True), (adata.X.toarray() + 0.5, False)):
+        values[0, 0] = np.nan
+        ad.AnnData(values, adata.obs, adata.var).write_h5ad(tmp_path / "a.h5ad")
+        assert (hint in refusal(tmp_path / "a.h5ad")) == is_hinted
+    adata.X = np.nan_to_num(values) % 1
+    adata.write_h5ad(tmp_path / "b.h5ad")
+    with open_tables(tmp_path / "b.h5ad", Reading("methylation")) as tables:
+        assert tables[0].modality == "methylation"
+
+
 def test_peaks_by_cells_are_turned(tmp_path, cells):
     adata = of([f"peak{i}" for i in range(30)], [f"chr1:{i}-{i + 9}" for i in range(30)])
     adata.write_h5ad(tmp_path / "a.h5ad")
