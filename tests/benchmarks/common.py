@@ -7,6 +7,7 @@ import platform
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import anndata as ad
 import jax
@@ -47,18 +48,20 @@ def machine() -> str:
     return f"{versions}; {device.platform} ({kind})"
 
 
-def pretrain(inputs: list[Path], overrides: list[str], *, recover_counts: bool = False) -> PretrainedModel:
-    """Ingest, train configs/small.py with overrides in a temporary folder, and load the best checkpoint."""
+def pretrain(
+    inputs: list[Path], overrides: list[str], *, recover_counts: bool = False, parent: ModuleType = small
+) -> PretrainedModel:
+    """Ingest, train a config with overrides in a temporary folder, and load the best checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         corpus, workdir = Path(folder) / "corpus", Path(folder) / "run"
         ingest(inputs, corpus, recover_counts=recover_counts)
-        train(small_config(corpus, overrides), workdir, quiet=True)
+        train(config_of(corpus, overrides, parent), workdir, quiet=True)
         return load(workdir)
 
 
-def small_config(corpus: Path, overrides: list[str]) -> Config:
-    """configs/small.py over a corpus."""
-    values = small.get_config()
+def config_of(corpus: Path, overrides: list[str], parent: ModuleType = small) -> Config:
+    """A config of `configs/` over a corpus."""
+    values = parent.get_config()
     values.data.corpus = str(corpus)
     return build_config(values, overrides)
 
