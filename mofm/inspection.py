@@ -18,6 +18,7 @@ from mofm.omics.features import species_of
 from mofm.omics.genome import bundled_species, gene_table
 from mofm.omics.identity import resolve
 from mofm.omics.readers import Reading, Tables, open_tables
+from mofm.omics.regions import find_build, resolve_regions
 
 UNKNOWN_SHOWN = 20
 """So many unknown names are listed."""
@@ -70,7 +71,7 @@ def _inspect_corpus(path: Path) -> dict:
 
 
 def _resolutions(path: Path, reading: Reading) -> dict[str, dict]:
-    """How the features of each modality resolve, genes under the species that most of them belong to."""
+    """How the features of each modality resolve, under the species that most of the genes belong to."""
     with open_tables(path, reading) as tables:
         species = _species(tables)
         resolved = {table.modality: (table, resolve(table, gene_table(species))) for table in tables}
@@ -90,9 +91,12 @@ def _resolutions(path: Path, reading: Reading) -> dict[str, dict]:
 
 
 def _species(tables: Tables) -> str:
-    """That of most gene names; human where there are none."""
-    names = next((table.var.index for table in tables if table.modality in ("rna", "adt")), [])
-    shares = species_of(list(names))
+    """That of most gene names; where there are none, that of the regions' build; human where nothing tells."""
+    var = {table.modality: table.var for table in tables}
+    named = next((var[modality].index for modality in ("rna", "adt") if modality in var), [])
+    shares = species_of(list(named))
+    if not len(named) and "atac" in var:
+        return find_build(resolve_regions(var["atac"].index, var["atac"])).species or "human"
     return max(bundled_species(), key=lambda name: (shares.get(name, 0.0), name == "human"))
 
 

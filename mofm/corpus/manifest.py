@@ -12,8 +12,11 @@ modalities are rows of equal number. A file whose modalities share only some of 
 The feature table only grows, and the manifest says how many of its rows count: a longer table (an ingest that died
 between writing the two) reads as the shorter one. No time or machine is recorded, so the same inputs make the same
 bytes. Nothing is guessed when reading: a manifest with a field missing, of the wrong type or unknown is damaged, one of
-a newer format asks for a newer mofm. Format 1 (RNA from h5ad files alone) is read, and stays as it is until something is
-added.
+a newer format asks for a newer mofm. Older formats are read, and stay as they are until something is added:
+
+    1   RNA from h5ad files alone
+    2   the ids of regions do not tell their genome build: the feature table is read as if they did (`features.py`), and
+        a corpus of two builds, where they cannot, is refused; the `var` of its stores keeps the bare places
 """
 
 import dataclasses
@@ -26,7 +29,7 @@ from collections.abc import Iterable
 from mofm.axes import MODALITIES, Modality
 from mofm.errors import InputError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 FEATURES = "features.parquet"
 

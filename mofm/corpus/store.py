@@ -25,7 +25,7 @@ import tensorstore as ts
 
 from mofm.axes import Modality
 from mofm.corpus.datasets import Corpus
-from mofm.corpus.features import features_from_bytes
+from mofm.corpus.features import features_from_bytes, with_builds
 from mofm.corpus.manifest import FEATURES, MANIFEST, Manifest, StoreEntry
 from mofm.corpus.tables import read_table
 from mofm.errors import InputError
@@ -227,9 +227,10 @@ def read_manifest(path: str | Path) -> Manifest | None:
 
 
 def read_features(path: str | Path, manifest: Manifest) -> pd.DataFrame:
-    """The feature table of the corpus at `path`, as long as its manifest says."""
+    """The feature table of the corpus at `path`, as long as its manifest says, and as the newest format has it."""
     where = f"{str(path).rstrip('/')}/{FEATURES}"
-    return features_from_bytes(read_file(path, FEATURES), manifest.n_features, where)
+    features = features_from_bytes(read_file(path, FEATURES), manifest.n_features, where)
+    return with_builds(features, manifest, str(path))
 
 
 def open_corpus(

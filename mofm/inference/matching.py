@@ -51,7 +51,8 @@ def match(table: CountTable, genes: pd.DataFrame, species: str = "human", build:
     """Find a table's features among what a model knows, its genes (columns id, symbol).
 
     Raises:
-      InputError: not one feature in common; or regions without places, or of another build than is said.
+      InputError: not one feature in common; or regions without places, of another build than is said, or of another
+        species.
     """
     found = resolve(table, gene_table(species), build)
     ids, feature_C = merge_columns(found.ids)
@@ -59,7 +60,7 @@ def match(table: CountTable, genes: pd.DataFrame, species: str = "human", build:
     if table.modality == "rna":
         space, rows_F = None, np.array([row_of.get(name, -1) for name in ids], np.int32)
     else:
-        space = make_space(identities(table.modality, ids, gene_table(species), found.build), ids, row_of)
+        space = make_space(identities(table.modality, ids, gene_table(species)), ids, row_of)
         rows_F = np.where(known_share(space), np.arange(len(ids), dtype=np.int32), np.int32(-1))
     _check_any(table, rows_F, genes)
     unmatched = [str(name) for name, row in zip(table.var.index, rows_F[feature_C], strict=True) if row < 0]

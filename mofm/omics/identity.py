@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from mofm.errors import InputError
 from mofm.omics.features import resolve_var
 from mofm.omics.genome import GeneTable
 from mofm.omics.modalities import region_share
 from mofm.omics.proteins import ProteinResolution, resolve_proteins
-from mofm.omics.regions import check_build, require_places, resolve_regions
+from mofm.omics.regions import check_build, require_places, resolve_regions, with_build
 from mofm.omics.table import CountTable
 
 ID_COLUMN = "gene_ids"
@@ -21,8 +22,9 @@ class Resolution:
     """What the features of a table are, in their order.
 
     Attributes:
-      ids: identities: Ensembl ids, names of antibodies, or places such as chr1:100-200.
-      symbols: what to call each.
+      ids: identities: Ensembl ids, names of antibodies, or places: GRCh38_chr1:100-200, chr1:100-200 where the build is
+        not known.
+      symbols: what to call each; a region by its bare place.
       how: str[N], how each was resolved; "unresolved" where it was not.
       features_from: what named them: "var_names" or a column of var.
       build: the genome build of the places; None for genes and antibodies, or where it is not known.
@@ -54,23 +56,28 @@ def resolve(table: CountTable, genes: GeneTable, build: str | None = None) -> Re
       build: of the regions, by any of its names; None finds it by evidence.
 
     Raises:
-      InputError: regions tell no place, or are not of the build that was given.
+      InputError: regions tell no place, are not of the build that was given, or are of another species.
     """
     if table.modality == "atac" or (table.modality == "methylation" and region_share(table.var.index) > 0.5):
-        return _regions(table, build)
+        return _regions(table, genes, build)
     if table.modality == "adt":
         return _proteins(table.var, genes)
     features_from, found = resolve_var(table.var, genes)
     return Resolution(found.ids, found.symbols, found.how, features_from, None, "", found.summary())
 
 
-def _regions(table: CountTable, build: str | None) -> Resolution:
+def _regions(table: CountTable, genes: GeneTable, build: str | None) -> Resolution:
     found = resolve_regions(table.var.index, table.var)
     require_places(found, table.where)
     evidence = check_build(found, build, table.where)
-    return Resolution(
-        found.ids, found.symbols, found.how, "var_names", evidence.build, evidence.sentence, found.summary()
-    )
+    if evidence.species not in (None, genes.species):
+        raise InputError(
+            f"{table.where}: the regions are of {evidence.build}, a {evidence.species} genome, and {genes.species} ones "
+            f"are expected; use --species {evidence.species} with a corpus or model of that species, or give their own "
+            "build with --build"
+        )
+    ids = with_build(found, evidence.build)
+    return Resolution(ids, found.symbols, found.how, "var_names", evidence.build, evidence.sentence, found.summary())
 
 
 def _proteins(var: pd.DataFrame, genes: GeneTable) -> Resolution:

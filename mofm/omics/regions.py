@@ -1,7 +1,8 @@
 """Region identity: where a peak, a tile or a CpG region lies, whatever its name looks like, and in which genome build.
 
 A region is its place: "chr1:100-200", counted from 0 with the end exclusive (as in BED), chromosomes named as in the
-gene tables. A name is read by itself: neither the order of names nor their company changes what it means.
+gene tables. A name is read by itself: neither the order of names nor their company changes what it means. Which genome
+the place is of is known of many regions together (`find_build`), and then stands before it: "GRCh38_chr1:100-200".
 
 Choices and their cost:
 - Names are taken as BED intervals, as Cell Ranger, MACS and SnapATAC2 write them. Signac and other R tools count from
@@ -48,6 +49,7 @@ _NAME = (
     r"(?P<chrom>[A-Za-z0-9._*]*[A-Za-z0-9*])[:_-](?P<start>-?\d[\d,]*)(?:-|_|\.\.)(?P<end>\d[\d,]*)$"
 )
 _DOTTED = r"^(?P<chrom>chr\w+?|\d{1,2}|[XYM]|MT)\.(?P<start>\d+)\.(?P<end>\d+)$"
+_OF_BUILD = rf"^({'|'.join(SPECIES)})_"
 _LARGEST = 2**31 - 1
 
 
@@ -126,6 +128,21 @@ def resolve_regions(names: Sequence[str], var: pd.DataFrame | None = None) -> Re
     ]
     chrom = chrom.astype(np.str_)
     return RegionResolution(ids=ids, chrom=chrom, start=start, end=end, how=how, rule=rule)
+
+
+def with_build(regions: RegionResolution, build: str | None) -> list[str]:
+    """The regions' ids with their build before the place, "GRCh38_chr1:100-200"; as they are where it is not known.
+
+    Names without a place stay as they are.
+    """
+    if build is None:
+        return regions.ids
+    return [f"{build}_{name}" if here else name for name, here in zip(regions.ids, regions.placed, strict=True)]
+
+
+def builds_of(ids: Sequence[str]) -> np.ndarray:
+    """object[N] of str: the build that `with_build` put before each of `ids`, "" where there is none."""
+    return pd.Series(list(ids), dtype=object).str.extract(_OF_BUILD, expand=False).fillna("").to_numpy(object)
 
 
 def require_places(regions: RegionResolution, where: str) -> None:

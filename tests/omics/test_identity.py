@@ -33,7 +33,8 @@ def test_genes():
 def test_regions(modality):
     found = resolve(table(modality, ["1-100-200", "chr1:300-400", "chrX_5_9"]), gene_table("human"), "hg19")
     check_form(found, 3)
-    assert found.ids == ["chr1:100-200", "chr1:300-400", "chrX:5-9"]
+    assert found.ids == ["GRCh37_chr1:100-200", "GRCh37_chr1:300-400", "GRCh37_chrX:5-9"]
+    assert found.symbols == ["chr1:100-200", "chr1:300-400", "chrX:5-9"]
     assert found.build == "GRCh37"
 
 
@@ -44,6 +45,13 @@ def test_peaks_by_columns():
     assert "cannot be told" in found.build_evidence
     with pytest.raises(InputError, match="none of 2 regions tells its place"):
         resolve(table("atac", ["p1", "p2"]), gene_table("human"))
+
+
+@pytest.mark.parametrize(("build", "species"), [("mm10", "human"), ("hg38", "mouse")])
+def test_regions_of_another_species_are_refused(build, species):
+    with pytest.raises(InputError, match=rf"a\.h5ad: the regions are of GRC.* {species} ones .*--species") as error:
+        resolve(table("atac", ["chr1:100-200", "chr1:300-400"]), gene_table(species), build)
+    assert "\n" not in str(error.value)
 
 
 def test_methylation_of_genes():
