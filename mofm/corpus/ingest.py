@@ -5,9 +5,10 @@ the same command, goes on where it was, and ends in the same bytes as one that r
 committed together. Choices and their cost:
 
 - Inputs are opened twice, to be checked and to be read, so that memory holds one at a time however many there are.
+  Their names are resolved twice (some seconds for 200,000 peaks), so that a file of another species is told at once.
   Where counts are recovered from log1p-normalised values, the check is a pass over the matrix, and made twice.
 - Every byte of an input is read once more for the digest, about a second a gigabyte.
-- Names are resolved and columns of one gene summed on the way in, once, rather than in every epoch.
+- Columns of one gene are summed on the way in, rather than in every epoch.
 - Several inputs are prepared at once, in processes (`prepare.py`), and committed in the order given: the bytes of the
   corpus do not depend on how many.
 """
@@ -72,6 +73,7 @@ def ingest(
     counts_from: str | None = None,
     recover_counts: bool = False,
     species: str = "human",
+    orthologs: Path | None = None,
     names: Sequence[str] | None = None,
     modality: Modality | None = None,
     build: str | None = None,
@@ -90,6 +92,7 @@ def ingest(
       out: folder of the corpus.
       counts_from, recover_counts, modality, peaks, tile_width, barcodes, min_fragments: see `Reading`; for all inputs.
       species: whose gene table resolves the names; one a corpus.
+      orthologs: table through which genes of another species become its genes, for all inputs.
       names: of the datasets, one for each input; the files' names without suffix where None.
       build: genome build of regions; None finds it by evidence.
       unpaired: modalities of a file that share no cell names are of different cells.
@@ -107,7 +110,7 @@ def ingest(
     """
     root, paths, table = Path(out), [Path(path) for path in inputs], gene_table(species)
     reading = Reading(modality, counts_from, recover_counts, peaks, tile_width, barcodes, min_fragments)
-    options = Options(reading, build, unpaired)
+    options = Options(reading, build, unpaired, orthologs)
     if not paths:
         raise InputError("nothing to ingest; name one or more files")
     if jobs < 1:
@@ -118,7 +121,8 @@ def ingest(
     with staging_folder(root) as staging:
         manifest = read_manifest(root) or Manifest(_mofm_version(), species, table.version)
         _check_same_table(root, manifest, table)
-        checked = [check_input(path, name, manifest, options) for path, name in zip(paths, store_names, strict=True)]
+        named = zip(paths, store_names, strict=True)
+        checked = [check_input(path, name, manifest, options, table) for path, name in named]
         new = _new_among(checked, manifest, options)
         report = _reporter(on_progress, new, checked)
         ready = prepare_all(new, species, options, staging, jobs, report)

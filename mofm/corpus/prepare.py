@@ -25,14 +25,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mofm.corpus.inputs import Input, Options
+from mofm.corpus.inputs import Input, Options, resolutions
 from mofm.corpus.manifest import StoreEntry
 from mofm.corpus.tables import make_table, text_column, writable_obs
 from mofm.corpus.writer import write_store
 from mofm.errors import InputError
 from mofm.omics.features import merge_columns
 from mofm.omics.genome import gene_table
-from mofm.omics.identity import Resolution, resolve
+from mofm.omics.identity import Resolution
 from mofm.omics.merge import ColumnMerger, CountOverflowError
 from mofm.omics.pairing import Part, pair, part_name
 from mofm.omics.readers import Tables, open_tables
@@ -66,9 +66,8 @@ def prepare(file: Input, species: str, options: Options, folder: Path, report: R
       InputError: the input cannot be used, or changed while it was read.
       OSError: the disk is full or fails.
     """
-    genes = gene_table(species)
     with open_tables(file.path, options.reading) as tables:
-        resolved = {table.modality: resolve(table, genes, options.build) for table in tables}
+        resolved = resolutions(tables, options, gene_table(species))
         parts = pair(tables, unpaired=options.unpaired)
         counter = _Counter(report, sum(part.n_cells * len(part.modalities) for part in parts))
         prepared = []
@@ -148,7 +147,7 @@ def _write(
         resolution=resolution.summary(),
         left_out=tables.left_out,
         obs_converted=converted,
-        notes=list(table.notes),
+        notes=[*table.notes, *resolution.notes],
     )
     return Prepared(
         entry, folder, _var(whole.var.index, resolution, ids, column_to_unique), time.perf_counter() - begin

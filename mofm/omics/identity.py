@@ -1,14 +1,16 @@
 """The identity of a table's features, whatever its modality: genes, antibodies or regions of a genome build."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
-from mofm.omics.features import resolve_var
+from mofm.omics.features import names_in, resolve_var
 from mofm.omics.genome import GeneTable
 from mofm.omics.modalities import region_share
+from mofm.omics.orthologs import Orthologs, check_species, resolve_through
 from mofm.omics.proteins import ProteinResolution, resolve_proteins
 from mofm.omics.regions import check_build, require_places, resolve_regions, with_build
 from mofm.omics.table import CountTable
@@ -30,6 +32,7 @@ class Resolution:
       build: the genome build of the places; None for genes and antibodies, or where it is not known.
       build_evidence: how that is known, in one sentence.
       counted: names, each `how`, names merged into another, and more, for a manifest.
+      notes: what else a person is to be told, a line each.
     """
 
     ids: list[str]
@@ -39,13 +42,16 @@ class Resolution:
     build: str | None
     build_evidence: str
     counted: dict[str, int | dict[str, int]]
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, int | dict[str, int]]:
         """Counts for a manifest."""
         return self.counted
 
 
-def resolve(table: CountTable, genes: GeneTable, build: str | None = None) -> Resolution:
+def resolve(
+    table: CountTable, genes: GeneTable, build: str | None = None, orthologs: Orthologs | None = None
+) -> Resolution:
     """The identities of a table's features.
 
     RNA is genes, ATAC is regions. Antibodies are named by the index, or by their ids where more of these are known.
@@ -54,16 +60,28 @@ def resolve(table: CountTable, genes: GeneTable, build: str | None = None) -> Re
     Args:
       genes: of the species.
       build: of the regions, by any of its names; None finds it by evidence.
+      orthologs: through which genes of another species become genes of this one. Antibodies and regions do not ask them.
 
     Raises:
-      InputError: regions tell no place, are not of the build that was given, or are of another species.
+      InputError: genes or regions are of another species, or regions tell no place or are not of the build given.
     """
     if table.modality == "atac" or (table.modality == "methylation" and region_share(table.var.index) > 0.5):
         return _regions(table, genes, build)
     if table.modality == "adt":
-        return _proteins(table.var, genes)
-    features_from, found = resolve_var(table.var, genes)
-    return Resolution(found.ids, found.symbols, found.how, features_from, None, "", found.summary())
+        return _proteins(table.var, genes, orthologs)
+    return _genes(table, genes, orthologs)
+
+
+def _genes(table: CountTable, genes: GeneTable, orthologs: Orthologs | None) -> Resolution:
+    if orthologs is None:
+        features_from, found = resolve_var(table.var, genes)
+        if 2 * np.count_nonzero(found.how == "unresolved") > len(found.how):
+            for _, names in names_in(table.var):
+                check_species(names, genes, table.where)
+        return Resolution(found.ids, found.symbols, found.how, features_from, None, "", found.summary())
+    features_from, found = resolve_var(table.var, genes, functools.partial(resolve_through, orthologs=orthologs))
+    counted = found.summary() | {"orthologs": orthologs.summary()}
+    return Resolution(found.ids, found.symbols, found.how, features_from, None, "", counted, (orthologs.note(found),))
 
 
 def _regions(table: CountTable, genes: GeneTable, build: str | None) -> Resolution:
@@ -80,12 +98,13 @@ def _regions(table: CountTable, genes: GeneTable, build: str | None) -> Resoluti
     return Resolution(ids, found.symbols, found.how, "var_names", evidence.build, evidence.sentence, found.summary())
 
 
-def _proteins(var: pd.DataFrame, genes: GeneTable) -> Resolution:
+def _proteins(var: pd.DataFrame, genes: GeneTable, orthologs: Orthologs | None) -> Resolution:
     named = {"var_names": resolve_proteins(list(var.index), genes)}
     if ID_COLUMN in var:
         named[ID_COLUMN] = resolve_proteins(var[ID_COLUMN].astype(str).tolist(), genes)
     source, found = max(named.items(), key=lambda item: _known(item[1]))
-    return Resolution(found.ids, found.symbols, found.how, source, None, "", found.summary())
+    notes = () if orthologs is None else (f"antibodies are read as {genes.species} ones, not through the orthologs",)
+    return Resolution(found.ids, found.symbols, found.how, source, None, "", found.summary(), notes)
 
 
 def _known(found: ProteinResolution) -> int:

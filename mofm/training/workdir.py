@@ -1,6 +1,6 @@
 """What lies in a run's directory, and who may go on with it.
 
-    workdir/config.json     the config, and the fingerprint of the corpus
+    workdir/config.json     the config, and of the corpus its fingerprint, its species and its version of the gene table
     workdir/genes.parquet   the model's gene table: columns id, symbol
     workdir/start.npz       the mean predictors and the linear model that it began from, and what its features are
     workdir/checkpoints/    Orbax
@@ -20,22 +20,25 @@ import pandas as pd
 
 from mofm.axes import MODALITIES
 from mofm.batch import FeatureSpace
+from mofm.corpus.datasets import Corpus
 from mofm.errors import InputError
 from mofm.files import written_whole
+from mofm.omics.features import species_of
 from mofm.training.components import Components, Profile
 from mofm.training.config import Config, from_dict
 from mofm.training.null import NullModel
 from mofm.training.state import Start
 
 
-def open_workdir(workdir: Path, config: Config, corpus_digest: str, genes: pd.DataFrame) -> None:
+def open_workdir(workdir: Path, config: Config, corpus: Corpus, genes: pd.DataFrame) -> None:
     """Make the directory of a new run, or check that an existing one is of this config and corpus.
 
     Raises:
       InputError: it holds another run; the keys that differ are named with both values.
     """
     path = workdir / "config.json"
-    record = {"config": config.to_dict(), "science": config.science(), "corpus_digest": corpus_digest}
+    record = {"config": config.to_dict(), "science": config.science(), "corpus_digest": corpus.digest}
+    record |= {"species": corpus.manifest.species, "gene_table": corpus.manifest.gene_table}
     if path.exists():
         differing = _differences(_read_json(path), json.loads(json.dumps(record)))
         if differing:
@@ -59,6 +62,12 @@ def read_config(workdir: Path) -> Config:
     if not path.exists():
         raise InputError(f"{workdir}: not a trained model (no config.json); give the --workdir of a `mofm train` run")
     return from_dict(Config, _read_json(path)["config"])
+
+
+def read_species(workdir: Path) -> str:
+    """The species of the corpus that the model was trained on; of a run that does not say, that of most of its genes."""
+    said = _read_json(workdir / "config.json").get("species")
+    return said or next(iter(species_of(read_genes(workdir)["id"])))
 
 
 def read_genes(workdir: Path) -> pd.DataFrame:
