@@ -24,8 +24,11 @@ UNKNOWN_SHOWN = 20
 """So many unknown names are listed."""
 
 
-def inspect(path: Path, reading: Reading | None = None) -> dict:
+def inspect(path: Path, reading: Reading | None = None, species: str | None = None) -> dict:
     """A JSON-able report with "usable" and "why" on top; of files, "features" tells how those of each modality resolve.
+
+    Args:
+      species: whose gene table resolves them, as `gene_table` takes it; None for the bundled one that fits best.
 
     Raises:
       InputError: nothing is there, or it is neither a file of a known layout nor a corpus.
@@ -35,7 +38,7 @@ def inspect(path: Path, reading: Reading | None = None) -> dict:
     report = describe(path, reading)
     if report["usable"] and report["kind"] != "fragments":
         try:
-            report["features"] = _resolutions(path, reading or Reading())
+            report["features"] = _resolutions(path, reading or Reading(), species)
         except InputError as error:
             report |= {"usable": False, "why": str(error)}
     return report
@@ -70,14 +73,14 @@ def _inspect_corpus(path: Path) -> dict:
     }
 
 
-def _resolutions(path: Path, reading: Reading) -> dict[str, dict]:
-    """How the features of each modality resolve, under the species that most of the genes belong to."""
+def _resolutions(path: Path, reading: Reading, species: str | None) -> dict[str, dict]:
+    """How the features of each modality resolve, under `species` or that which most of the genes belong to."""
     with open_tables(path, reading) as tables:
-        species = _species(tables)
-        resolved = {table.modality: (table, resolve(table, gene_table(species))) for table in tables}
+        genes = gene_table(species or _species(tables))
+        resolved = {table.modality: (table, resolve(table, genes)) for table in tables}
         return {
             modality: {
-                "species": species,
+                "species": genes.species,
                 "names_from": found.features_from,
                 "build": found.build,
                 "build_evidence": found.build_evidence,

@@ -21,8 +21,8 @@ import pandas as pd
 
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import FeatureSpace, Spaces
-from mofm.corpus.store import Corpus
-from mofm.omics.genome import GeneTable, gene_table
+from mofm.corpus.store import Corpus, read_gene_table_of
+from mofm.omics.genome import GeneTable, in_build
 from mofm.omics.links import FEATURES, link_regions
 from mofm.omics.proteins import resolve_proteins
 from mofm.omics.regions import RegionResolution, builds_of, resolve_regions
@@ -55,7 +55,7 @@ def corpus_spaces(corpus: Corpus) -> tuple[pd.DataFrame, Spaces]:
     Raises:
       InputError: regions of a build in which the species' genes are not placed.
     """
-    table = gene_table(corpus.manifest.species)
+    table = read_gene_table_of(corpus.path, corpus.manifest)
     of = {modality: corpus.features[corpus.features["modality"] == modality] for modality in MODALITIES}
     found = {
         modality: identities(modality, features["id"].tolist(), table)
@@ -136,7 +136,7 @@ def _of_regions(regions: RegionResolution, build_F: np.ndarray, table: GeneTable
     for code, build in enumerate(builds):
         rows = np.flatnonzero(codes_F == code)
         chrom, start, end = regions.chrom[rows], regions.start[rows], regions.end[rows]
-        placed = gene_table(table.species, build) if build else table
+        placed = in_build(table, build or None)
         links = link_regions(chrom, start, end, placed, top=LINKS)
         place_FP[rows] = links.features
         parts.append((rows[links.region], links.gene, links.weight))

@@ -23,7 +23,7 @@ def add(verbs) -> None:
     verb.add_argument("--names", nargs="+", metavar="NAME", help="names of the datasets (default: the files' names)")
     add_counts_options(verb)
     add_reading_options(verb)
-    add_names_options(verb, "human")
+    add_names_options(verb, "the corpus's; human for a new one")
     verb.add_argument(
         "--unpaired", action="store_true", help="modalities that share no cell names are of different cells"
     )

@@ -33,9 +33,18 @@ def add_counts_options(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_species_option(verb: argparse.ArgumentParser, default: str) -> None:
+    """Whose gene table; `default` says which without it."""
+    verb.add_argument(
+        "--species",
+        help="whose gene table resolves the names: human, mouse, or a FILE.parquet that `python -m "
+        f"mofm.omics.build_gene_table` made of a GTF (default: {default})",
+    )
+
+
 def add_names_options(verb: argparse.ArgumentParser, species: str) -> None:
     """Whose features they are, of which genome; `species` says the default."""
-    verb.add_argument("--species", help=f"whose gene table resolves the names (default: {species})")
+    add_species_option(verb, species)
     verb.add_argument(
         "--orthologs",
         type=Path,

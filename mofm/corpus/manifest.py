@@ -4,6 +4,7 @@ A corpus is a directory:
 
     manifest.json         this file; written last, so what it does not name is not in the corpus
     features.parquet      the feature table (id, symbol, modality); the row number is the identity in a model
+    gene_table.parquet    the gene table that named its features, where that is none that mofm ships
     stores/NAME.rna.zarr  an AnnData store of one dataset and modality
 
 A dataset is the stores of one name, one a modality: they hold the same cells in the same order, so that a cell's
@@ -32,6 +33,7 @@ from mofm.errors import InputError
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 FEATURES = "features.parquet"
+GENE_TABLE = "gene_table.parquet"
 
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -59,8 +59,11 @@ class Prepared(NamedTuple):
     seconds: float
 
 
-def prepare(file: Input, species: str, options: Options, folder: Path, report: Report) -> list[Prepared]:
+def prepare(file: Input, species: str | Path, options: Options, folder: Path, report: Report) -> list[Prepared]:
     """The stores of one input, written below `folder`.
+
+    Args:
+      species: what `gene_table` knows the corpus's gene table by.
 
     Raises:
       InputError: the input cannot be used, or changed while it was read.
@@ -180,7 +183,7 @@ def _var(names: Sequence[str], resolution: Resolution, ids: list[str], column_to
 
 def prepare_all(
     files: Sequence[Input],
-    species: str,
+    species: str | Path,
     options: Options,
     staging: Path,
     jobs: int,
@@ -244,7 +247,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(number: int, file: Input, species: str, options: Options, folder: Path) -> list[Prepared]:
+def _work(number: int, file: Input, species: str | Path, options: Options, folder: Path) -> list[Prepared]:
     def report(done: int, total: int) -> None:
         if _stop.is_set():
             raise _StoppedError

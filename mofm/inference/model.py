@@ -24,7 +24,7 @@ from mofm.errors import InputError
 from mofm.inference.matching import Matching, match, merged
 from mofm.nn import model
 from mofm.nn.model import ModelSpec, Params
-from mofm.omics.genome import gene_table
+from mofm.omics.genome import GeneTable, gene_table
 from mofm.omics.orthologs import read_orthologs
 from mofm.omics.readers import Reading, open_tables
 from mofm.omics.rows import CountRows, take_cells
@@ -66,7 +66,7 @@ class Options:
     """How to embed.
 
     Attributes:
-      species: whose gene table resolves the file's names; None for that of the model.
+      species: whose gene table resolves the file's names, as `gene_table` takes it; None for the model's own.
       orthologs: table through which genes of another species become genes of it (see `omics/orthologs.py`).
       build: genome build of its regions, by any of its names; None finds it by their places.
       batch_size: cells at a time; changes speed and memory, not the result.
@@ -74,7 +74,7 @@ class Options:
       quiet: no progress on stderr.
     """
 
-    species: str | None = None
+    species: str | Path | None = None
     orthologs: str | Path | None = None
     build: str | None = None
     batch_size: int = 64
@@ -93,7 +93,7 @@ class PretrainedModel:
 
     Attributes:
       genes: columns id, symbol: what the rows of the gene table stand for.
-      species: whose genes they are.
+      named_by: the gene table of the training corpus's species.
     """
 
     workdir: Path
@@ -102,7 +102,7 @@ class PretrainedModel:
     spec: ModelSpec
     params: Params
     genes: pd.DataFrame
-    species: str
+    named_by: GeneTable
 
     def embed(self, path: str | Path, reading: Reading = RNA, **options) -> Embedding:
         """Embed the cells of a file in one modality, RNA unless `reading` says another.
@@ -120,7 +120,7 @@ class PretrainedModel:
     def embed_all(self, path: str | Path, reading: Reading = EVERYTHING, **options) -> dict[Modality, Embedding]:
         """Embed the cells of a file in each of its modalities; see `embed`."""
         chosen = Options(**options)
-        species = gene_table(chosen.species or self.species)
+        species = gene_table(chosen.species) if chosen.species else self.named_by
         orthologs = None if chosen.orthologs is None else read_orthologs(chosen.orthologs, species)
         with open_tables(path, reading) as tables:
             matchings = [match(table, self.genes, species, chosen.build, orthologs) for table in tables]
@@ -212,7 +212,7 @@ def load(workdir: str | Path, *, step: int | None = None) -> PretrainedModel:
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
     params = checkpoints.restore_params(step, abstract)
     checkpoints.close()
-    return PretrainedModel(workdir, step, config, spec, params, genes, workdirs.read_species(workdir))
+    return PretrainedModel(workdir, step, config, spec, params, genes, workdirs.read_gene_table(workdir))
 
 
 def _counts_known(rows: CountRows, rows_F: np.ndarray) -> np.ndarray:

@@ -7,12 +7,20 @@ import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
+from mofm.omics.assemblies import SPECIES
 from mofm.omics.features import names_in, resolve_var
 from mofm.omics.genome import GeneTable
 from mofm.omics.modalities import region_share
 from mofm.omics.orthologs import Orthologs, check_species, resolve_through
 from mofm.omics.proteins import ProteinResolution, resolve_proteins
-from mofm.omics.regions import check_build, require_places, resolve_regions, with_build
+from mofm.omics.regions import (
+    BuildEvidence,
+    RegionResolution,
+    check_build,
+    require_places,
+    resolve_regions,
+    with_build,
+)
 from mofm.omics.table import CountTable
 
 ID_COLUMN = "gene_ids"
@@ -87,7 +95,7 @@ def _genes(table: CountTable, genes: GeneTable, orthologs: Orthologs | None) -> 
 def _regions(table: CountTable, genes: GeneTable, build: str | None) -> Resolution:
     found = resolve_regions(table.var.index, table.var)
     require_places(found, table.where)
-    evidence = check_build(found, build, table.where)
+    evidence = _build_evidence(found, genes, build, table.where)
     if evidence.species not in (None, genes.species):
         raise InputError(
             f"{table.where}: the regions are of {evidence.build}, a {evidence.species} genome, and {genes.species} ones "
@@ -96,6 +104,14 @@ def _regions(table: CountTable, genes: GeneTable, build: str | None) -> Resoluti
         )
     ids = with_build(found, evidence.build)
     return Resolution(ids, found.symbols, found.how, "var_names", evidence.build, evidence.sentence, found.summary())
+
+
+def _build_evidence(found: RegionResolution, genes: GeneTable, build: str | None, where: str) -> BuildEvidence:
+    """The build of regions; of a species whose builds mofm does not know, that of its genes is taken for granted."""
+    if build is None and genes.species not in SPECIES.values():
+        sentence = f"the regions are taken to be of the build of the {genes.species} genes, {genes.release}"
+        return BuildEvidence(None, False, sentence, {})
+    return check_build(found, build, where)
 
 
 def _proteins(var: pd.DataFrame, genes: GeneTable, orthologs: Orthologs | None) -> Resolution:

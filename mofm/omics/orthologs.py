@@ -128,11 +128,15 @@ def check_species(names: Sequence[str], table: GeneTable, where: str) -> None:
     Another species' they are when at least half of `names` (of an evenly spaced 2,000) are its ids or symbols, and more
     than twice as many as are the table's.
     """
-    if table.species not in bundled_species() or not len(names):
+    if not len(names):
         return
-    shares = species_of(names[place] for place in np.unique(np.linspace(0, len(names) - 1, _SAMPLED).astype(int)))
+    sampled = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, _SAMPLED).astype(int))]
+    shares = species_of(sampled)
     likeliest = next(iter(shares))
-    if likeliest != table.species and shares[likeliest] >= 0.5 and shares[likeliest] > 2 * shares[table.species]:
+    own = shares.get(
+        table.species, np.mean([name in table.row_of_id or name in table.row_of_symbol for name in sampled])
+    )
+    if likeliest != table.species and shares[likeliest] >= 0.5 and shares[likeliest] > 2 * own:
         raise InputError(
             f"{where}: {shares[likeliest]:.0%} of the genes are {likeliest} genes (first: {str(names[0])!r}), and "
             f"{table.species} ones are expected; give a table of orthologs with --orthologs TABLE, or use --species "

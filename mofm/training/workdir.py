@@ -2,6 +2,7 @@
 
     workdir/config.json     the config, and of the corpus its fingerprint, its species and its version of the gene table
     workdir/genes.parquet   the model's gene table: columns id, symbol
+    workdir/gene_table.parquet  the species', where the corpus has one of its own
     workdir/start.npz       the mean predictors and the linear model that it began from, and what its features are
     workdir/checkpoints/    Orbax
     workdir/metrics.jsonl   and tensorboard/
@@ -21,9 +22,12 @@ import pandas as pd
 from mofm.axes import MODALITIES
 from mofm.batch import FeatureSpace
 from mofm.corpus.datasets import Corpus
+from mofm.corpus.manifest import GENE_TABLE
+from mofm.corpus.store import read_file
 from mofm.errors import InputError
 from mofm.files import written_whole
 from mofm.omics.features import species_of
+from mofm.omics.genome import GeneTable, gene_table
 from mofm.training.components import Components, Profile
 from mofm.training.config import Config, from_dict
 from mofm.training.null import NullModel
@@ -47,11 +51,17 @@ def open_workdir(workdir: Path, config: Config, corpus: Corpus, genes: pd.DataFr
                 "Give another --workdir, or the config it began with"
             )
         return
-    begun = ("genes.parquet", f".{path.name}.*.tmp")  # all that a start cut short (a full disk) can have left
+    begun = (
+        "genes.parquet",
+        GENE_TABLE,
+        f".{path.name}.*.tmp",
+    )  # all that a start cut short (a full disk) can have left
     if workdir.exists() and not all(any(map(item.match, begun)) for item in workdir.iterdir()):
         raise InputError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     genes.to_parquet(workdir / "genes.parquet")
+    if (table := read_file(corpus.path, GENE_TABLE)) is not None:
+        (workdir / GENE_TABLE).write_bytes(table)
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -64,10 +74,12 @@ def read_config(workdir: Path) -> Config:
     return from_dict(Config, _read_json(path)["config"])
 
 
-def read_species(workdir: Path) -> str:
-    """The species of the corpus that the model was trained on; of a run that does not say, that of most of its genes."""
+def read_gene_table(workdir: Path) -> GeneTable:
+    """The gene table of the corpus that the model was trained on; of a run that does not say, of most genes' species."""
+    if (workdir / GENE_TABLE).exists():
+        return gene_table(workdir / GENE_TABLE)
     said = _read_json(workdir / "config.json").get("species")
-    return said or next(iter(species_of(read_genes(workdir)["id"])))
+    return gene_table(said or next(iter(species_of(read_genes(workdir)["id"]))))
 
 
 def read_genes(workdir: Path) -> pd.DataFrame:

@@ -447,7 +447,7 @@ POINTS = {
     "the store is half on disk": ("os.fsync", 20, "before", 0),
     "the store is complete": ("mofm.corpus.ingest.commit", 1, "before", 0),
     "the store is in place": ("mofm.corpus.staging._sync_folder", 1, "before", 0),
-    "the feature table is in place": ("mofm.corpus.staging._replace_file", 1, "after", 0),
+    "the feature table is in place": ("mofm.corpus.staging.replace_file", 1, "after", 0),
     "the manifest is in place": ("mofm.corpus.staging._sync_folder", 3, "before", 1),
     "the longer feature table is in place": ("mofm.corpus.staging._sync_folder", 5, "before", 1),
     "all is done but the cleaning": ("mofm.corpus.ingest.commit", 2, "after", 2),

@@ -381,7 +381,7 @@ PLACES = {
     "the second store": "mofm.corpus.prepare._var",
     "a rename": "os.rename",
     "the feature table": "mofm.corpus.staging.features_to_bytes",
-    "the manifest": "mofm.corpus.staging._replace_file",
+    "the manifest": "mofm.corpus.staging.replace_file",
 }
 
 
