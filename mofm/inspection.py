@@ -14,7 +14,7 @@ from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.omics.choice import FEATURES
 from mofm.omics.describe import describe
-from mofm.omics.features import species_of
+from mofm.omics.features import names_in, species_of
 from mofm.omics.genome import bundled_species, gene_table
 from mofm.omics.identity import resolve
 from mofm.omics.readers import Reading, Tables, open_tables
@@ -96,9 +96,9 @@ def _resolutions(path: Path, reading: Reading, species: str | None) -> dict[str,
 def _species(tables: Tables) -> str:
     """That of most gene names; where there are none, that of the regions' build; human where nothing tells."""
     var = {table.modality: table.var for table in tables}
-    named = next((var[modality].index for modality in ("rna", "adt") if modality in var), [])
-    shares = species_of(list(named))
-    if not len(named) and "atac" in var:
+    named = next((names_in(var[modality]) for modality in ("rna", "adt") if modality in var), [])
+    shares = species_of(name for _, names in named for name in names)
+    if not named and "atac" in var:
         return find_build(resolve_regions(var["atac"].index, var["atac"])).species or "human"
     return max(bundled_species(), key=lambda name: (shares.get(name, 0.0), name == "human"))
 

@@ -97,6 +97,10 @@ def test_mouse_is_known_as_mouse(make_cells, tmp_path):
     adata.write_h5ad(tmp_path / "mouse.h5ad")
     genes = inspect(tmp_path / "mouse.h5ad")["features"]["rna"]
     assert (genes["species"], genes["ensembl"], genes["unresolved"]) == ("mouse", 100, 0)
+    adata.var["gene_ids"], adata.var_names = list(adata.var_names), [f"row{place}" for place in range(100)]
+    adata.write_h5ad(tmp_path / "column.h5ad")
+    genes = inspect(tmp_path / "column.h5ad")["features"]["rna"]
+    assert (genes["species"], genes["names_from"], genes["unresolved"]) == ("mouse", "gene_ids", 0)
 
 
 def test_a_file_of_logs_alone(make_cells, tmp_path, narrow):

@@ -140,7 +140,7 @@ def check_species(names: Sequence[str], table: GeneTable, where: str) -> None:
         raise InputError(
             f"{where}: {shares[likeliest]:.0%} of the genes are {likeliest} genes (first: {str(names[0])!r}), and "
             f"{table.species} ones are expected; give a table of orthologs with --orthologs TABLE, or use --species "
-            f"{likeliest}"
+            f"{likeliest} with a corpus or model of that species"
         )
 
 

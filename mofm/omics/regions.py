@@ -183,8 +183,8 @@ def check_build(regions: RegionResolution, build: str | None, where: str) -> Bui
       build: any name of a build, as a person gave it; None to find it.
 
     Returns:
-      The evidence; its `build` is None where none was given and the regions do not tell: such regions must not be
-      linked to genes.
+      The evidence; its `build` is None where none was given and the regions do not tell: such regions are taken to be
+      of the build of the gene table.
 
     Raises:
       InputError: the name is unknown, or the regions are not of the build that was given.
