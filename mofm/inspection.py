@@ -12,13 +12,14 @@ from mofm.corpus.ingest import IngestResult
 from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
+from mofm.omics.assemblies import SPECIES
 from mofm.omics.choice import FEATURES
 from mofm.omics.describe import describe
 from mofm.omics.features import names_in, species_of
 from mofm.omics.genome import bundled_species, gene_table
 from mofm.omics.identity import resolve
 from mofm.omics.readers import Reading, Tables, open_tables
-from mofm.omics.regions import find_build, resolve_regions
+from mofm.omics.regions import build_told, find_build, resolve_regions
 
 UNKNOWN_SHOWN = 20
 """So many unknown names are listed."""
@@ -95,11 +96,13 @@ def _resolutions(path: Path, reading: Reading, species: str | None) -> dict[str,
 
 def _species(tables: Tables) -> str:
     """That of most gene names; where there are none, that of the regions' build; human where nothing tells."""
-    var = {table.modality: table.var for table in tables}
-    named = next((names_in(var[modality]) for modality in ("rna", "adt") if modality in var), [])
+    of = {table.modality: table for table in tables}
+    named = next((names_in(of[modality].var) for modality in ("rna", "adt") if modality in of), [])
     shares = species_of(name for _, names in named for name in names)
-    if not named and "atac" in var:
-        return find_build(resolve_regions(var["atac"].index, var["atac"])).species or "human"
+    if not named and "atac" in of:
+        var = of["atac"].var
+        told = build_told(var.index, of["atac"].where) or find_build(resolve_regions(var.index, var)).build
+        return SPECIES.get(told, "human")
     return max(bundled_species(), key=lambda name: (shares.get(name, 0.0), name == "human"))
 
 

@@ -263,10 +263,12 @@ def test_the_table_of_several_omics_is_readable(multimodal, tmp_path, narrow):
 
 def test_mouse_peaks_alone_are_known_as_mouse(tmp_path):
     ends = [f"{chrom}:{size - 500}-{size}" for chrom, size in chromosome_sizes("GRCm38").items() if len(chrom) < 6]
-    ad.AnnData(np.ones((5, len(ends)), np.float32), var=pd.DataFrame(index=ends)).write_h5ad(tmp_path / "peaks.h5ad")
-    report = inspect(tmp_path / "peaks.h5ad", Reading(modality="atac"))
-    assert report["usable"], report["why"]
-    assert (report["features"]["atac"]["species"], report["features"]["atac"]["build"]) == ("mouse", "GRCm38")
+    for names in (ends, ["mm10_chr1:5-9", "mm10_chr2:5-9"]):  # by their places, or by their names
+        peaks = ad.AnnData(np.ones((5, len(names)), np.float32), var=pd.DataFrame(index=names))
+        peaks.write_h5ad(tmp_path / "peaks.h5ad")
+        report = inspect(tmp_path / "peaks.h5ad", Reading(modality="atac"))
+        assert report["usable"], report["why"]
+        assert (report["features"]["atac"]["species"], report["features"]["atac"]["build"]) == ("mouse", "GRCm38")
 
 
 def test_peaks_without_places_are_not_usable(multimodal, tmp_path):

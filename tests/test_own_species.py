@@ -117,6 +117,22 @@ def test_a_model_embeds_its_species_without_an_option(folder, table, model, tmp_
         hidden.rename(folder / "corpus")
 
 
+def test_processes_find_the_table_in_the_corpus(folder, table, tmp_path):
+    files = (folder / "rna.h5ad", folder / "ids.h5ad")
+    for jobs in ("1", "2"):
+        run("ingest", *files, tmp_path / jobs, "--species", table, "--jobs", jobs)
+    one, two = (
+        {
+            path.relative_to(tmp_path / jobs): path.read_bytes()
+            for path in (tmp_path / jobs).rglob("*")
+            if path.is_file()
+        }
+        for jobs in ("1", "2")
+    )
+    assert one == two
+    assert len(open_corpus(tmp_path / "2").features) == GENES
+
+
 def test_inspect_by_a_table(folder, table, capsys):
     run("inspect", "--json", folder / "rna.h5ad", "--modality", "rna", "--species", table)
     features = json.loads(capsys.readouterr().out)["features"]["rna"]

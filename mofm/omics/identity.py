@@ -16,6 +16,7 @@ from mofm.omics.proteins import ProteinResolution, resolve_proteins
 from mofm.omics.regions import (
     BuildEvidence,
     RegionResolution,
+    build_told,
     check_build,
     require_places,
     resolve_regions,
@@ -67,7 +68,7 @@ def resolve(
 
     Args:
       genes: of the species.
-      build: of the regions, by any of its names; None finds it by evidence.
+      build: of the regions, by any of its names; None takes it from their names or finds it by evidence.
       orthologs: through which genes of another species become genes of this one. Antibodies and regions do not ask them.
 
     Raises:
@@ -95,7 +96,8 @@ def _genes(table: CountTable, genes: GeneTable, orthologs: Orthologs | None) -> 
 def _regions(table: CountTable, genes: GeneTable, build: str | None) -> Resolution:
     found = resolve_regions(table.var.index, table.var)
     require_places(found, table.where)
-    evidence = _build_evidence(found, genes, build, table.where)
+    told = build_told(table.var.index, table.where)
+    evidence = _build_evidence(found, genes, build or told, table.where)
     if evidence.species not in (None, genes.species):
         raise InputError(
             f"{table.where}: the regions are of {evidence.build}, a {evidence.species} genome, and {genes.species} ones "

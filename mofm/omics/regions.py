@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
-from mofm.omics.assemblies import NEAR, SPECIES, Tally, build_name, chromosome_name, tally
+from mofm.omics.assemblies import ALIASES, NEAR, SPECIES, Tally, build_name, chromosome_name, tally
 from mofm.omics.resolution import ResolvedNames
 
 RULES = {
@@ -49,6 +49,7 @@ _NAME = (
     r"(?P<chrom>[A-Za-z0-9._*]*[A-Za-z0-9*])[:_-](?P<start>-?\d[\d,]*)(?:-|_|\.\.)(?P<end>\d[\d,]*)$"
 )
 _DOTTED = r"^(?P<chrom>chr\w+?|\d{1,2}|[XYM]|MT)\.(?P<start>\d+)\.(?P<end>\d+)$"
+_TOLD = rf"^({'|'.join([*SPECIES, *ALIASES])})_+"
 _OF_BUILD = rf"^({'|'.join(SPECIES)})_"
 _LARGEST = 2**31 - 1
 
@@ -143,6 +144,21 @@ def with_build(regions: RegionResolution, build: str | None) -> list[str]:
 def builds_of(ids: Sequence[str]) -> np.ndarray:
     """object[N] of str: the build that `with_build` put before each of `ids`, "" where there is none."""
     return pd.Series(list(ids), dtype=object).str.extract(_OF_BUILD, expand=False).fillna("").to_numpy(object)
+
+
+def build_told(names: Sequence[str], where: str) -> str | None:
+    """The build that names themselves tell, as 10x Genomics writes "GRCh38_chr1:100-200"; None where none does.
+
+    Raises:
+      InputError: they tell several, and the same place in each would be taken for one.
+    """
+    told = pd.Series([str(name) for name in names], dtype=object).str.extract(_TOLD, expand=False).dropna()
+    builds = sorted({build_name(name) for name in told.unique()})
+    if len(builds) > 1:
+        raise InputError(
+            f"{where}: holds regions of {' and '.join(builds)}, by their names; write those of each to a file of its own"
+        )
+    return builds[0] if builds else None
 
 
 def require_places(regions: RegionResolution, where: str) -> None:

@@ -48,6 +48,17 @@ def test_peaks_by_columns():
         resolve(table("atac", ["p1", "p2"]), gene_table("human"))
 
 
+def test_names_of_regions_tell_their_build():
+    names = ["GRCh37_chr1:100-200", "GRCh37_chr1:300-400"]
+    found = resolve(table("atac", names), gene_table("human"))
+    assert (found.build, found.ids) == ("GRCh37", names)
+    assert resolve(table("atac", names), gene_table("human"), "hg38").build == "GRCh38"  # a person knows better
+    with pytest.raises(InputError, match="the regions are of GRCm38, a mouse genome, and human ones"):
+        resolve(table("atac", ["mm10_chr1:100-200"]), gene_table("human"))
+    with pytest.raises(InputError, match=r"a\.h5ad: holds regions of GRCh38 and GRCm38, .* to a file of its own"):
+        resolve(table("atac", ["hg38_chr1:100-200", "mm10___chr1:100-200"]), gene_table("human"), "hg38")
+
+
 @pytest.mark.parametrize(("build", "species"), [("mm10", "human"), ("hg38", "mouse")])
 def test_regions_of_another_species_are_refused(build, species):
     with pytest.raises(InputError, match=rf"a\.h5ad: the regions are of GRC.* {species} ones .*--species") as error:
