@@ -12,19 +12,24 @@ from mofm.corpus.ingest import IngestResult
 from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
+from mofm.omics.assemblies import SPECIES
 from mofm.omics.choice import FEATURES
 from mofm.omics.describe import describe
-from mofm.omics.features import species_of
+from mofm.omics.features import names_in, species_of
 from mofm.omics.genome import bundled_species, gene_table
 from mofm.omics.identity import resolve
 from mofm.omics.readers import Reading, Tables, open_tables
+from mofm.omics.regions import build_told, find_build, resolve_regions
 
 UNKNOWN_SHOWN = 20
 """So many unknown names are listed."""
 
 
-def inspect(path: Path, reading: Reading | None = None) -> dict:
+def inspect(path: Path, reading: Reading | None = None, species: str | None = None) -> dict:
     """A JSON-able report with "usable" and "why" on top; of files, "features" tells how those of each modality resolve.
+
+    Args:
+      species: whose gene table resolves them, as `gene_table` takes it; None for the bundled one that fits best.
 
     Raises:
       InputError: nothing is there, or it is neither a file of a known layout nor a corpus.
@@ -34,7 +39,7 @@ def inspect(path: Path, reading: Reading | None = None) -> dict:
     report = describe(path, reading)
     if report["usable"] and report["kind"] != "fragments":
         try:
-            report["features"] = _resolutions(path, reading or Reading())
+            report["features"] = _resolutions(path, reading or Reading(), species)
         except InputError as error:
             report |= {"usable": False, "why": str(error)}
     return report
@@ -69,14 +74,14 @@ def _inspect_corpus(path: Path) -> dict:
     }
 
 
-def _resolutions(path: Path, reading: Reading) -> dict[str, dict]:
-    """How the features of each modality resolve, genes under the species that most of them belong to."""
+def _resolutions(path: Path, reading: Reading, species: str | None) -> dict[str, dict]:
+    """How the features of each modality resolve, under `species` or that which most of the genes belong to."""
     with open_tables(path, reading) as tables:
-        species = _species(tables)
-        resolved = {table.modality: (table, resolve(table, gene_table(species))) for table in tables}
+        genes = gene_table(species or _species(tables))
+        resolved = {table.modality: (table, resolve(table, genes)) for table in tables}
         return {
             modality: {
-                "species": species,
+                "species": genes.species,
                 "names_from": found.features_from,
                 "build": found.build,
                 "build_evidence": found.build_evidence,
@@ -90,9 +95,14 @@ def _resolutions(path: Path, reading: Reading) -> dict[str, dict]:
 
 
 def _species(tables: Tables) -> str:
-    """That of most gene names; human where there are none."""
-    names = next((table.var.index for table in tables if table.modality in ("rna", "adt")), [])
-    shares = species_of(list(names))
+    """That of most gene names; where there are none, that of the regions' build; human where nothing tells."""
+    of = {table.modality: table for table in tables}
+    named = next((names_in(of[modality].var) for modality in ("rna", "adt") if modality in of), [])
+    shares = species_of(name for _, names in named for name in names)
+    if not named and "atac" in of:
+        var = of["atac"].var
+        told = build_told(var.index, of["atac"].where) or find_build(resolve_regions(var.index, var)).build
+        return SPECIES.get(told, "human")
     return max(bundled_species(), key=lambda name: (shares.get(name, 0.0), name == "human"))
 
 

@@ -12,6 +12,7 @@ from scipy import sparse
 from mofm.corpus.ingest import ingest
 from mofm.errors import InputError
 from mofm.inspection import inspect, render, render_ingest
+from mofm.omics.assemblies import chromosome_sizes
 from mofm.omics.readers import Reading
 
 LONG_NAME = "a_dataset_of_pancreas_from_nine_donors_2024"
@@ -96,6 +97,10 @@ def test_mouse_is_known_as_mouse(make_cells, tmp_path):
     adata.write_h5ad(tmp_path / "mouse.h5ad")
     genes = inspect(tmp_path / "mouse.h5ad")["features"]["rna"]
     assert (genes["species"], genes["ensembl"], genes["unresolved"]) == ("mouse", 100, 0)
+    adata.var["gene_ids"], adata.var_names = list(adata.var_names), [f"row{place}" for place in range(100)]
+    adata.write_h5ad(tmp_path / "column.h5ad")
+    genes = inspect(tmp_path / "column.h5ad")["features"]["rna"]
+    assert (genes["species"], genes["names_from"], genes["unresolved"]) == ("mouse", "gene_ids", 0)
 
 
 def test_a_file_of_logs_alone(make_cells, tmp_path, narrow):
@@ -254,6 +259,16 @@ def test_the_table_of_several_omics_is_readable(multimodal, tmp_path, narrow):
     assert sum("left out" in line for line in lines) == 1
     shown = narrow(render, inspect(tmp_path / "corpus"))
     assert shown[0] == "usable: 30 cells in 2 dataset(s), 154 features"
+
+
+def test_mouse_peaks_alone_are_known_as_mouse(tmp_path):
+    ends = [f"{chrom}:{size - 500}-{size}" for chrom, size in chromosome_sizes("GRCm38").items() if len(chrom) < 6]
+    for names in (ends, ["mm10_chr1:5-9", "mm10_chr2:5-9"]):  # by their places, or by their names
+        peaks = ad.AnnData(np.ones((5, len(names)), np.float32), var=pd.DataFrame(index=names))
+        peaks.write_h5ad(tmp_path / "peaks.h5ad")
+        report = inspect(tmp_path / "peaks.h5ad", Reading(modality="atac"))
+        assert report["usable"], report["why"]
+        assert (report["features"]["atac"]["species"], report["features"]["atac"]["build"]) == ("mouse", "GRCm38")
 
 
 def test_peaks_without_places_are_not_usable(multimodal, tmp_path):

@@ -1,4 +1,5 @@
-"""Four omics through the command line and one model: simulated, ingested, trained on together, embedded, paired or not."""
+"""Four omics through the command line and one model: simulated, ingested, trained on together, embedded, paired or not,
+with regions of two genome builds."""
 
 from pathlib import Path
 
@@ -7,9 +8,13 @@ import mudata
 import numpy as np
 import pytest
 
+from mofm.batches.spaces import corpus_spaces
 from mofm.cli import main
+from mofm.corpus.store import open_corpus
 from mofm.inference.model import load
+from mofm.omics.genome import gene_table
 from mofm.omics.readers import Reading
+from mofm.omics.simulate import MultiomicsConfig, SimulationConfig, simulate_multiomics
 
 SMALL = Path(__file__).parent.parent / "configs" / "small.py"
 OMICS = ("rna", "atac", "adt", "methylation")
@@ -23,13 +28,17 @@ def run(*words) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """cells.h5mu, a corpus of it and of unpaired cells, and a model trained for a few steps on both."""
+    """cells.h5mu, a corpus of it, of unpaired cells and of peaks of an older build, and a model trained a little on all."""
     folder = tmp_path_factory.mktemp("omics")
     few = ("--cells", CELLS, "--genes", "60", "--tfs", "8", "--cell-types", "2", "--modalities", *OMICS)
     run("simulate", folder / "cells.h5mu", *few)
     run("simulate", folder / "apart.h5mu", *few, "--unpaired", "--seed", "1")
     run("ingest", folder / "cells.h5mu", folder / "corpus")
     run("ingest", "--unpaired", folder / "apart.h5mu", folder / "corpus")
+    small = SimulationConfig(cells=CELLS, genes=60, tfs=8, cell_types=2, seed=2)
+    older = simulate_multiomics(MultiomicsConfig(cells=small), ["atac"], gene_table("human", "GRCh37"))
+    older["atac"].write_h5ad(folder / "older.h5ad")
+    run("ingest", folder / "older.h5ad", folder / "corpus", "--modality", "atac", "--build", "hg19")
     overrides = {
         **{"data.corpus": folder / "corpus", "data.batch_size": 40, "data.tokens": 32, "data.quota_multiple": 8},
         **{"encoder.width": 16, "encoder.blocks": 1, "encoder.heads": 2, "encoder.ffn": 24, "encoder.cell_width": 8},
@@ -82,6 +91,21 @@ def test_a_modality_alone_is_embedded_as_in_company(folder):
         )
         alone = ad.read_h5ad(folder / "one.h5ad").obsm["X_mofm"]
         np.testing.assert_allclose(alone, together[modality].embedding_NE, rtol=1e-5, atol=1e-5)
+
+
+def test_a_file_of_either_build_is_embedded_by_the_genes_near_its_peaks(folder):
+    corpus = open_corpus(folder / "corpus")
+    ids = corpus.features["id"][corpus.features["modality"] == "atac"]
+    assert set(ids.str.split("_").str[0]) == {"GRCh37", "GRCh38"}
+    genes, spaces = corpus_spaces(corpus)
+    assert len(spaces["atac"].weights_FK) == len(ids)
+    model, reading = load(folder / "run"), Reading("atac")
+    assert len(model.genes) == len(genes)
+    for name, build in (("older.h5ad", "GRCh37"), ("cells.h5mu", "GRCh38")):
+        embedding = model.embed(folder / name, reading, quiet=True)
+        assert embedding.report["build"] == build
+        assert embedding.report["share_of_features_known"] > 0.9
+        assert np.isfinite(embedding.embedding_NE).all()
 
 
 def test_cells_that_were_not_measured_have_no_embedding(folder):

@@ -6,7 +6,7 @@ the genes that its regions and proteins speak of without RNA having them, and th
 
     gene       the gene itself
     protein    the mean of the genes that encode it
-    region     the genes near it, by `omics/links.py`
+    region     the genes near it in its own genome build, by `omics/links.py`
 
 A space can be made of any features at any time, for any gene table: that is how a trained model reads a data set whose
 peaks it never saw. What the model's table does not have is left out, and the rest of a feature's weights sum to 1.
@@ -21,12 +21,11 @@ import pandas as pd
 
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import FeatureSpace, Spaces
-from mofm.corpus.store import Corpus
-from mofm.errors import InputError
-from mofm.omics.genome import GeneTable, gene_table
+from mofm.corpus.store import Corpus, read_gene_table_of
+from mofm.omics.genome import GeneTable, in_build
 from mofm.omics.links import FEATURES, link_regions
 from mofm.omics.proteins import resolve_proteins
-from mofm.omics.regions import RegionResolution, resolve_regions
+from mofm.omics.regions import RegionResolution, builds_of, resolve_regions
 
 LINKS = 8
 """K, most genes of a feature."""
@@ -54,12 +53,12 @@ def corpus_spaces(corpus: Corpus) -> tuple[pd.DataFrame, Spaces]:
     The spaces' base_F and spread_F are 0, until a mean predictor is fitted.
 
     Raises:
-      InputError: the corpus has regions of two genome builds, or of one that has no gene table.
+      InputError: regions of a build in which the species' genes are not placed.
     """
-    table = gene_table(corpus.manifest.species)
+    table = read_gene_table_of(corpus.path, corpus.manifest)
     of = {modality: corpus.features[corpus.features["modality"] == modality] for modality in MODALITIES}
     found = {
-        modality: identities(modality, features["id"].tolist(), table, _build(corpus, modality))
+        modality: identities(modality, features["id"].tolist(), table)
         for modality, features in of.items()
         if modality != "rna" and len(features)
     }
@@ -73,12 +72,12 @@ def corpus_spaces(corpus: Corpus) -> tuple[pd.DataFrame, Spaces]:
     return genes, {m: make_space(some, of[m]["id"].tolist(), row_of) for m, some in found.items()}
 
 
-def identities(modality: Modality, ids: Sequence[str], table: GeneTable, build: str | None) -> Identities:
+def identities(modality: Modality, ids: Sequence[str], table: GeneTable) -> Identities:
     """What some features (ids as a corpus has them) speak of.
 
     Args:
-      table: the genes of the species.
-      build: of regions; None: that of the table.
+      table: the genes of the species. Regions are linked to them as placed in the build that their ids tell, or in the
+        table's own where they tell none.
 
     Raises:
       InputError: regions of a build in which the species' genes are not placed.
@@ -88,7 +87,7 @@ def identities(modality: Modality, ids: Sequence[str], table: GeneTable, build: 
     regions = resolve_regions(ids)
     if modality == "methylation" and not regions.placed.any():
         return _own(ids)
-    return _of_regions(regions, gene_table(table.species, build))
+    return _of_regions(regions, builds_of(ids), table)
 
 
 def make_space(found: Identities, ids: Sequence[str], row_of: Mapping[str, int]) -> FeatureSpace:
@@ -130,22 +129,22 @@ def _own(ids: Sequence[str]) -> Identities:
     return Identities(np.arange(len(ids)), np.array(ids, dtype=object), ones_E, _nowhere(len(ids)))
 
 
-def _of_regions(regions: RegionResolution, table: GeneTable) -> Identities:
-    links = link_regions(regions.chrom, regions.start, regions.end, table, build=table.build, top=LINKS)
-    identity_E = np.array(table.gene_ids, dtype=object)[links.gene]
-    return Identities(links.region.astype(np.int64), identity_E, links.weight, links.features)
+def _of_regions(regions: RegionResolution, build_F: np.ndarray, table: GeneTable) -> Identities:
+    """Links of each build's regions, joined in the order of the regions; a species' genes have the same rows in all."""
+    codes_F, builds = pd.factorize(build_F)
+    place_FP, parts = _nowhere(len(build_F)), [(np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))]
+    for code, build in enumerate(builds):
+        rows = np.flatnonzero(codes_F == code)
+        chrom, start, end = regions.chrom[rows], regions.start[rows], regions.end[rows]
+        placed = in_build(table, build or None)
+        links = link_regions(chrom, start, end, placed, top=LINKS)
+        place_FP[rows] = links.features
+        parts.append((rows[links.region], links.gene, links.weight))
+    feature_E, gene_E, weight_E = map(np.concatenate, zip(*parts, strict=True))
+    order_E = np.argsort(feature_E, kind="stable")
+    identity_E = np.array(table.gene_ids, dtype=object)[gene_E]
+    return Identities(feature_E[order_E], identity_E[order_E], weight_E[order_E], place_FP)
 
 
 def _nowhere(features: int) -> np.ndarray:
     return np.zeros((features, len(FEATURES)), np.float32)
-
-
-def _build(corpus: Corpus, modality: Modality) -> str | None:
-    """The genome build of a modality's regions."""
-    builds = {entry.build for entry in corpus.manifest.stores if entry.modality == modality and entry.build}
-    if len(builds) > 1:
-        raise InputError(
-            f"{corpus.path}: its {modality} regions are of {' and '.join(sorted(builds))}: a place means another in each; "
-            "keep the data sets of each build in a corpus of their own"
-        )
-    return next(iter(builds), None)

@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from mofm.cli.options import FEATURES, INPUTS, add_counts_options, add_reading_options, add_verb, check_free
+from mofm.cli.options import (
+    FEATURES,
+    INPUTS,
+    add_counts_options,
+    add_names_options,
+    add_reading_options,
+    add_verb,
+    check_free,
+)
 
 
 def add(verbs) -> None:
@@ -13,7 +21,8 @@ def add(verbs) -> None:
         run,
         'Write each cell\'s embedding to obsm["X_mofm"] of a copy of the file.',
         "Of a file of several modalities each is embedded, and the mean of a cell's embeddings besides.\n"
-        'uns["mofm"] says which model it was and what share of the file\'s features and counts the model knows.',
+        'uns["mofm"] says which model it was and what share of the file\'s features and counts the model knows.\n'
+        "Files are of the model's species, in any of its genome builds; --orthologs reads RNA of another species.",
     )
     verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
     verb.add_argument("input", type=Path, metavar="IN", help=f"{INPUTS}, with raw counts")
@@ -23,9 +32,9 @@ def add(verbs) -> None:
     verb.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a cell (default: 2048)")
     verb.add_argument("--key-added", default="X_mofm", help="the key in obsm (default: X_mofm)")
     verb.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    verb.add_argument("--build", help="genome build of peaks and other regions (default: found by their places)")
     add_reading_options(verb)
     add_counts_options(verb)
+    add_names_options(verb, "that of the model's corpus")
 
 
 def run(args) -> int:
@@ -39,7 +48,7 @@ def run(args) -> int:
     embeddings = load(args.model, step=args.step).embed_all(
         args.input,
         Reading(**{name: getattr(args, name) for name in names}),
-        **{name: getattr(args, name) for name in ("species", "build", "batch_size", "max_tokens")},
+        **{name: getattr(args, name) for name in ("species", "orthologs", "build", "batch_size", "max_tokens")},
     )
     write_embedding(args.input, args.output, embeddings, args.key_added)
     for modality, embedding in embeddings.items():
@@ -52,6 +61,8 @@ def run(args) -> int:
             f"  the model knows {known:,} of {features:,} {what} ({report['share_of_features_known']:.1%}), "
             f"which hold {report['share_of_counts_known']:.1%} of the counts"
         )
+        for note in report["notes"]:
+            print(f"  {modality} {note}")
         if report["share_of_counts_known"] < 0.5:
             print(f"  warning: less than half of the counts are in {what} that the model knows; it says little of them")
     if len(embeddings) > 1:

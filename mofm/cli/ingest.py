@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from mofm.cli.options import INPUTS, add_counts_options, add_reading_options, add_verb
+from mofm.cli.options import INPUTS, add_counts_options, add_names_options, add_reading_options, add_verb
 
 
 def add(verbs) -> None:
@@ -15,14 +15,15 @@ def add(verbs) -> None:
         "Read count matrices of any omics type into a corpus that training streams from.",
         "A corpus is a directory of AnnData zarr stores and a manifest.json; anndata.io.read_zarr opens each store.\n"
         "Cells of one file that share a name are paired. What is not modelled (hashtags, guides) is left out and said.\n"
-        "Files already in it are left alone, so an interrupted ingest is repeated as it was given.",
+        "Files already in it are left alone, so an interrupted ingest is repeated as it was given.\n"
+        "A corpus is of one species, in any of its genome builds; --orthologs brings in RNA of another species.",
     )
     verb.add_argument("inputs", nargs="+", type=Path, metavar="IN", help=f"{INPUTS}, with raw counts")
     verb.add_argument("out", type=Path, metavar="OUT", help="the corpus directory, made or added to")
     verb.add_argument("--names", nargs="+", metavar="NAME", help="names of the datasets (default: the files' names)")
     add_counts_options(verb)
     add_reading_options(verb)
-    verb.add_argument("--build", help="genome build of peaks and other regions (default: found by their places)")
+    add_names_options(verb, "the corpus's; human for a new one")
     verb.add_argument(
         "--unpaired", action="store_true", help="modalities that share no cell names are of different cells"
     )
@@ -36,8 +37,8 @@ def run(args) -> int:
     from mofm.progress import files_progress
 
     options = (
-        "counts_from", "recover_counts", "species", "names", "modality", "build", "unpaired", "peaks", "tile_width",
-        "barcodes", "min_fragments",
+        "counts_from", "recover_counts", "species", "orthologs", "names", "modality", "build", "unpaired", "peaks",
+        "tile_width", "barcodes", "min_fragments",
     )  # fmt: skip
     jobs = jobs_for(args.inputs) if args.jobs is None else args.jobs
     with files_progress("ingesting") as on_progress:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mofm.cli.options import INPUTS, add_reading_options, add_verb
+from mofm.cli.options import INPUTS, add_reading_options, add_species_option, add_verb
 
 
 def add(verbs) -> None:
@@ -10,6 +10,7 @@ def add(verbs) -> None:
     verb = add_verb(verbs, "inspect", run, "Say what a file or a corpus holds, and whether mofm can use it.")
     verb.add_argument("path", type=Path, help=f"{INPUTS}, or a corpus directory")
     verb.add_argument("--json", action="store_true", help="for programs")
+    add_species_option(verb, "that of most genes, human or mouse")
     add_reading_options(verb)
 
 
@@ -19,6 +20,6 @@ def run(args) -> int:
     from mofm.omics.readers import Reading
 
     names = ("modality", "peaks", "tile_width", "barcodes", "min_fragments")
-    report = inspect(args.path, Reading(**{name: getattr(args, name) for name in names}))
+    report = inspect(args.path, Reading(**{name: getattr(args, name) for name in names}), args.species)
     render(report, as_json=args.json)
     return 0 if report["usable"] else 2

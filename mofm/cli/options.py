@@ -20,7 +20,7 @@ def add_verb(verbs, name: str, run, summary: str, details: str = "") -> argparse
 
 
 def add_counts_options(verb: argparse.ArgumentParser) -> None:
-    """Where the counts are, and whose genes they are of."""
+    """Where the counts are."""
     verb.add_argument(
         "--counts-from",
         metavar="WHERE",
@@ -31,7 +31,31 @@ def add_counts_options(verb: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where only log1p-normalised values are left, turn them back into counts, if the arithmetic is exact",
     )
-    verb.add_argument("--species", default="human", help="whose gene table resolves the names (default: human)")
+
+
+def add_species_option(verb: argparse.ArgumentParser, default: str) -> None:
+    """Whose gene table; `default` says which without it."""
+    verb.add_argument(
+        "--species",
+        help="whose gene table resolves the names: human, mouse, or a FILE.parquet that `python -m "
+        f"mofm.omics.build_gene_table` made of a GTF (default: {default})",
+    )
+
+
+def add_names_options(verb: argparse.ArgumentParser, species: str) -> None:
+    """Whose features they are, of which genome; `species` says the default."""
+    add_species_option(verb, species)
+    verb.add_argument(
+        "--orthologs",
+        type=Path,
+        metavar="TABLE",
+        help="read genes of another species as their one-to-one orthologs in this table: BioMart's export, or two "
+        "columns, the file's genes and those of --species, as ids or symbols",
+    )
+    verb.add_argument(
+        "--build",
+        help="genome build of peaks and other regions: GRCh38, GRCh37, GRCm38, GRCm39 (default: found by their places)",
+    )
 
 
 def add_reading_options(verb: argparse.ArgumentParser) -> None:

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mofm.axes import Modality
+from mofm.corpus.manifest import Manifest
 from mofm.errors import InputError
+from mofm.omics.regions import resolve_regions, with_build
 
 COLUMNS = ("id", "symbol", "modality")
 _SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
@@ -35,6 +37,30 @@ def add_features(
     columns = ([ids[p] for p in new], [symbols[p] for p in new], [modality] * len(new))
     added = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), dtype=object)
     return pd.concat([features, added], ignore_index=True), np.array([row_of[name] for name in ids], np.int32)
+
+
+def with_builds(features: pd.DataFrame, manifest: Manifest, where: str) -> pd.DataFrame:
+    """The table with the build in the ids of regions, which formats before 3 left out; the same where it is in.
+
+    A modality has the build that its stores tell. Where none tells one the ids stay.
+
+    Raises:
+      InputError: stores of one modality are of different builds: one id stands for a place in each.
+    """
+    if manifest.format_version >= 3:
+        return features
+    ids = features["id"].to_numpy(copy=True)
+    for modality in ("atac", "methylation"):
+        builds = sorted({entry.build for entry in manifest.stores if entry.modality == modality and entry.build})
+        if len(builds) > 1:
+            raise InputError(
+                f"{where}: its {modality} regions are of {' and '.join(builds)}, and in corpus format "
+                f"{manifest.format_version} their ids do not tell which; ingest its files into a new corpus"
+            )
+        rows = np.flatnonzero(features["modality"].to_numpy() == modality)
+        if builds and len(rows):
+            ids[rows] = with_build(resolve_regions(ids[rows]), builds[0])
+    return features.assign(id=ids)
 
 
 def rows_by_modality(features: pd.DataFrame) -> np.ndarray:

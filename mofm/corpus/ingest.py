@@ -5,9 +5,10 @@ the same command, goes on where it was, and ends in the same bytes as one that r
 committed together. Choices and their cost:
 
 - Inputs are opened twice, to be checked and to be read, so that memory holds one at a time however many there are.
+  Their names are resolved twice (some seconds for 200,000 peaks), so that a file of another species is told at once.
   Where counts are recovered from log1p-normalised values, the check is a pass over the matrix, and made twice.
 - Every byte of an input is read once more for the digest, about a second a gigabyte.
-- Names are resolved and columns of one gene summed on the way in, once, rather than in every epoch.
+- Columns of one gene are summed on the way in, rather than in every epoch.
 - Several inputs are prepared at once, in processes (`prepare.py`), and committed in the order given: the bytes of the
   corpus do not depend on how many.
 """
@@ -23,13 +24,13 @@ from typing import Literal
 from mofm.axes import Modality
 from mofm.corpus.features import add_features, empty_features
 from mofm.corpus.inputs import Input, Options, already_there, check_input, check_names_free, store_names_of
-from mofm.corpus.manifest import Manifest, StoreEntry
+from mofm.corpus.manifest import GENE_TABLE, Manifest, StoreEntry
 from mofm.corpus.prepare import Prepared, prepare_all
-from mofm.corpus.staging import commit, staging_folder
-from mofm.corpus.store import read_features, read_manifest
+from mofm.corpus.staging import commit, replace_file, staging_folder
+from mofm.corpus.store import read_features, read_gene_table_of, read_manifest
 from mofm.corpus.writer import finish_store
 from mofm.errors import InputError
-from mofm.omics.genome import GeneTable, gene_table
+from mofm.omics.genome import GeneTable, gene_table, is_bundled, same_genes
 from mofm.omics.readers import Reading
 
 Progress = Callable[[int, str, int, int], None]
@@ -71,7 +72,8 @@ def ingest(
     *,
     counts_from: str | None = None,
     recover_counts: bool = False,
-    species: str = "human",
+    species: str | None = None,
+    orthologs: Path | None = None,
     names: Sequence[str] | None = None,
     modality: Modality | None = None,
     build: str | None = None,
@@ -89,7 +91,9 @@ def ingest(
       inputs: files or folders of any layout in `mofm.omics.layouts`.
       out: folder of the corpus.
       counts_from, recover_counts, modality, peaks, tile_width, barcodes, min_fragments: see `Reading`; for all inputs.
-      species: whose gene table resolves the names; one a corpus.
+      species: whose gene table resolves the names: of a bundled species, or a file of one (see `gene_table`). One a
+        corpus, which keeps a copy of a file; None for that of the corpus, and human for a new one.
+      orthologs: table through which genes of another species become its genes, for all inputs.
       names: of the datasets, one for each input; the files' names without suffix where None.
       build: genome build of regions; None finds it by evidence.
       unpaired: modalities of a file that share no cell names are of different cells.
@@ -105,9 +109,9 @@ def ingest(
         options, another ingest is running, the disk is full. What was committed before stays and is passed over the
         next time; of the rest nothing is left.
     """
-    root, paths, table = Path(out), [Path(path) for path in inputs], gene_table(species)
+    root, paths = Path(out), [Path(path) for path in inputs]
     reading = Reading(modality, counts_from, recover_counts, peaks, tile_width, barcodes, min_fragments)
-    options = Options(reading, build, unpaired)
+    options = Options(reading, build, unpaired, orthologs)
     if not paths:
         raise InputError("nothing to ingest; name one or more files")
     if jobs < 1:
@@ -116,12 +120,17 @@ def ingest(
         raise InputError(f"{out}: a corpus is made in a local folder; name one, and copy it to the bucket when done")
     store_names = store_names_of(paths, names)
     with staging_folder(root) as staging:
-        manifest = read_manifest(root) or Manifest(_mofm_version(), species, table.version)
-        _check_same_table(root, manifest, table)
-        checked = [check_input(path, name, manifest, options) for path, name in zip(paths, store_names, strict=True)]
+        manifest = read_manifest(root)
+        table, named_by = _gene_table(root, manifest, species)
+        manifest = manifest or Manifest(_mofm_version(), table.species, table.version)
+        named = zip(paths, store_names, strict=True)
+        checked = [check_input(path, name, manifest, options, table) for path, name in named]
         new = _new_among(checked, manifest, options)
         report = _reporter(on_progress, new, checked)
-        ready = prepare_all(new, species, options, staging, jobs, report)
+        if not manifest.stores and not is_bundled(table):
+            named_by = root / GENE_TABLE
+            replace_file(named_by, Path(species).read_bytes(), staging)
+        ready = prepare_all(new, named_by, options, staging, jobs, report)
         rates: dict[str, tuple[float | None, ...]] = {}
         for file, prepared in zip(new, ready, strict=True):
             check_names_free(file, [each.entry.name for each in prepared], manifest)
@@ -142,13 +151,25 @@ def _bytes_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _check_same_table(root: Path, manifest: Manifest, table: GeneTable) -> None:
-    there, here = (manifest.species, manifest.gene_table), (table.species, table.version)
-    if there != here:
+def _gene_table(root: Path, manifest: Manifest | None, species: str | None) -> tuple[GeneTable, str | Path]:
+    """The gene table of a corpus, and what `gene_table` knows it by.
+
+    Raises:
+      InputError: there is none of `species`, or the corpus has another.
+    """
+    if manifest is None:
+        return gene_table(species or "human"), species or "human"
+    own = root / GENE_TABLE if (root / GENE_TABLE).exists() else manifest.species
+    table = read_gene_table_of(root, manifest)
+    given = table if species is None else gene_table(species)
+    there = (manifest.species, manifest.gene_table)
+    if there != (given.species, given.version) or not same_genes(given, table):
         raise InputError(
-            f"{root}: its genes are named by the {there[0]} table {there[1]!r}, not the {here[0]} table {here[1]!r}; "
-            "a corpus has one table: use its species and version of mofm, or make a new corpus"
+            f"{root}: its genes are named by the {there[0]} table {there[1]!r}, not the {given.species} table "
+            f"{given.version!r}; a corpus has one table: leave --species out, use its version of mofm, or make a new "
+            "corpus"
         )
+    return table, own
 
 
 def _new_among(checked: list[Input], manifest: Manifest, options: Options) -> list[Input]:

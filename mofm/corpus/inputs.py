@@ -11,13 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mofm.axes import Modality
 from mofm.corpus.manifest import Manifest, StoreEntry, store_name
 from mofm.errors import InputError
 from mofm.omics import fragments
 from mofm.omics.assemblies import build_name
+from mofm.omics.genome import GeneTable
+from mofm.omics.identity import Resolution, resolve
 from mofm.omics.layouts import Kind, Layout
+from mofm.omics.orthologs import read_orthologs
 from mofm.omics.pairing import pair, part_name
-from mofm.omics.readers import Reading, find_layout, open_tables
+from mofm.omics.readers import Reading, Tables, find_layout, open_tables
 from mofm.omics.survey import survey
 
 
@@ -29,11 +33,13 @@ class Options:
       reading: see `Reading`.
       build: genome build of regions, by any of its names; None finds it.
       unpaired: modalities of a file that share no cell names are of different cells.
+      orthologs: table through which genes of another species become genes of the corpus's (see `omics/orthologs.py`).
     """
 
     reading: Reading = dataclasses.field(default_factory=Reading)
     build: str | None = None
     unpaired: bool = False
+    orthologs: Path | None = None
 
     def given(self) -> dict[str, str]:
         """The options that decide what is read, but for those of the counts: name -> value, files by their digest."""
@@ -46,6 +52,7 @@ class Options:
             "min-fragments": reading.min_fragments,
             "build": self.build and build_name(self.build),
             "unpaired": "yes" if self.unpaired else None,
+            "orthologs": self.orthologs and _digest([self.orthologs]),
         }
         return {name: str(value) for name, value in said.items() if value is not None}
 
@@ -88,11 +95,11 @@ class Input:
             return True
 
 
-def check_input(path: Path, name: str, manifest: Manifest, options: Options) -> Input:
-    """The input, after a look at its bytes and, where the corpus does not have it yet, at its counts.
+def check_input(path: Path, name: str, manifest: Manifest, options: Options, genes: GeneTable) -> Input:
+    """The input, after a look at its bytes and, where the corpus does not have it yet, at its counts and names.
 
     Raises:
-      InputError: as `open_tables` and `already_there`.
+      InputError: as `open_tables`, `resolutions` and `already_there`.
     """
     layout = find_layout(path, options.reading)
     try:
@@ -102,7 +109,7 @@ def check_input(path: Path, name: str, manifest: Manifest, options: Options) -> 
     checked = Input(path, name, layout.kind, _digest(layout.all_files), states)
     if already_there(checked, manifest, options):
         return checked
-    checked = dataclasses.replace(checked, datasets=_datasets(layout, name, options))
+    checked = dataclasses.replace(checked, datasets=_datasets(layout, name, options, genes))
     check_names_free(checked, checked.datasets, manifest)
     return checked
 
@@ -129,13 +136,24 @@ def check_names_free(file: Input, datasets: Sequence[str], manifest: Manifest) -
             )
 
 
-def _datasets(layout: Layout, name: str, options: Options) -> tuple[str, ...]:
+def resolutions(tables: Tables, options: Options, genes: GeneTable) -> dict[Modality, Resolution]:
+    """What the features of each table are.
+
+    Raises:
+      InputError: as `read_orthologs` and `resolve`.
+    """
+    orthologs = None if options.orthologs is None else read_orthologs(options.orthologs, genes)
+    return {table.modality: resolve(table, genes, options.build, orthologs) for table in tables}
+
+
+def _datasets(layout: Layout, name: str, options: Options, genes: GeneTable) -> tuple[str, ...]:
     """Opens the input and closes it again. Fragments are only surveyed: counting them twice would take as long again."""
     if layout.fragments is not None:
         fragments.check_installed()
         survey(layout.fragments)
         return (name,)
     with open_tables(layout.path, options.reading) as tables:
+        resolutions(tables, options, genes)
         return tuple(part_name(name, part, tables) for part in pair(tables, unpaired=options.unpaired))
 
 

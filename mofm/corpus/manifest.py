@@ -4,6 +4,7 @@ A corpus is a directory:
 
     manifest.json         this file; written last, so what it does not name is not in the corpus
     features.parquet      the feature table (id, symbol, modality); the row number is the identity in a model
+    gene_table.parquet    the gene table that named its features, where that is none that mofm ships
     stores/NAME.rna.zarr  an AnnData store of one dataset and modality
 
 A dataset is the stores of one name, one a modality: they hold the same cells in the same order, so that a cell's
@@ -12,8 +13,11 @@ modalities are rows of equal number. A file whose modalities share only some of 
 The feature table only grows, and the manifest says how many of its rows count: a longer table (an ingest that died
 between writing the two) reads as the shorter one. No time or machine is recorded, so the same inputs make the same
 bytes. Nothing is guessed when reading: a manifest with a field missing, of the wrong type or unknown is damaged, one of
-a newer format asks for a newer mofm. Format 1 (RNA from h5ad files alone) is read, and stays as it is until something is
-added.
+a newer format asks for a newer mofm. Older formats are read, and stay as they are until something is added:
+
+    1   RNA from h5ad files alone
+    2   the ids of regions do not tell their genome build: the feature table is read as if they did (`features.py`), and
+        a corpus of two builds, where they cannot, is refused; the `var` of its stores keeps the bare places
 """
 
 import dataclasses
@@ -26,9 +30,10 @@ from collections.abc import Iterable
 from mofm.axes import MODALITIES, Modality
 from mofm.errors import InputError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 FEATURES = "features.parquet"
+GENE_TABLE = "gene_table.parquet"
 
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -25,14 +25,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mofm.corpus.inputs import Input, Options
+from mofm.corpus.inputs import Input, Options, resolutions
 from mofm.corpus.manifest import StoreEntry
 from mofm.corpus.tables import make_table, text_column, writable_obs
 from mofm.corpus.writer import write_store
 from mofm.errors import InputError
 from mofm.omics.features import merge_columns
 from mofm.omics.genome import gene_table
-from mofm.omics.identity import Resolution, resolve
+from mofm.omics.identity import Resolution
 from mofm.omics.merge import ColumnMerger, CountOverflowError
 from mofm.omics.pairing import Part, pair, part_name
 from mofm.omics.readers import Tables, open_tables
@@ -59,16 +59,18 @@ class Prepared(NamedTuple):
     seconds: float
 
 
-def prepare(file: Input, species: str, options: Options, folder: Path, report: Report) -> list[Prepared]:
+def prepare(file: Input, species: str | Path, options: Options, folder: Path, report: Report) -> list[Prepared]:
     """The stores of one input, written below `folder`.
+
+    Args:
+      species: what `gene_table` knows the corpus's gene table by.
 
     Raises:
       InputError: the input cannot be used, or changed while it was read.
       OSError: the disk is full or fails.
     """
-    genes = gene_table(species)
     with open_tables(file.path, options.reading) as tables:
-        resolved = {table.modality: resolve(table, genes, options.build) for table in tables}
+        resolved = resolutions(tables, options, gene_table(species))
         parts = pair(tables, unpaired=options.unpaired)
         counter = _Counter(report, sum(part.n_cells * len(part.modalities) for part in parts))
         prepared = []
@@ -148,7 +150,7 @@ def _write(
         resolution=resolution.summary(),
         left_out=tables.left_out,
         obs_converted=converted,
-        notes=list(table.notes),
+        notes=[*table.notes, *resolution.notes],
     )
     return Prepared(
         entry, folder, _var(whole.var.index, resolution, ids, column_to_unique), time.perf_counter() - begin
@@ -181,7 +183,7 @@ def _var(names: Sequence[str], resolution: Resolution, ids: list[str], column_to
 
 def prepare_all(
     files: Sequence[Input],
-    species: str,
+    species: str | Path,
     options: Options,
     staging: Path,
     jobs: int,
@@ -245,7 +247,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(number: int, file: Input, species: str, options: Options, folder: Path) -> list[Prepared]:
+def _work(number: int, file: Input, species: str | Path, options: Options, folder: Path) -> list[Prepared]:
     def report(done: int, total: int) -> None:
         if _stop.is_set():
             raise _StoppedError

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from mofm.corpus.features import features_to_bytes
-from mofm.corpus.manifest import FEATURES, MANIFEST, Manifest
+from mofm.corpus.manifest import FEATURES, GENE_TABLE, MANIFEST, Manifest
 from mofm.errors import InputError
 
 LOCK = ".lock"
@@ -44,6 +44,8 @@ def staging_folder(root: Path) -> Iterator[Path]:
         try:
             lock = _lock(root)
             _check_is_corpus(root)
+            if not (root / MANIFEST).exists():
+                (root / GENE_TABLE).unlink(missing_ok=True)  # of an ingest that was killed; this one may have another
             for left in root.glob(f"{STAGING}*"):
                 shutil.rmtree(left)
             staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=root))
@@ -53,7 +55,8 @@ def staging_folder(root: Path) -> Iterator[Path]:
                 shutil.rmtree(staging, ignore_errors=True)
         finally:
             if lock is not None and not (root / MANIFEST).exists():
-                (root / FEATURES).unlink(missing_ok=True)
+                for name in (FEATURES, GENE_TABLE):
+                    (root / name).unlink(missing_ok=True)
                 (root / LOCK).unlink()
             for folder in new:
                 _remove_empty(folder)
@@ -79,8 +82,8 @@ def commit(root: Path, staging: Path, folders: Sequence[Path], manifest: Manifes
         for folder, target in zip(folders, targets, strict=True):
             os.rename(folder, target)
         _sync_folder(root / STORES)
-        _replace_file(root / FEATURES, features_to_bytes(features), staging)
-        _replace_file(root / MANIFEST, content, staging)
+        replace_file(root / FEATURES, features_to_bytes(features), staging)
+        replace_file(root / MANIFEST, content, staging)
     except BaseException:
         in_place = (root / MANIFEST).exists() and (root / MANIFEST).read_bytes() == content
         if not in_place:
@@ -90,7 +93,7 @@ def commit(root: Path, staging: Path, folders: Sequence[Path], manifest: Manifes
         raise
 
 
-def _replace_file(path: Path, content: bytes, staging: Path) -> None:
+def replace_file(path: Path, content: bytes, staging: Path) -> None:
     """Makes `content` the content of `path`, on disk, so that at no time there is anything but the old or the new."""
     prepared = staging / path.name
     with prepared.open("wb") as file:
@@ -127,7 +130,7 @@ def _check_is_corpus(root: Path) -> None:
     """Raises `InputError` for a folder of other things, so that none is littered by a mistyped path."""
     if (root / MANIFEST).exists():
         return
-    strange = [path.name for path in root.iterdir() if path.name not in (LOCK, STORES, FEATURES)]
+    strange = [path.name for path in root.iterdir() if path.name not in (LOCK, STORES, FEATURES, GENE_TABLE)]
     strange = sorted(name for name in strange if not name.startswith(STAGING))
     if strange:
         raise InputError(

@@ -27,10 +27,11 @@ import tensorstore as ts
 
 from mofm.axes import Modality
 from mofm.corpus.datasets import Corpus
-from mofm.corpus.features import features_from_bytes
-from mofm.corpus.manifest import FEATURES, MANIFEST, Manifest, StoreEntry
+from mofm.corpus.features import features_from_bytes, with_builds
+from mofm.corpus.manifest import FEATURES, GENE_TABLE, MANIFEST, Manifest, StoreEntry
 from mofm.corpus.tables import read_table
 from mofm.errors import InputError
+from mofm.omics.genome import GeneTable, bundled_species, gene_table, read_gene_table
 from mofm.omics.rows import CountRows
 
 CACHE_BYTES = 64 * 2**20
@@ -263,9 +264,26 @@ def read_manifest(path: str | Path) -> Manifest | None:
 
 
 def read_features(path: str | Path, manifest: Manifest) -> pd.DataFrame:
-    """The feature table of the corpus at `path`, as long as its manifest says."""
+    """The feature table of the corpus at `path`, as long as its manifest says, and as the newest format has it."""
     where = f"{str(path).rstrip('/')}/{FEATURES}"
-    return features_from_bytes(read_file(path, FEATURES), manifest.n_features, where)
+    features = features_from_bytes(read_file(path, FEATURES), manifest.n_features, where)
+    return with_builds(features, manifest, str(path))
+
+
+def read_gene_table_of(path: str | Path, manifest: Manifest) -> GeneTable:
+    """The gene table of the corpus at `path`: its own copy, or else the one that mofm ships of its species.
+
+    Raises:
+      InputError: the copy is damaged, or is missing and mofm ships none.
+    """
+    where, content = f"{str(path).rstrip('/')}/{GENE_TABLE}", read_file(path, GENE_TABLE)
+    if content is not None:
+        return read_gene_table(where, content)
+    if manifest.species not in bundled_species():
+        raise InputError(
+            f"{where}: the gene table of its species {manifest.species!r} is missing; copy the corpus again"
+        )
+    return gene_table(manifest.species)
 
 
 def open_corpus(

@@ -17,9 +17,10 @@ from mofm.batches.idf import count_open, idf
 from mofm.batches.spaces import identities, known_share, make_space
 from mofm.errors import InputError
 from mofm.omics.features import merge_columns
-from mofm.omics.genome import gene_table
+from mofm.omics.genome import GeneTable
 from mofm.omics.identity import resolve
 from mofm.omics.merge import ColumnMerger
+from mofm.omics.orthologs import Orthologs
 from mofm.omics.rows import CountRows
 from mofm.omics.table import CountTable
 
@@ -29,6 +30,7 @@ class Matching:
     """What a file's features are to a model.
 
     Attributes:
+      named_by: the genes of the species that names were resolved by.
       names_from: where the names were found: "var_names" or a column of var.
       build: genome build of the regions; None where there are none.
       feature_C: int32. Column of the file -> feature; columns that name one feature are summed.
@@ -36,8 +38,10 @@ class Matching:
       space: the features of another modality than RNA; None for RNA.
       idf_F: float32, ATAC alone: weights of the regions' values.
       unmatched: names of the columns that the model does not know.
+      notes: what else a person is to be told of how the names were read, a line each.
     """
 
+    named_by: GeneTable
     names_from: str
     build: str | None
     feature_C: np.ndarray
@@ -45,25 +49,47 @@ class Matching:
     space: FeatureSpace | None
     idf_F: np.ndarray | None
     unmatched: list[str]
+    notes: tuple[str, ...]
 
 
-def match(table: CountTable, genes: pd.DataFrame, species: str = "human", build: str | None = None) -> Matching:
+def match(
+    table: CountTable,
+    genes: pd.DataFrame,
+    species: GeneTable,
+    build: str | None = None,
+    orthologs: Orthologs | None = None,
+) -> Matching:
     """Find a table's features among what a model knows, its genes (columns id, symbol).
 
+    Args:
+      species: the genes that names are resolved by.
+      build, orthologs: see `resolve`.
+
     Raises:
-      InputError: not one feature in common; or regions without places, or of another build than is said.
+      InputError: not one feature in common; or regions without places, of another build than is said, or of another
+        species.
     """
-    found = resolve(table, gene_table(species), build)
+    found = resolve(table, species, build, orthologs)
     ids, feature_C = merge_columns(found.ids)
     row_of = {identity: row for row, identity in enumerate(genes["id"])}
     if table.modality == "rna":
         space, rows_F = None, np.array([row_of.get(name, -1) for name in ids], np.int32)
     else:
-        space = make_space(identities(table.modality, ids, gene_table(species), found.build), ids, row_of)
+        space = make_space(identities(table.modality, ids, species), ids, row_of)
         rows_F = np.where(known_share(space), np.arange(len(ids), dtype=np.int32), np.int32(-1))
     _check_any(table, rows_F, genes)
     unmatched = [str(name) for name, row in zip(table.var.index, rows_F[feature_C], strict=True) if row < 0]
-    matching = Matching(found.features_from, found.build, feature_C, rows_F, space, None, unmatched)
+    matching = Matching(
+        named_by=species,
+        names_from=found.features_from,
+        build=found.build,
+        feature_C=feature_C,
+        rows_F=rows_F,
+        space=space,
+        idf_F=None,
+        unmatched=unmatched,
+        notes=found.notes,
+    )
     return _with_statistics(matching, table, ids)
 
 

@@ -24,6 +24,8 @@ from mofm.errors import InputError
 from mofm.inference.matching import Matching, match, merged
 from mofm.nn import model
 from mofm.nn.model import ModelSpec, Params
+from mofm.omics.genome import GeneTable, gene_table
+from mofm.omics.orthologs import read_orthologs
 from mofm.omics.readers import Reading, open_tables
 from mofm.omics.rows import CountRows, take_cells
 from mofm.omics.table import CountTable
@@ -64,14 +66,16 @@ class Options:
     """How to embed.
 
     Attributes:
-      species: whose gene table resolves the file's names.
+      species: whose gene table resolves the file's names, as `gene_table` takes it; None for the model's own.
+      orthologs: table through which genes of another species become genes of it (see `omics/orthologs.py`).
       build: genome build of its regions, by any of its names; None finds it by their places.
       batch_size: cells at a time; changes speed and memory, not the result.
       max_tokens: most tokens of a cell; of a cell with more, a fixed sample is taken.
       quiet: no progress on stderr.
     """
 
-    species: str = "human"
+    species: str | Path | None = None
+    orthologs: str | Path | None = None
     build: str | None = None
     batch_size: int = 64
     max_tokens: int = 2048
@@ -85,7 +89,12 @@ class Options:
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """Parameters with all that is needed to use them: no mesh, no optimizer, no corpus."""
+    """Parameters with all that is needed to use them: no mesh, no optimizer, no corpus.
+
+    Attributes:
+      genes: columns id, symbol: what the rows of the gene table stand for.
+      named_by: the gene table of the training corpus's species.
+    """
 
     workdir: Path
     step: int
@@ -93,6 +102,7 @@ class PretrainedModel:
     spec: ModelSpec
     params: Params
     genes: pd.DataFrame
+    named_by: GeneTable
 
     def embed(self, path: str | Path, reading: Reading = RNA, **options) -> Embedding:
         """Embed the cells of a file in one modality, RNA unless `reading` says another.
@@ -110,8 +120,10 @@ class PretrainedModel:
     def embed_all(self, path: str | Path, reading: Reading = EVERYTHING, **options) -> dict[Modality, Embedding]:
         """Embed the cells of a file in each of its modalities; see `embed`."""
         chosen = Options(**options)
+        species = gene_table(chosen.species) if chosen.species else self.named_by
+        orthologs = None if chosen.orthologs is None else read_orthologs(chosen.orthologs, species)
         with open_tables(path, reading) as tables:
-            matchings = [match(table, self.genes, chosen.species, chosen.build) for table in tables]
+            matchings = [match(table, self.genes, species, chosen.build, orthologs) for table in tables]
             return {
                 table.modality: self._embed_table(table, matching, chosen)
                 for table, matching in zip(tables, matchings, strict=True)
@@ -134,7 +146,10 @@ class PretrainedModel:
             "counts_from": table.counts_from,
             "recovered_counts": table.recovered,
             "feature_names_from": matching.names_from,
+            "species": matching.named_by.species,
+            "gene_table": matching.named_by.version,
             "build": matching.build or "",
+            "notes": np.array([*table.notes, *matching.notes], dtype=str),
             "features_matched": n_matched,
             "features_unmatched": len(matching.unmatched),
             "share_of_features_known": n_matched / table.n_features,
@@ -197,7 +212,7 @@ def load(workdir: str | Path, *, step: int | None = None) -> PretrainedModel:
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
     params = checkpoints.restore_params(step, abstract)
     checkpoints.close()
-    return PretrainedModel(workdir, step, config, spec, params, genes)
+    return PretrainedModel(workdir, step, config, spec, params, genes, workdirs.read_gene_table(workdir))
 
 
 def _counts_known(rows: CountRows, rows_F: np.ndarray) -> np.ndarray:

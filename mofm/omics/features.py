@@ -111,8 +111,7 @@ def resolve_var(
 ) -> tuple[str, GeneResolution]:
     """Resolves the features of `var` by whichever of its index and its columns of names resolves most of them.
 
-    Of equals the one with most Ensembl ids is taken (a symbol can be ambiguous), then the index. Where a column has
-    no name (missing or empty), the index speaks for it.
+    Of equals the one with most Ensembl ids is taken (a symbol can be ambiguous), then the index.
 
     Args:
       resolve: how names are resolved; None for `resolve_genes`.
@@ -121,16 +120,24 @@ def resolve_var(
       "var_names" or the name of the column taken, and what its names mean.
     """
     resolve = resolve or resolve_genes
+    candidates = [(source, resolve(names, table)) for source, names in names_in(var)]
+    return max(candidates, key=lambda named: _merit(named[1]))
+
+
+def names_in(var: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """What may name the features of `var`: ("var_names", the index), then each of its columns of ids or symbols.
+
+    Where a column has no name (missing or empty), the index speaks for it.
+    """
     index_names = [str(name) for name in var.index]
-    best = ("var_names", resolve(index_names, table))
+    found = [("var_names", index_names)]
     for column in var.columns:
         if _PUNCTUATION.sub("_", str(column).lower()).strip("_") in (*ID_COLUMNS, *SYMBOL_COLUMNS):
             given = var[column].astype(object)
             known = given.notna() & (given.astype(str) != "")
             names = [str(name) if told else own for name, told, own in zip(given, known, index_names, strict=True)]
-            candidate = (str(column), resolve(names, table))
-            best = max(best, candidate, key=lambda named: _merit(named[1]))
-    return best
+            found.append((str(column), names))
+    return found
 
 
 def merge_columns(ids: Sequence[str]) -> tuple[list[str], np.ndarray]:

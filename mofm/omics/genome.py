@@ -1,4 +1,4 @@
-"""The genes of a species: one table of identity (Ensembl id), symbol, biotype and place, shipped with mofm.
+"""The genes of a species: one table of identity (Ensembl id), symbol, biotype and place, shipped with mofm or one's own.
 
 Choices and their cost:
 - The table is one GENCODE release, bundled as Parquet: no download, the same answer everywhere, and genes that this
@@ -101,35 +101,75 @@ class GeneTable:
         return frozenset(self.frame["symbol"][self.frame["symbol"].duplicated()].tolist())
 
 
+@functools.cache
 def bundled_species() -> tuple[str, ...]:
     """The species whose tables are shipped with mofm."""
     return tuple(sorted(path.stem for path in _BUNDLED.glob("*.parquet")))
 
 
-@functools.cache
-def gene_table(species: str = "human", build: str | None = None) -> GeneTable:
-    """The bundled table of a species.
+def gene_table(species: str | Path = "human", build: str | None = None) -> GeneTable:
+    """The table of a species: the same object at each call.
 
     Args:
-      build: the genome build to place the genes in; None for the build of the annotation. In an older build the table
-        has the same rows; genes that have no place there have `chrom` and `strand` missing and `start` and `end` -1.
+      species: the name of a bundled one, or the path of a table that `build_gene_table` wrote (.parquet).
+      build: see `in_build`; None for the build of the annotation.
 
     Raises:
-      InputError: mofm has no table of that species, or none of that build.
+      InputError: no such table, or none of that build.
     """
-    if species not in bundled_species():
-        hint = nearest_name(species.lower(), bundled_species())
+    if species in bundled_species():
+        return in_build(_read_once(_BUNDLED / f"{species}.parquet", None), build)
+    path = Path(species)
+    if path.name.lower().endswith((".gtf", ".gtf.gz")):
+        name = path.name.split(".")[0]
         raise InputError(
-            f"no gene table of species {species!r}: mofm ships {', '.join(bundled_species())}.{hint} Tables of other "
-            "species are made with `python -m mofm.omics.build_gene_table`"
+            f"{path}: an annotation, of which a gene table is made once: python -m mofm.omics.build_gene_table "
+            f"{name.lower()} {path} {name.lower()}.parquet --release 'NAME (BUILD)'; then give --species "
+            f"{name.lower()}.parquet"
         )
-    table = read_gene_table(_BUNDLED / f"{species}.parquet")
+    if path.suffix == ".parquet":
+        changed = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+        return in_build(_read_once(path.absolute(), changed), build)
+    hint = nearest_name(str(species).lower(), bundled_species())
+    raise InputError(
+        f"no gene table of species {str(species)!r}: mofm ships {', '.join(bundled_species())}.{hint} Of other species "
+        "make one with `python -m mofm.omics.build_gene_table`, and give --species FILE.parquet"
+    )
+
+
+@functools.cache
+def _read_once(path: Path, changed: tuple[int, int] | None) -> GeneTable:
+    """`changed` tells one content of a path from another."""
+    return read_gene_table(path)
+
+
+@functools.cache
+def in_build(table: GeneTable, build: str | None) -> GeneTable:
+    """The same genes, in the same rows, placed in another build; None for the table's own.
+
+    Genes that have no place there have `chrom` and `strand` missing and `start` and `end` -1.
+
+    Raises:
+      InputError: mofm does not know their places there.
+    """
     if build in (None, table.build):
         return table
-    older = [name for name, its_species in OLDER_BUILDS.items() if its_species == species]
+    older = [name for name, its_species in OLDER_BUILDS.items() if its_species == table.species]
     if build not in older:
-        raise InputError(f"no {species} genes placed in build {build!r}: mofm has {', '.join([table.build, *older])}")
+        known = ", ".join([table.build or "none", *older])
+        raise InputError(f"no {table.species} genes placed in build {build!r}: mofm has {known}")
     return _placed(table, build)
+
+
+def is_bundled(table: GeneTable) -> bool:
+    """Whether mofm ships this very table."""
+    return table.species in bundled_species() and same_genes(table, gene_table(table.species))
+
+
+def same_genes(one: GeneTable, other: GeneTable) -> bool:
+    """Whether two tables name the same genes alike, in the same places."""
+    same_name = (one.species, one.version) == (other.species, other.version)
+    return one is other or (same_name and one.frame.equals(other.frame))
 
 
 def _placed(table: GeneTable, build: str) -> GeneTable:
@@ -149,14 +189,17 @@ def _placed(table: GeneTable, build: str) -> GeneTable:
     return placed
 
 
-def read_gene_table(path: Path | str) -> GeneTable:
+def read_gene_table(path: Path | str, content: bytes | None = None) -> GeneTable:
     """A table that `build_gene_table` wrote.
+
+    Args:
+      content: of the file, where it has been read; `path` then only names it.
 
     Raises:
       InputError: the file is not there, or is no gene table.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path if content is None else pa.BufferReader(content))
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path}: cannot be read as a gene table ({str(error).splitlines()[0]})") from error
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}

@@ -1,15 +1,27 @@
 """The identity of a table's features, whatever its modality: genes, antibodies or regions of a genome build."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pandas as pd
 
-from mofm.omics.features import resolve_var
+from mofm.errors import InputError
+from mofm.omics.assemblies import SPECIES
+from mofm.omics.features import names_in, resolve_var
 from mofm.omics.genome import GeneTable
 from mofm.omics.modalities import region_share
+from mofm.omics.orthologs import Orthologs, check_species, resolve_through
 from mofm.omics.proteins import ProteinResolution, resolve_proteins
-from mofm.omics.regions import check_build, require_places, resolve_regions
+from mofm.omics.regions import (
+    BuildEvidence,
+    RegionResolution,
+    build_told,
+    check_build,
+    require_places,
+    resolve_regions,
+    with_build,
+)
 from mofm.omics.table import CountTable
 
 ID_COLUMN = "gene_ids"
@@ -21,13 +33,15 @@ class Resolution:
     """What the features of a table are, in their order.
 
     Attributes:
-      ids: identities: Ensembl ids, names of antibodies, or places such as chr1:100-200.
-      symbols: what to call each.
+      ids: identities: Ensembl ids, names of antibodies, or places: GRCh38_chr1:100-200, chr1:100-200 where the build is
+        not known.
+      symbols: what to call each; a region by its bare place.
       how: str[N], how each was resolved; "unresolved" where it was not.
       features_from: what named them: "var_names" or a column of var.
       build: the genome build of the places; None for genes and antibodies, or where it is not known.
       build_evidence: how that is known, in one sentence.
       counted: names, each `how`, names merged into another, and more, for a manifest.
+      notes: what else a person is to be told, a line each.
     """
 
     ids: list[str]
@@ -37,13 +51,16 @@ class Resolution:
     build: str | None
     build_evidence: str
     counted: dict[str, int | dict[str, int]]
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, int | dict[str, int]]:
         """Counts for a manifest."""
         return self.counted
 
 
-def resolve(table: CountTable, genes: GeneTable, build: str | None = None) -> Resolution:
+def resolve(
+    table: CountTable, genes: GeneTable, build: str | None = None, orthologs: Orthologs | None = None
+) -> Resolution:
     """The identities of a table's features.
 
     RNA is genes, ATAC is regions. Antibodies are named by the index, or by their ids where more of these are known.
@@ -51,34 +68,61 @@ def resolve(table: CountTable, genes: GeneTable, build: str | None = None) -> Re
 
     Args:
       genes: of the species.
-      build: of the regions, by any of its names; None finds it by evidence.
+      build: of the regions, by any of its names; None takes it from their names or finds it by evidence.
+      orthologs: through which genes of another species become genes of this one. Antibodies and regions do not ask them.
 
     Raises:
-      InputError: regions tell no place, or are not of the build that was given.
+      InputError: genes or regions are of another species, or regions tell no place or are not of the build given.
     """
     if table.modality == "atac" or (table.modality == "methylation" and region_share(table.var.index) > 0.5):
-        return _regions(table, build)
+        return _regions(table, genes, build)
     if table.modality == "adt":
-        return _proteins(table.var, genes)
-    features_from, found = resolve_var(table.var, genes)
-    return Resolution(found.ids, found.symbols, found.how, features_from, None, "", found.summary())
+        return _proteins(table.var, genes, orthologs)
+    return _genes(table, genes, orthologs)
 
 
-def _regions(table: CountTable, build: str | None) -> Resolution:
+def _genes(table: CountTable, genes: GeneTable, orthologs: Orthologs | None) -> Resolution:
+    if orthologs is None:
+        features_from, found = resolve_var(table.var, genes)
+        if 2 * np.count_nonzero(found.how == "unresolved") > len(found.how):
+            for _, names in names_in(table.var):
+                check_species(names, genes, table.where)
+        return Resolution(found.ids, found.symbols, found.how, features_from, None, "", found.summary())
+    features_from, found = resolve_var(table.var, genes, functools.partial(resolve_through, orthologs=orthologs))
+    counted = found.summary() | {"orthologs": orthologs.summary()}
+    return Resolution(found.ids, found.symbols, found.how, features_from, None, "", counted, (orthologs.note(found),))
+
+
+def _regions(table: CountTable, genes: GeneTable, build: str | None) -> Resolution:
     found = resolve_regions(table.var.index, table.var)
     require_places(found, table.where)
-    evidence = check_build(found, build, table.where)
-    return Resolution(
-        found.ids, found.symbols, found.how, "var_names", evidence.build, evidence.sentence, found.summary()
-    )
+    told = build_told(table.var.index, table.where)
+    evidence = _build_evidence(found, genes, build or told, table.where)
+    if evidence.species not in (None, genes.species):
+        raise InputError(
+            f"{table.where}: the regions are of {evidence.build}, a {evidence.species} genome, and {genes.species} ones "
+            f"are expected; use --species {evidence.species} with a corpus or model of that species, or give their own "
+            "build with --build"
+        )
+    ids = with_build(found, evidence.build)
+    return Resolution(ids, found.symbols, found.how, "var_names", evidence.build, evidence.sentence, found.summary())
 
 
-def _proteins(var: pd.DataFrame, genes: GeneTable) -> Resolution:
+def _build_evidence(found: RegionResolution, genes: GeneTable, build: str | None, where: str) -> BuildEvidence:
+    """The build of regions; of a species whose builds mofm does not know, that of its genes is taken for granted."""
+    if build is None and genes.species not in SPECIES.values():
+        sentence = f"the regions are taken to be of the build of the {genes.species} genes, {genes.release}"
+        return BuildEvidence(None, False, sentence, {})
+    return check_build(found, build, where)
+
+
+def _proteins(var: pd.DataFrame, genes: GeneTable, orthologs: Orthologs | None) -> Resolution:
     named = {"var_names": resolve_proteins(list(var.index), genes)}
     if ID_COLUMN in var:
         named[ID_COLUMN] = resolve_proteins(var[ID_COLUMN].astype(str).tolist(), genes)
     source, found = max(named.items(), key=lambda item: _known(item[1]))
-    return Resolution(found.ids, found.symbols, found.how, source, None, "", found.summary())
+    notes = () if orthologs is None else (f"antibodies are read as {genes.species} ones, not through the orthologs",)
+    return Resolution(found.ids, found.symbols, found.how, source, None, "", found.summary(), notes)
 
 
 def _known(found: ProteinResolution) -> int:

@@ -50,9 +50,19 @@ class Orthologs:
     pairs: int
     left_out: dict[str, int]
 
-    def summary(self) -> dict[str, str | int | dict[str, int]]:
-        """For a manifest: the file, the pairs used, and those left out by reason."""
-        return {"table": self.path.name, "pairs": self.pairs, "left_out": dict(self.left_out)}
+    def summary(self) -> dict[str, int]:
+        """For a manifest: the pairs that can be used, and those left out by reason."""
+        return {"pairs": self.pairs} | {f"left_out_{reason}": count for reason, count in self.left_out.items()}
+
+    def note(self, found: GeneResolution) -> str:
+        """For a person: what came of the names of a file, and what of the table was left out."""
+        through, lost = (int(np.count_nonzero(found.how == how)) for how in ("ortholog", "unresolved"))
+        return (
+            f"{through:,} of {len(found.ids):,} genes through their one-to-one orthologs in {self.path.name}, "
+            f"{lost:,} mean no gene of the species and keep their names; of the table {self.pairs:,} pairs can be used, "
+            f"{self.left_out['several']:,} that are not one to one and {self.left_out['unknown']:,} whose gene is not "
+            "known are left out"
+        )
 
 
 def read_orthologs(path: Path | str, table: GeneTable) -> Orthologs:
@@ -112,21 +122,25 @@ def resolve_through(names: Sequence[str], table: GeneTable, orthologs: Orthologs
     return GeneResolution(ids=ids, symbols=symbols, how=how, rule=rule, ambiguous=own.ambiguous & ~found)
 
 
-def check_species(names: Sequence[str], table: GeneTable, where: str, orthologs: Orthologs | None = None) -> None:
-    """Raises `InputError` where the genes of `where` (a file) are those of another species and no orthologs are given.
+def check_species(names: Sequence[str], table: GeneTable, where: str) -> None:
+    """Raises `InputError` where the genes of `where` (a file) are those of another species.
 
     Another species' they are when at least half of `names` (of an evenly spaced 2,000) are its ids or symbols, and more
     than twice as many as are the table's.
     """
-    if orthologs is not None or table.species not in bundled_species() or not len(names):
+    if not len(names):
         return
-    shares = species_of(names[place] for place in np.unique(np.linspace(0, len(names) - 1, _SAMPLED).astype(int)))
+    sampled = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, _SAMPLED).astype(int))]
+    shares = species_of(sampled)
     likeliest = next(iter(shares))
-    if likeliest != table.species and shares[likeliest] >= 0.5 and shares[likeliest] > 2 * shares[table.species]:
+    own = shares.get(
+        table.species, np.mean([name in table.row_of_id or name in table.row_of_symbol for name in sampled])
+    )
+    if likeliest != table.species and shares[likeliest] >= 0.5 and shares[likeliest] > 2 * own:
         raise InputError(
             f"{where}: {shares[likeliest]:.0%} of the genes are {likeliest} genes (first: {str(names[0])!r}), and "
             f"{table.species} ones are expected; give a table of orthologs with --orthologs TABLE, or use --species "
-            f"{likeliest}"
+            f"{likeliest} with a corpus or model of that species"
         )
 
 

@@ -1,7 +1,8 @@
 """Region identity: where a peak, a tile or a CpG region lies, whatever its name looks like, and in which genome build.
 
 A region is its place: "chr1:100-200", counted from 0 with the end exclusive (as in BED), chromosomes named as in the
-gene tables. A name is read by itself: neither the order of names nor their company changes what it means.
+gene tables. A name is read by itself: neither the order of names nor their company changes what it means. Which genome
+the place is of is known of many regions together (`find_build`), and then stands before it: "GRCh38_chr1:100-200".
 
 Choices and their cost:
 - Names are taken as BED intervals, as Cell Ranger, MACS and SnapATAC2 write them. Signac and other R tools count from
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
-from mofm.omics.assemblies import NEAR, SPECIES, Tally, build_name, chromosome_name, tally
+from mofm.omics.assemblies import ALIASES, NEAR, SPECIES, Tally, build_name, chromosome_name, tally
 from mofm.omics.resolution import ResolvedNames
 
 RULES = {
@@ -48,6 +49,8 @@ _NAME = (
     r"(?P<chrom>[A-Za-z0-9._*]*[A-Za-z0-9*])[:_-](?P<start>-?\d[\d,]*)(?:-|_|\.\.)(?P<end>\d[\d,]*)$"
 )
 _DOTTED = r"^(?P<chrom>chr\w+?|\d{1,2}|[XYM]|MT)\.(?P<start>\d+)\.(?P<end>\d+)$"
+_TOLD = rf"^({'|'.join([*SPECIES, *ALIASES])})_+"
+_OF_BUILD = rf"^({'|'.join(SPECIES)})_"
 _LARGEST = 2**31 - 1
 
 
@@ -128,6 +131,36 @@ def resolve_regions(names: Sequence[str], var: pd.DataFrame | None = None) -> Re
     return RegionResolution(ids=ids, chrom=chrom, start=start, end=end, how=how, rule=rule)
 
 
+def with_build(regions: RegionResolution, build: str | None) -> list[str]:
+    """The regions' ids with their build before the place, "GRCh38_chr1:100-200"; as they are where it is not known.
+
+    Names without a place stay as they are.
+    """
+    if build is None:
+        return regions.ids
+    return [f"{build}_{name}" if here else name for name, here in zip(regions.ids, regions.placed, strict=True)]
+
+
+def builds_of(ids: Sequence[str]) -> np.ndarray:
+    """object[N] of str: the build that `with_build` put before each of `ids`, "" where there is none."""
+    return pd.Series(list(ids), dtype=object).str.extract(_OF_BUILD, expand=False).fillna("").to_numpy(object)
+
+
+def build_told(names: Sequence[str], where: str) -> str | None:
+    """The build that names themselves tell, as 10x Genomics writes "GRCh38_chr1:100-200"; None where none does.
+
+    Raises:
+      InputError: they tell several, and the same place in each would be taken for one.
+    """
+    told = pd.Series([str(name) for name in names], dtype=object).str.extract(_TOLD, expand=False).dropna()
+    builds = sorted({build_name(name) for name in told.unique()})
+    if len(builds) > 1:
+        raise InputError(
+            f"{where}: holds regions of {' and '.join(builds)}, by their names; write those of each to a file of its own"
+        )
+    return builds[0] if builds else None
+
+
 def require_places(regions: RegionResolution, where: str) -> None:
     """Raises `InputError` where not one of the regions of `where` (a file, a modality) is placed."""
     if len(regions.ids) and not regions.placed.any():
@@ -166,8 +199,8 @@ def check_build(regions: RegionResolution, build: str | None, where: str) -> Bui
       build: any name of a build, as a person gave it; None to find it.
 
     Returns:
-      The evidence; its `build` is None where none was given and the regions do not tell: such regions must not be
-      linked to genes.
+      The evidence; its `build` is None where none was given and the regions do not tell: such regions are taken to be
+      of the build of the gene table.
 
     Raises:
       InputError: the name is unknown, or the regions are not of the build that was given.

@@ -66,7 +66,7 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     spec = ModelSpec(config.encoder, len(genes))
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
-    workdirs.open_workdir(workdir, config, corpus.digest, genes)
+    workdirs.open_workdir(workdir, config, corpus, genes)
 
     recipe = Recipe(spec, config.objectives, optimizer, config.seed)
     models = workdirs.load_start(workdir)  # kept, so that a resumed run has the very same

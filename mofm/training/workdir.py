@@ -1,7 +1,8 @@
 """What lies in a run's directory, and who may go on with it.
 
-    workdir/config.json     the config, and the fingerprint of the corpus
+    workdir/config.json     the config, and of the corpus its fingerprint, its species and its version of the gene table
     workdir/genes.parquet   the model's gene table: columns id, symbol
+    workdir/gene_table.parquet  the species', where the corpus has one of its own
     workdir/start.npz       the mean predictors and the linear model that it began from, and what its features are
     workdir/checkpoints/    Orbax
     workdir/metrics.jsonl   and tensorboard/
@@ -20,22 +21,28 @@ import pandas as pd
 
 from mofm.axes import MODALITIES
 from mofm.batch import FeatureSpace
+from mofm.corpus.datasets import Corpus
+from mofm.corpus.manifest import GENE_TABLE
+from mofm.corpus.store import read_file
 from mofm.errors import InputError
 from mofm.files import written_whole
+from mofm.omics.features import species_of
+from mofm.omics.genome import GeneTable, gene_table
 from mofm.training.components import Components, Profile
 from mofm.training.config import Config, from_dict
 from mofm.training.null import NullModel
 from mofm.training.state import Start
 
 
-def open_workdir(workdir: Path, config: Config, corpus_digest: str, genes: pd.DataFrame) -> None:
+def open_workdir(workdir: Path, config: Config, corpus: Corpus, genes: pd.DataFrame) -> None:
     """Make the directory of a new run, or check that an existing one is of this config and corpus.
 
     Raises:
       InputError: it holds another run; the keys that differ are named with both values.
     """
     path = workdir / "config.json"
-    record = {"config": config.to_dict(), "science": config.science(), "corpus_digest": corpus_digest}
+    record = {"config": config.to_dict(), "science": config.science(), "corpus_digest": corpus.digest}
+    record |= {"species": corpus.manifest.species, "gene_table": corpus.manifest.gene_table}
     if path.exists():
         differing = _differences(_read_json(path), json.loads(json.dumps(record)))
         if differing:
@@ -44,11 +51,17 @@ def open_workdir(workdir: Path, config: Config, corpus_digest: str, genes: pd.Da
                 "Give another --workdir, or the config it began with"
             )
         return
-    begun = ("genes.parquet", f".{path.name}.*.tmp")  # all that a start cut short (a full disk) can have left
+    begun = (
+        "genes.parquet",
+        GENE_TABLE,
+        f".{path.name}.*.tmp",
+    )  # all that a start cut short (a full disk) can have left
     if workdir.exists() and not all(any(map(item.match, begun)) for item in workdir.iterdir()):
         raise InputError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     genes.to_parquet(workdir / "genes.parquet")
+    if (table := read_file(corpus.path, GENE_TABLE)) is not None:
+        (workdir / GENE_TABLE).write_bytes(table)
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -59,6 +72,14 @@ def read_config(workdir: Path) -> Config:
     if not path.exists():
         raise InputError(f"{workdir}: not a trained model (no config.json); give the --workdir of a `mofm train` run")
     return from_dict(Config, _read_json(path)["config"])
+
+
+def read_gene_table(workdir: Path) -> GeneTable:
+    """The gene table of the corpus that the model was trained on; of a run that does not say, of most genes' species."""
+    if (workdir / GENE_TABLE).exists():
+        return gene_table(workdir / GENE_TABLE)
+    said = _read_json(workdir / "config.json").get("species")
+    return gene_table(said or next(iter(species_of(read_genes(workdir)["id"]))))
 
 
 def read_genes(workdir: Path) -> pd.DataFrame:

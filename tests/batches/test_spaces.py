@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mofm.batches.spaces import LINKS, identities, known_share, make_space
+from mofm.errors import InputError
 from mofm.omics.genome import gene_table
 
 TABLE = gene_table("human")
@@ -13,7 +14,7 @@ TABLE = gene_table("human")
 
 def space_of(modality, ids, known=None):
     """The features in a gene table of `known` identities; of all that they speak of, where None."""
-    found = identities(modality, ids, TABLE, "GRCh38" if modality == "atac" else None)
+    found = identities(modality, ids, TABLE)
     names = list(dict.fromkeys(found.identity_E)) if known is None else known
     return names, make_space(found, ids, {name: row for row, name in enumerate(names)})
 
@@ -26,8 +27,8 @@ def id_of(symbol):
     return TABLE.gene_ids[TABLE.row_of_symbol[symbol]]
 
 
-def place_of(symbol, shift=0, width=500):
-    gene = TABLE.frame.iloc[TABLE.row_of_symbol[symbol]]
+def place_of(symbol, shift=0, width=500, table=TABLE):
+    gene = table.frame.iloc[table.row_of_symbol[symbol]]
     start = int(gene["start"] if gene["strand"] == "+" else gene["end"]) + shift
     return f"{gene['chrom']}:{start}-{start + width}"
 
@@ -49,6 +50,32 @@ def test_a_peak_at_a_start_speaks_of_that_gene_most():
         assert max(weights, key=weights.get) == id_of(symbol)
     assert not space.weights_FK[2].any()
     assert space.genes_FK.shape == (3, LINKS)
+
+
+def test_each_build_is_linked_to_the_genes_as_placed_in_it():
+    """Places of one gene in two builds speak of it alike; one place in two builds speaks of other genes."""
+    older = gene_table("human", "GRCh37")
+    new, old = place_of("CD19"), place_of("CD19", table=older)
+    assert new != old
+    ids = [f"GRCh37_{old}", f"GRCh38_{new}", f"GRCh37_{new}", new, "chr1:9-5", f"GRCh38_{place_of('MS4A1')}"]
+    names, space = space_of("atac", ids)
+    for feature in (0, 1, 3):
+        weights = genes_of(names, space, feature)
+        assert max(weights, key=weights.get) == id_of("CD19")
+    assert genes_of(names, space, 2) != genes_of(names, space, 1) == genes_of(names, space, 3)
+    assert not space.weights_FK[4].any()
+    assert max(genes_of(names, space, 5), key=genes_of(names, space, 5).get) == id_of("MS4A1")
+    for feature, name in enumerate(ids):  # company changes nothing
+        alone = space_of("atac", [name], names)[1]
+        for part in ("genes_FK", "weights_FK", "place_FP", "bucket_F"):
+            np.testing.assert_array_equal(getattr(alone, part)[0], getattr(space, part)[feature])
+    found = identities("atac", ids, TABLE)
+    assert (np.diff(found.feature_E) >= 0).all()
+
+
+def test_a_build_of_another_species_has_no_genes_here():
+    with pytest.raises(InputError, match="no human genes placed in build 'GRCm38'"):
+        identities("atac", ["GRCm38_chr1:100-200"], TABLE)
 
 
 def test_what_the_table_does_not_have_is_left_out_and_the_rest_sums_to_one():

@@ -104,7 +104,7 @@ def linear(train_on, judged) -> dict[str, np.ndarray]:
     activity = {}
     for side, omics in (("train", train_on), ("judged", judged)):
         atac = omics["atac"]
-        found = spaces.identities("atac", list(atac.var_names), gene_table("human"), "GRCh38")
+        found = spaces.identities("atac", list(atac.var_names), gene_table("human"))
         activity[side] = sp.csr_matrix(
             atac.X @ link_matrix(spaces.make_space(found, list(atac.var_names), genes), len(genes))
         )

@@ -208,6 +208,47 @@ def test_a_file_read_in_another_way_is_refused(tmp_path, one, content):
     assert content(tmp_path / "corpus") == before
 
 
+@pytest.fixture
+def mouse(tmp_path, draw_counts, write_h5ad, gene_ids):
+    """(file of mouse genes, table that makes all but the last of them the first human genes)."""
+    names = [name for name in gene_table("mouse").symbols if name.startswith("Gpr")][:40]
+    table = tmp_path / "mouse_human.tsv"
+    table.write_text("".join(f"{name}\t{gene}\n" for name, gene in zip(names[:-1], gene_ids, strict=False)))
+    return write_h5ad(tmp_path / "mouse.h5ad", draw_counts(40, 40, seed=2), names), table
+
+
+def test_genes_of_another_species_are_refused_before_anything_is_written(tmp_path, one, mouse):
+    line = refusal([one, mouse[0]], tmp_path / "corpus")
+    assert f"{mouse[0]}: 100% of the genes are mouse genes" in line
+    assert "--orthologs TABLE, or use --species mouse" in line
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_orthologs_lead_into_the_corpus(tmp_path, one, mouse, gene_ids, content):
+    path, table = mouse
+    ingest([one], tmp_path / "corpus")
+    (result,) = ingest([path], tmp_path / "corpus", orthologs=table)
+    corpus = open_corpus(tmp_path / "corpus")
+    assert corpus.stores[1].feature_rows.tolist() == [*range(39), 50]
+    assert corpus.features["id"].iloc[50] == anndata.read_h5ad(path).var_names[39]
+    np.testing.assert_array_equal(dense_of(tmp_path / "corpus", "mouse"), anndata.read_h5ad(path).X.toarray())
+    resolution = result.entry.resolution
+    assert (resolution["ortholog"], resolution["unresolved"], resolution["orthologs"]["pairs"]) == (39, 1, 39)
+    assert result.entry.notes[0].startswith("39 of 40 genes through their one-to-one orthologs in mouse_human.tsv")
+    before = content(tmp_path / "corpus")
+    assert ingest([path], tmp_path / "corpus", orthologs=table.rename(tmp_path / "moved.tsv"))[0].status != "ingested"
+    (tmp_path / "moved.tsv").write_text((tmp_path / "moved.tsv").read_text().replace("\t", ","))
+    for other in (tmp_path / "moved.tsv", None):
+        assert "in the corpus already" in refusal([path], tmp_path / "corpus", orthologs=other)
+    assert content(tmp_path / "corpus") == before
+
+
+def test_a_table_of_orthologs_that_cannot_be_read(tmp_path, one):
+    line = refusal([one], tmp_path / "corpus", orthologs=tmp_path / "absent.tsv")
+    assert "absent.tsv: cannot be read" in line
+    assert not (tmp_path / "corpus").exists()
+
+
 def test_another_species_is_refused(tmp_path, one, two):
     ingest([one], tmp_path / "corpus")
     assert "a corpus has one table" in refusal([two], tmp_path / "corpus", species="mouse")
@@ -406,7 +447,7 @@ POINTS = {
     "the store is half on disk": ("os.fsync", 20, "before", 0),
     "the store is complete": ("mofm.corpus.ingest.commit", 1, "before", 0),
     "the store is in place": ("mofm.corpus.staging._sync_folder", 1, "before", 0),
-    "the feature table is in place": ("mofm.corpus.staging._replace_file", 1, "after", 0),
+    "the feature table is in place": ("mofm.corpus.staging.replace_file", 1, "after", 0),
     "the manifest is in place": ("mofm.corpus.staging._sync_folder", 3, "before", 1),
     "the longer feature table is in place": ("mofm.corpus.staging._sync_folder", 5, "before", 1),
     "all is done but the cleaning": ("mofm.corpus.ingest.commit", 2, "after", 2),

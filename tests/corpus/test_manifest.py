@@ -218,7 +218,7 @@ def test_format_1_is_read_and_kept():
     assert read.stores == (entry(kind="h5ad", given={}, build=None, build_evidence="", notes=[]),)
     assert read.to_json() == content
     grown = read.with_stores([entry("lung", modality="atac")], 9)
-    assert json.loads(grown.to_json())["format_version"] == FORMAT_VERSION == 2
+    assert json.loads(grown.to_json())["format_version"] == FORMAT_VERSION == 3
     assert Manifest.from_json(grown.to_json(), "") == grown
 
 

@@ -19,6 +19,7 @@ import pytest
 import scipy.sparse
 
 from mofm.corpus import prepare
+from mofm.corpus.features import features_to_bytes
 from mofm.corpus.ingest import ingest, jobs_for
 from mofm.corpus.manifest import FORMAT_VERSION
 from mofm.corpus.store import RowBuffers, open_corpus, read_manifest
@@ -186,6 +187,73 @@ def test_a_build_is_given_or_refused(tmp_path, make_anndata):
     assert "the regions are not of GRCm38" in refusal([tmp_path / "a.h5ad"], tmp_path / "other", build="mm10")
 
 
+@pytest.fixture
+def peaks_of_two(tmp_path, make_anndata):
+    """Files of the same places, in other orders, which are of GRCh38 and of GRCh37, and of no known build."""
+    names = {"GRCh38": PEAKS, "GRCh37": PEAKS[::-1], None: PEAKS[:5]}
+    paths = {build: tmp_path / f"{build}.h5ad" for build in names}
+    for seed, (build, path) in enumerate(paths.items()):
+        make_anndata([f"{build}-{i}" for i in range(8)], names[build], seed).write_h5ad(path)
+    return paths
+
+
+def test_one_place_in_two_builds_is_two_features(tmp_path, peaks_of_two):
+    for build, path in peaks_of_two.items():
+        ingest([path], tmp_path / "corpus", build=build)
+    corpus = open_corpus(tmp_path / "corpus")
+    new, old = [f"GRCh38_{place}" for place in PEAKS], [f"GRCh37_{place}" for place in PEAKS[::-1]]
+    assert corpus.features["id"].tolist() == [*new, *old, *PEAKS[:5]]
+    assert corpus.features["symbol"].tolist() == [*PEAKS, *PEAKS[::-1], *PEAKS[:5]]
+    assert [store.entry.build for store in corpus.stores] == ["GRCh38", "GRCh37", None]
+    assert corpus.stores[1].feature_rows.tolist() == list(range(60, 120))
+
+
+@pytest.mark.parametrize(("species", "build", "other"), [("mouse", "hg19", "human"), ("human", "mm10", "mouse")])
+def test_regions_of_another_species_are_refused(tmp_path, peaks_of_two, species, build, other):
+    line = refusal([peaks_of_two["GRCh38"]], tmp_path / "corpus", build=build, species=species)
+    assert f"a {other} genome, and {species} ones are expected; use --species {other}" in line
+    assert not (tmp_path / "corpus").exists()
+
+
+def to_format_2(corpus: Path) -> None:
+    """Rewrites a corpus as mofm wrote it before the ids of regions told their build."""
+    fields = json.loads((corpus / "manifest.json").read_text()) | {"format_version": 2}
+    (corpus / "manifest.json").write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+    features = pd.read_parquet(corpus / "features.parquet")
+    bare = features.assign(id=features["id"].str.removeprefix("GRCh38_").str.removeprefix("GRCh37_"))
+    (corpus / "features.parquet").write_bytes(features_to_bytes(bare))
+
+
+@pytest.mark.parametrize("build", ["GRCh37", None])
+def test_a_corpus_of_format_2_reads_as_one_of_today_and_grows_as_one(tmp_path, peaks_of_two, build):
+    corpus, path = tmp_path / "corpus", peaks_of_two[build]
+    ingest([path], corpus, build=build)
+    before = open_corpus(corpus)
+    to_format_2(corpus)
+    as_before = open_corpus(corpus)
+    assert as_before.manifest.format_version == 2
+    pd.testing.assert_frame_equal(as_before.features, before.features)
+    digest = as_before.digest
+    assert ingest([path], corpus, build=build)[0].status == "already there"
+    assert open_corpus(corpus).digest == digest
+    ingest([peaks_of_two["GRCh38"]], corpus, build="GRCh38")
+    grown = open_corpus(corpus)
+    assert grown.manifest.format_version == FORMAT_VERSION
+    assert grown.features["id"].tolist() == [*before.features["id"], *(f"GRCh38_{place}" for place in PEAKS)]
+
+
+def test_two_builds_in_format_2_are_refused_and_other_omics_are_not(tmp_path, peaks_of_two, paired):
+    for build in ("GRCh38", "GRCh37"):
+        ingest([peaks_of_two[build]], tmp_path / "corpus", build=build)
+    to_format_2(tmp_path / "corpus")
+    with pytest.raises(InputError, match=r"regions are of GRCh37 and GRCh38.*ingest its files into a new corpus"):
+        open_corpus(tmp_path / "corpus")
+    ingest([paired], tmp_path / "other")
+    before = open_corpus(tmp_path / "other").features
+    to_format_2(tmp_path / "other")
+    pd.testing.assert_frame_equal(open_corpus(tmp_path / "other").features, before)
+
+
 # --- methylation ---
 
 
@@ -313,7 +381,7 @@ PLACES = {
     "the second store": "mofm.corpus.prepare._var",
     "a rename": "os.rename",
     "the feature table": "mofm.corpus.staging.features_to_bytes",
-    "the manifest": "mofm.corpus.staging._replace_file",
+    "the manifest": "mofm.corpus.staging.replace_file",
 }
 
 

@@ -1,7 +1,9 @@
 """A cell's embedding is the cell's own: no order, company, batch size or naming of genes changes it, and the file that
 comes back is the file that went in with one embedding and one true report more, or there is no file at all."""
 
+import dataclasses
 import errno
+import json
 import os
 import resource
 import shutil
@@ -13,12 +15,16 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from mofm.cli import main
+from mofm.corpus.ingest import ingest
 from mofm.errors import InputError
 from mofm.inference import output
 from mofm.inference.model import Embedding, load
 from mofm.inference.output import write_embedding
 from mofm.omics import table
 from mofm.omics.genome import gene_table
+from mofm.training.loop import train
+from mofm.training.workdir import read_gene_table
 
 TOLERANCE = 1e-5
 """Of float32 sums in another order. Cells differ by much more (`test_cells_differ`), so the tests can fail."""
@@ -304,6 +310,72 @@ def test_no_gene_in_common(make_cells, embed):
 def test_options_that_mean_nothing(cells, embed, option, value, what):
     with pytest.raises(InputError, match=what):
         embed(cells, **{option: value})
+
+
+# --- species ---
+
+
+def in_mouse(cells) -> ad.AnnData:
+    """The same counts, of as many mouse genes."""
+    frame = gene_table("mouse").frame
+    frame = frame[(frame["biotype"] == "protein_coding") & ~frame["symbol"].duplicated(keep=False)]
+    var = pd.DataFrame(index=frame["symbol"].tolist()[: cells.n_vars])
+    return ad.AnnData(cells.X, obs=cells.obs, var=var)
+
+
+def test_genes_of_another_species_are_refused(cells, embed):
+    with pytest.raises(InputError, match=r"in\.h5ad: 100% of the genes are mouse .*--orthologs TABLE.*--species mouse"):
+        embed(in_mouse(cells))
+
+
+def test_orthologs_lead_to_the_model(cells, embed, tmp_path, trained, capsys):
+    mouse, table = in_mouse(cells), tmp_path / "mouse_human.csv"
+    table.write_text("".join(f"{a},{b}\n" for a, b in zip(mouse.var_names, cells.var["gene_ids"], strict=True)))
+    embedding = embed(mouse, orthologs=table)
+    np.testing.assert_array_equal(embedding.embedding_NE, embed(cells).embedding_NE)
+    assert embedding.report["features_matched"] == cells.n_vars
+    (note,) = embedding.report["notes"]
+    assert note.startswith("300 of 300 genes through their one-to-one orthologs in mouse_human.csv")
+    words = ["embed", trained.workdir, tmp_path / "in.h5ad", tmp_path / "out.h5ad", "--orthologs", table, "--overwrite"]
+    mouse.write_h5ad(tmp_path / "in.h5ad")
+    assert main([str(word) for word in words]) == 0
+    assert f"  rna {note}\n" in capsys.readouterr().out
+    assert ad.read_h5ad(tmp_path / "out.h5ad").uns["mofm"]["notes"].tolist() == [note]
+
+
+@pytest.fixture(scope="module")
+def of_mouse(cells, trained, tmp_path_factory):
+    """(folder of a model trained a step on mouse cells, the file of these)."""
+    folder = tmp_path_factory.mktemp("mouse")
+    in_mouse(cells).write_h5ad(folder / "mouse.h5ad")
+    ingest([folder / "mouse.h5ad"], folder / "corpus", species="mouse")
+    data = dataclasses.replace(trained.config.data, corpus=str(folder / "corpus"))
+    run = dataclasses.replace(trained.config.run, steps=1)
+    train(dataclasses.replace(trained.config, data=data, run=run), folder / "run", quiet=True)
+    return folder / "run", folder / "mouse.h5ad"
+
+
+def test_a_model_knows_its_species(of_mouse, cells, trained, tmp_path):
+    workdir, path = of_mouse
+    record = json.loads((workdir / "config.json").read_text())
+    assert (record["species"], record["gene_table"]) == ("mouse", gene_table("mouse").version)
+    report = load(workdir).embed(path, quiet=True).report
+    assert (report["species"], report["features_matched"]) == ("mouse", cells.n_vars)
+    assert report["gene_table"] == gene_table("mouse").version
+    cells.write_h5ad(tmp_path / "human.h5ad")
+    with pytest.raises(InputError, match=r"are human genes .* and mouse ones are expected"):
+        load(workdir).embed(tmp_path / "human.h5ad", quiet=True)
+
+
+def test_a_run_that_does_not_say_its_species_has_that_of_its_genes(of_mouse, trained, tmp_path):
+    for workdir, species in ((of_mouse[0], "mouse"), (trained.workdir, "human")):
+        old = tmp_path / species
+        old.mkdir()
+        record = json.loads((workdir / "config.json").read_text())
+        del record["species"], record["gene_table"]
+        (old / "config.json").write_text(json.dumps(record))
+        shutil.copy(workdir / "genes.parquet", old)
+        assert read_gene_table(old) is gene_table(species)
 
 
 def test_not_a_workdir(tmp_path, snapshot):

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from mofm.errors import InputError
 from mofm.omics.assemblies import SPECIES, build_name, build_table, chromosome_name, chromosome_sizes
-from mofm.omics.regions import RULES, check_build, find_build, require_places, resolve_regions
+from mofm.omics.regions import (
+    RULES,
+    builds_of,
+    check_build,
+    find_build,
+    require_places,
+    resolve_regions,
+    with_build,
+)
 
 fast = settings(max_examples=60, deadline=None)
 chroms = st.sampled_from([*(f"chr{i}" for i in range(1, 23)), "chrX", "chrM", "KI270728.1", "GL000194.1", "hs37d5"])
@@ -50,6 +58,19 @@ def placed_one(name):
 ])  # fmt: skip
 def test_ways_to_name_a_region(name, place):
     assert placed_one(name) == (place, "name")
+
+
+@pytest.mark.parametrize("build", [*SPECIES, None])
+def test_a_build_stands_before_the_place_and_is_read_back(build):
+    found = resolve_regions(["chr1:1-2", "KI270728.1:5-9", "no place", "chr1:9-5"])
+    ids = with_build(found, build)
+    assert ids[0] == (f"{build}_chr1:1-2" if build else "chr1:1-2")
+    assert ids[2:] == ["no place", "chr1:9-5"]
+    assert builds_of(ids).tolist() == [build or "", build or "", "", ""]
+    again = resolve_regions(ids)
+    assert again.ids == found.ids
+    assert with_build(again, build) == ids
+    assert builds_of([]).tolist() == []
 
 
 @pytest.mark.parametrize(("name", "rule"), [
