@@ -38,3 +38,6 @@ MESH_AXES = (DATA, FSDP, TENSOR)
 Modality = typing.Literal["rna", "atac", "adt", "methylation"]
 MODALITIES: tuple[Modality, ...] = typing.get_args(Modality)
 """The omics types, in the order of the rows of the tokenizer's modality table."""
+
+FEATURES: dict[Modality, str] = {"rna": "genes", "atac": "peaks", "adt": "antibodies", "methylation": "features"}
+"""What a person calls the features of each. Those of methylation are regions or genes."""

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mofm.axes import FEATURES
 from mofm.corpus.ingest import IngestResult
 from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.omics.assemblies import SPECIES
-from mofm.omics.choice import FEATURES
 from mofm.omics.describe import describe
 from mofm.omics.features import names_in, species_of
 from mofm.omics.genome import bundled_species, gene_table
@@ -221,7 +221,7 @@ def _matrix_row(name: str, described: dict) -> dict:
 def _features_line(modality: str, features: dict) -> str:
     """How the names of one modality resolve, in one line."""
     known = features["names"] - features["unresolved"]
-    things = FEATURES[modality] if modality != "rna" else "genes"
+    things = FEATURES[modality]
     is_placed = features["build_evidence"] != ""
     meant = "have a place" if is_placed else f"are {features['species']} genes"
     ways = {"ensembl": "Ensembl ids", "ensembl_versioned": "ids with versions", "symbol": "symbols"}

@@ -380,7 +380,7 @@ def test_simulate_writes_several_omics_of_the_same_cells(capsys, tmp_path):
     every = ["--modalities", "rna", "atac", "adt", "methylation"]
     assert main(["simulate", str(tmp_path / "all.h5mu"), *every, *small]) == 0
     told = capsys.readouterr().out
-    for words in ("40 cells x 30 genes, 3 types", "peaks", "26 antibodies", "60 regions"):
+    for words in ("40 cells x 30 genes, 3 types", "peaks", "26 antibodies", "60 features"):
         assert words in told
     paired = mudata.read_h5mu(tmp_path / "all.h5mu")
     assert list(paired.mod) == every[1:]

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from mofm.axes import FEATURES
 from mofm.cli.options import (
-    FEATURES,
     INPUTS,
     add_counts_options,
     add_names_options,

@@ -7,7 +7,6 @@ from mofm.axes import MODALITIES
 from mofm.errors import InputError
 
 INPUTS = "h5ad, h5mu, 10x HDF5 or matrix folder, Cell Ranger outs folder, or fragments.tsv.gz"
-FEATURES = {"rna": "genes", "atac": "peaks", "adt": "antibodies", "methylation": "regions"}
 
 
 def add_verb(verbs, name: str, run, summary: str, details: str = "") -> argparse.ArgumentParser:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mofm.axes import MODALITIES
-from mofm.cli.options import FEATURES, add_verb, check_free
+from mofm.axes import FEATURES, MODALITIES
+from mofm.cli.options import add_verb, check_free
 from mofm.errors import InputError
 from mofm.files import output_file
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import logit
 
+from mofm.axes import FEATURES
 from mofm.batch import FeatureSpace
 from mofm.batches.idf import count_open, idf
 from mofm.batches.spaces import identities, known_share, make_space
@@ -116,8 +117,7 @@ def _check_any(table: CountTable, rows_F: np.ndarray, genes: pd.DataFrame) -> No
     if (rows_F >= 0).any():
         return
     given, known = (", ".join(map(str, some)) for some in (table.var.index[:3], genes["symbol"].head(3)))
-    what = {"rna": "genes", "adt": "antibodies"}.get(table.modality, "regions")
     raise InputError(
-        f"{table.path}: none of its {table.n_features:,} {what} ({given}, ...) speaks of any of the model's "
-        f"{len(genes):,} genes ({known}, ...): check --species, and that var holds symbols, ids or places"
+        f"{table.path}: none of its {table.n_features:,} {FEATURES[table.modality]} ({given}, ...) speaks of any of the "
+        f"model's {len(genes):,} genes ({known}, ...): check --species, and that var holds symbols, ids or places"
     )

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from mofm.axes import Modality
+from mofm.axes import FEATURES, Modality
 from mofm.errors import InputError, nearest_name
 from mofm.omics.checks import BadValue, Look, look_at
 from mofm.omics.counts import recovery_of, select_columns
@@ -21,11 +21,6 @@ from mofm.omics.modalities import columns_of, feature_kinds
 from mofm.omics.recover import SHARE_NEEDED, Recovery
 
 USUAL_LAYERS = ("counts", "raw_counts", "count", "raw", "umi", "umis")
-
-FEATURES: dict[Modality, str] = {
-    "rna": "gene expression", "atac": "peaks", "adt": "antibodies", "methylation": "methylation",
-}  # fmt: skip
-"""What the features of a modality are called in messages."""
 
 
 class Wanted(NamedTuple):
@@ -144,7 +139,7 @@ def make_candidate(where: str, matrix: StoredMatrix, var: pd.DataFrame, wanted: 
     if not kept.any():
         kinds = ", ".join(sorted(feature_kinds(var, wanted.modality).unique()))
         raise InputError(
-            f"{where}: no {FEATURES[wanted.modality]} among its features (var['feature_types'] has {kinds}); "
+            f"{where}: no {FEATURES[wanted.modality]} among what it measures (var['feature_types'] has {kinds}); "
             "give a file that has some"
         )
     new_column = None if kept.all() else np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mofm.axes import FEATURES
 from mofm.errors import InputError
 from mofm.omics import fragments
 from mofm.omics.anndatas import Member, h5ad_member, h5mu_members
@@ -69,10 +70,9 @@ def _describe_tables(tables: Tables) -> dict:
 
 
 def _sentence(table: dict) -> str:
-    things = {"rna": "genes", "atac": "peaks", "adt": "antibodies", "methylation": "regions"}[table["modality"]]
     source = table["counts_from"] if table["hits_from"] in (None, table["counts_from"]) else table["hits_from"]
     what = "methylation is" if table["hits_from"] else "counts are"
-    return f"{what} in {source}: {table['cells']:,} cells x {table['features']:,} {things}"
+    return f"{what} in {source}: {table['cells']:,} cells x {table['features']:,} {FEATURES[table['modality']]}"
 
 
 def _describe_fragments(layout: Layout, reading: Reading) -> dict:

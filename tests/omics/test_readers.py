@@ -505,7 +505,7 @@ def test_other_kinds_of_features_are_left_out_and_counted(tmp_path):
             assert list(table.var.index) == list(adata.var_names[kept])
     adata.var["feature_types"] = "Peaks"
     adata.write_h5ad(path)
-    assert "no gene expression" in refusal(path)
+    assert "no genes among what it measures" in refusal(path)
 
 
 # --- old files ---
