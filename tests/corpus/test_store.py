@@ -105,8 +105,24 @@ def test_buffers_are_used_again(ingested):
     store, buffers = open_corpus(ingested).stores[0], RowBuffers()
     first = store.read_rows(0, 100, buffers).result()
     second = store.read_rows(100, 130, buffers).result()
-    assert np.shares_memory(first.data, second.data)
+    held = np.concatenate([first.indices.view(np.uint8), first.data.view(np.uint8)])
     assert np.shares_memory(first.indices, second.indices)
+    assert np.shares_memory(first.indices, second.data)  # the smaller read lies where the larger one's beginning was
+    assert len(held) >= second.indices.nbytes + second.data.nbytes
+
+
+def test_spans_come_one_behind_the_other_in_one_memory(ingested, truth):
+    stores, buffers = open_corpus(ingested).stores, RowBuffers()
+    spans = [(40, 50), (7, 7), (0, 3), (50, 57)]
+    buffers.reserve(sum(store.n_bytes(spans) for store in stores))
+    pending = [store.read_spans(spans, buffers) for store in stores]
+    for store, rows in zip(stores, (read.result() for read in pending), strict=True):
+        expected = np.concatenate([truth[store.name][start:stop] for start, stop in spans])
+        np.testing.assert_array_equal(dense_of(rows, store.n_features), expected)
+        assert rows.indptr_N.dtype == np.int64
+    (only,) = stores[:1]
+    buffers.reserve(only.n_bytes([]))
+    assert only.read_spans([], buffers).result().n_cells == 0
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (3, 2), (0, 231)])
