@@ -11,6 +11,7 @@ from rich.text import Text
 from mofm.axes import FEATURES
 from mofm.corpus.ingest import IngestResult
 from mofm.corpus.manifest import MANIFEST, StoreEntry
+from mofm.corpus.names import shared_names
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.omics.assemblies import SPECIES
@@ -173,6 +174,14 @@ def render_ingest(results: list[IngestResult], out: Path) -> None:
             _say_of_store(console, entry)
         for kind, count in result.entry.left_out.items():
             _say(console, f"{result.name}: left out {_left_out(kind, count)}")
+    new = {entry.name for result in results if result.status == "ingested" for entry in result.entries}
+    if new and (shared := shared_names(open_corpus(out), new)):
+        one, other = shared.datasets
+        _say(
+            console,
+            f"{shared.cells:,} new cells have a name that another data set has too ({shared.example} in {one} and {other}): "
+            f"each is told by both, as {one}:{shared.example}; are they the same cells twice?",
+        )
 
 
 def _say_of_store(console: Console, entry: StoreEntry) -> None:

@@ -33,8 +33,12 @@ class Dataset:
         """What was measured in its cells: the stratum that they belong to."""
         return tuple(self.stores)
 
+    def cell_names(self) -> np.ndarray:
+        """Of all cells, in their files. Read anew at every call."""
+        return next(iter(self.stores.values())).cell_names()
+
     def cell_name(self, row: int) -> str:
-        """The name of a cell in its file. Reads obs at the first call."""
+        """The name of a cell in its file. Reads all names at the first call."""
         return next(iter(self.stores.values())).cell_name(row)
 
 

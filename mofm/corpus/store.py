@@ -18,8 +18,9 @@ threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and 
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,10 +30,12 @@ from mofm.axes import Modality
 from mofm.corpus.datasets import Corpus
 from mofm.corpus.features import features_from_bytes, with_builds
 from mofm.corpus.manifest import FEATURES, GENE_TABLE, MANIFEST, Manifest, StoreEntry
-from mofm.corpus.tables import read_table
+from mofm.corpus.tables import read_index, read_table
 from mofm.errors import InputError
 from mofm.omics.genome import GeneTable, bundled_species, gene_table, read_gene_table
 from mofm.omics.rows import CountRows
+
+T = TypeVar("T")
 
 CACHE_BYTES = 64 * 2**20
 
@@ -236,24 +239,28 @@ class Store:
 
     def obs(self) -> pd.DataFrame:
         """The cells' annotations, the index their names."""
-        return self._table("obs")
+        return self._read(read_table, "obs")
 
     def var(self) -> pd.DataFrame:
         """The columns: the index their identities; symbol, name_in_file (joined by ";"), resolved, feature_row."""
-        return self._table("var")
+        return self._read(read_table, "var")
 
-    def _table(self, key: str) -> pd.DataFrame:
+    def _read(self, read: Callable[[str, str], T], key: str) -> T:
         try:
-            return read_table(os.path.join(self._root, self.entry.path), key)
+            return read(os.path.join(self._root, self.entry.path), key)
         except Exception as error:
             raise self.damaged(key, error) from error
 
+    def cell_names(self) -> np.ndarray:
+        """The names of all cells, in their file; object."""
+        return self._read(read_index, "obs")
+
     @functools.cached_property
-    def _cell_names(self) -> pd.Index:
-        return self.obs().index
+    def _cell_names(self) -> np.ndarray:
+        return self.cell_names()
 
     def cell_name(self, row: int) -> str:
-        """The name of a cell in its file. Reads obs at the first call."""
+        """The name of a cell in its file. Reads all names at the first call."""
         return str(self._cell_names[row])
 
 

@@ -47,9 +47,18 @@ def write_var(folder: Path, var: pd.DataFrame) -> None:
 
 def read_table(folder: str | Path, key: str) -> pd.DataFrame:
     """The obs or var table of a store. Raises whatever zarr and anndata do where it is damaged or incomplete."""
+    return anndata.io.read_elem(_complete(folder)[key])
+
+
+def read_index(folder: str | Path, key: str) -> np.ndarray:
+    """The index of such a table alone, object. Raises as `read_table`."""
+    table = _complete(folder)[key]
+    return np.asarray(anndata.io.read_elem(table[table.attrs["_index"]]), object)
+
+
+def _complete(folder: str | Path) -> zarr.Group:
     group = zarr.open_group(folder, mode="r", zarr_format=3)
-    complete = zarr.open_group(_CompleteStore(group.store), path=group.path, mode="r", zarr_format=3)
-    return anndata.io.read_elem(complete[key])
+    return zarr.open_group(_CompleteStore(group.store), path=group.path, mode="r", zarr_format=3)
 
 
 class _CompleteStore(WrapperStore):

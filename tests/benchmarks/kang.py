@@ -1,6 +1,6 @@
 """Control cells pretrain, stimulated cells are embedded: the PBMC of Kang et al. 2018 (GSE96583), beside PCA.
 
-    MOFM_DATA=FOLDER python tests/benchmarks/kang.py [--steps 800]
+    MOFM_DATA=FOLDER python tests/benchmarks/kang.py [--steps 400]
 
 Both representations are fitted on the control cells alone. Three questions, 5-fold cross-validated:
 - clusters: which Leiden cluster is a stimulated cell in? Counts are split in two by a fair coin for each molecule; the
@@ -22,14 +22,14 @@ from scipy import sparse
 
 from mofm.evaluation import annotation, baselines, integration
 
-EVALUATED = 2_000
+EVALUATED = 1_000
 """Cells of each condition that are embedded and judged, drawn once."""
 
 
 def main() -> None:
     """Run and print the table."""
     arguments = parser(__doc__)
-    arguments.add_argument("--steps", type=int, default=800)
+    arguments.add_argument("--steps", type=int, default=400)
     args = arguments.parse_args()
     rng = np.random.default_rng(0)
     halves = {name: split(ad.read_h5ad(real_data(f"kang_pbmc_{name}.h5ad")), rng) for name in ("ctrl", "stim")}
