@@ -37,7 +37,7 @@ import numpy as np
 
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import TokenBatch
-from mofm.batches.kernel import TABLE, tokenise
+from mofm.batches.kernel import SOUND, TABLE, tokenise
 from mofm.errors import InputError
 from mofm.omics.rows import CountRows
 
@@ -192,7 +192,8 @@ def collate_into(
       where: names the dataset in errors.
 
     Raises:
-      InputError: the fraction is out of its range, or an entry is in a column that the dataset does not have.
+      InputError: the fraction is out of its range, or an entry is in a column that the dataset does not have, or out
+        of order.
     """
     if not 0 < expressed_fraction <= 1:
         raise InputError(f"data.expressed_fraction={expressed_fraction}: must be more than 0 and at most 1")
@@ -209,8 +210,8 @@ def collate_into(
         known.rows_G, known.is_ordered, is_zero, known.n_known, known.weights, seeds, places, most, expressed_fraction,
         out.features_BL, out.values_BL, out.counts_BL, out.mask_BL, out.library_B, totals_BL, *scratch[1:]
     )  # fmt: skip
-    if bad != -1:
+    if bad != SOUND:
         raise InputError(
-            f"{where}: an entry is in column {bad}, but there are {len(known.rows_G)} columns; "
+            f"{where}: an entry is in column {bad}, but a cell's columns ascend and are fewer than {len(known.rows_G)}; "
             "the store is damaged, ingest its file again"
         )

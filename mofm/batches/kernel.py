@@ -18,6 +18,8 @@ from mofm.batches.order import mix64
 
 TABLE = 256
 """Counts below this have their value computed once a cell."""
+SOUND = -(2**62)
+"""What `tokenise` returns where nothing is wrong: no number of a column."""
 _SPARSE = 8  # draw zeros by trial while one trial in this many succeeds, else list them
 _SCALE = float(LIBRARY_SCALE)
 _RNA, _ATAC, _ADT, _METHYLATION = (MODALITIES.index(name) for name in ("rna", "atac", "adt", "methylation"))
@@ -68,14 +70,23 @@ def _mark(bitmap, place):
 
 @numba.njit
 def _library(columns, data, n_columns):
-    """A cell's total, and -1 or a column that does not exist."""
-    library, last = np.int64(0), np.int64(-1)
-    for entry in range(len(columns)):
+    """A cell's total, and SOUND or a column that does not exist, or does not come after the one before it.
+
+    What follows trusts that no column comes twice: it would write beyond its memory.
+    """
+    n, library, wrong = len(columns), np.int64(0), np.int64(0)
+    for entry in range(n):
         library += np.int64(data[entry])  # of whole numbers, so that it is not one long chain of additions
-        last = max(last, np.int64(columns[entry]))
-        if columns[entry] < 0:
-            return library, np.int64(columns[entry])
-    return library, last if last >= n_columns else np.int64(-1)
+    for entry in range(1, n):
+        wrong += columns[entry] <= columns[entry - 1]
+    if wrong or (n and (columns[0] < 0 or columns[n - 1] >= n_columns)):
+        before = np.int64(-1)
+        for entry in range(n):
+            column = np.int64(columns[entry])
+            if column <= before or column >= n_columns:
+                return library, column
+            before = column
+    return library, np.int64(SOUND)
 
 
 @numba.njit
@@ -172,7 +183,7 @@ def _geometric_mean(data, n):
     total = 0.0
     for entry in range(len(data)):
         total += np.log1p(np.float64(data[entry]))
-    return np.exp(total / n)
+    return np.exp(total / max(n, 1))
 
 
 @numba.njit
@@ -181,8 +192,8 @@ def _log_ratios(values, counts, n, divisor, scale, table):
     table[:] = -1.0
     for t in range(n):
         count = counts[t]
-        small = np.int64(min(count, TABLE - 1.0))
-        if small < TABLE - 1:
+        if count < TABLE:
+            small = np.int64(count)
             if table[small] < 0:
                 table[small] = np.log1p(count / divisor * scale)
             values[t] = table[small]
@@ -195,7 +206,7 @@ def tokenise(
     kind, indptr, indices, data, hits, which, rows_G, is_ordered, is_zero, n_known, weights, seeds, places, most, fraction,
     features_BL, values_BL, counts_BL, mask_BL, library_B, totals_BL, bitmap, entry_of_row, rows, entries, picked, table
 ):  # fmt: skip
-    """Fill one row of the batch for each cell. Returns -1, or a column that does not exist.
+    """Fill one row of the batch for each cell. Returns SOUND, or a column that cannot be (see `_library`).
 
     `kind` is the modality's place in MODALITIES. `hits` and `totals_BL` are looked at for methylation alone, `weights`
     for ATAC alone. For methylation `fraction` is 1: it has no zeros.
@@ -207,7 +218,7 @@ def tokenise(
         columns, of_cell = indices[first:last], data[first:last]
         features, values, counts, mask = features_BL[place], values_BL[place], counts_BL[place], mask_BL[place]
         library, bad = _library(columns, of_cell, len(rows_G))
-        if bad != -1:
+        if bad != SOUND:
             return bad
         library_B[place] = library
 
@@ -245,4 +256,4 @@ def tokenise(
         features[shown:] = 0
         values[expressed:] = 0
         counts[expressed:] = 0
-    return -1
+    return SOUND

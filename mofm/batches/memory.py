@@ -11,10 +11,14 @@ _SMALL = 2**16
 """Bytes of an array below which numpy's own allocation is as good."""
 
 
+_ALIGNMENT = 64
+"""jax on a CPU takes an array as its own where it begins at such a multiple, and else copies it."""
+
+
 class Recycler:
     """Gives arrays, and takes their memory back once nobody holds them or a view of them. Safe to share between threads.
 
-    It holds as much as was in use at one time. An array that jax made its own (on a CPU it does not copy) is held by it.
+    It holds as much as was in use at one time. An array that jax made its own, as it does on a CPU, is held by it.
     """
 
     def __init__(self):
@@ -29,8 +33,14 @@ class Recycler:
         try:
             memory = spare.pop()
         except IndexError:
-            memory = np.empty(n_bytes, np.uint8)
+            memory = _aligned(n_bytes)
         # All views of the array hold `lease`, and nothing else does.
         lease = (ctypes.c_uint8 * n_bytes).from_buffer(memory)
         weakref.finalize(lease, spare.append, memory).atexit = False
         return np.frombuffer(lease, dtype).reshape(shape)
+
+
+def _aligned(n_bytes: int) -> np.ndarray:
+    memory = np.empty(n_bytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + n_bytes]

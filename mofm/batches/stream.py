@@ -111,7 +111,6 @@ class Stream:
         config = self._config
         self._turns: list[Turns] = []
         self._readers: dict[tuple[int, int, Modality], WindowReader] = {}
-        spare: dict[Modality, list[RowBuffers]] = {modality: [] for modality in MODALITIES}
         for position, stratum in enumerate(self.strata):
             together = config.temperature == 1 or len(stratum.datasets) == 1
             groups = [stratum.datasets] if together else [(dataset,) for dataset in stratum.datasets]
@@ -126,7 +125,7 @@ class Stream:
                 under_way = (config.prefetch + 1) * int(np.ceil(rows))
                 for modality in stratum.modalities:
                     stores = {d: self._datasets[d].stores[modality] for d in datasets}
-                    reader = WindowReader(order, stores, spare[modality], under_way)
+                    reader = WindowReader(order, stores, under_way)
                     self._readers[position, number, modality] = reader
 
     @property

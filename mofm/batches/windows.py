@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mofm.batches.order import Order, Window
-from mofm.corpus.store import RowBuffers, Span, Store
+from mofm.corpus.store import PendingRows, RowBuffers, Span, Store
 from mofm.omics.rows import CountRows
 
 
@@ -34,12 +34,12 @@ class WindowReader:
     Args:
       order: the sequence.
       stores: the store of each of its datasets.
-      spare: memory that is free, shared by readers of blocks of about one size.
       under_way: cells of the sequence that batches in the making can ask for.
     """
 
-    def __init__(self, order: Order, stores: Mapping[int, Store], spare: list[RowBuffers], under_way: int):
-        self._order, self._stores, self._spare = order, stores, spare
+    def __init__(self, order: Order, stores: Mapping[int, Store], under_way: int):
+        self._order, self._stores = order, stores
+        self._spare: list[RowBuffers] = []  # of this reader alone: windows of others may be of another size
         self._kept = 2 + -(-under_way // min(order.window_cells, order.n_train))
         self._windows: OrderedDict[tuple[int, int], _Blocks] = OrderedDict()
         self._lock = threading.Lock()
@@ -88,7 +88,7 @@ class _Blocks:
         self.window, self._stores, self._spare = window, stores, spare
         self._lock = threading.Lock()
         self._rows: dict[int, CountRows] = {}
-        self._is_whole = True
+        self._reads, self._is_sound = {}, False  # until all are on their way
         self._row_of_block = np.zeros(len(window.stores), np.int64)
         self._spans: dict[int, list[Span]] = {}
         for dataset in np.unique(window.stores).tolist():
@@ -102,9 +102,10 @@ class _Blocks:
             self._buffers = RowBuffers()
         self._buffers.reserve(sum(stores[dataset].n_bytes(spans) for dataset, spans in self._spans.items()))
         self._reads = {d: stores[d].read_spans(spans, self._buffers) for d, spans in self._spans.items()}
+        self._is_sound = True
 
     def __del__(self):
-        if self._is_whole and len(self._rows) == len(self._spans):  # else its memory may still be written to
+        if self._is_sound and all(read.is_done for read in self._reads.values()):  # else it may still be written to
             self._spare.append(self._buffers)
 
     def rows(self, dataset: int) -> CountRows:
@@ -115,13 +116,19 @@ class _Blocks:
             return self._rows[dataset]
 
     def _arrived(self, dataset: int) -> CountRows:
+        read = self._reads.pop(dataset, None) or self._read_again(dataset)
         try:
-            return self._reads[dataset].result()
+            rows = read.result()
         except Exception:
-            self._is_whole, again = False, RowBuffers()  # tried anew when asked for again, in memory of its own
-            again.reserve(self._stores[dataset].n_bytes(self._spans[dataset]))
-            self._reads[dataset] = self._stores[dataset].read_spans(self._spans[dataset], again)
+            self._is_sound = False  # some of the read may still be under way; whoever asks again has it read anew
             raise
+        self._reads[dataset] = read
+        return rows
+
+    def _read_again(self, dataset: int) -> PendingRows:
+        store, spans, buffers = self._stores[dataset], self._spans[dataset], RowBuffers()
+        buffers.reserve(store.n_bytes(spans))
+        return store.read_spans(spans, buffers)
 
     def pieces(self, start: int, stop: int, places: np.ndarray) -> list[Piece]:
         """The cells `[start, stop)` of the window by dataset, to go to `places` of the view."""

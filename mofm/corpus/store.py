@@ -97,6 +97,11 @@ class PendingRows:
     def __init__(self, store: "Store", spans: Sequence[Span], reads: list, rows: CountRows):
         self._store, self._spans, self._reads, self._rows = store, spans, reads, rows
 
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is being written to their memory any more."""
+        return all(read.done() for reads in self._reads for read in reads)
+
     def result(self) -> CountRows:
         """The rows. Raises `InputError` naming the store and the cells where a chunk is damaged or missing."""
         for (start, stop), reads in zip(self._spans, self._reads, strict=True):

@@ -36,6 +36,7 @@ def test_what_jax_holds_is_not_used_again():
     host = memory.empty(SHAPE, np.float32)
     host[:] = 3
     held = jax.device_put(host)
+    assert held.unsafe_buffer_pointer() == place(host)
     del host
     gc.collect()
     for _ in range(4):

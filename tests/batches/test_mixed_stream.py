@@ -18,7 +18,7 @@ from mofm.batches.mixture import view_rows
 from mofm.batches.stream import Stream
 from mofm.corpus.datasets import Dataset
 from mofm.corpus.ingest import ingest
-from mofm.corpus.store import open_corpus
+from mofm.corpus.store import RowBuffers, open_corpus
 from mofm.errors import InputError
 from mofm.omics.genome import gene_table
 from mofm.omics.rows import CountRows
@@ -48,10 +48,13 @@ class FakeStore:
         self.cells_read = 0
 
     def n_bytes(self, spans):
-        return 0
+        entries = np.count_nonzero(np.concatenate([self.counts[start:stop] for start, stop in spans]))
+        return 3 * (-(-2 * entries // 64) * 64)
 
     def read_rows(self, start, stop):
-        return self.read_spans([(start, stop)], None)
+        buffers = RowBuffers()
+        buffers.reserve(self.n_bytes([(start, stop)]))
+        return self.read_spans([(start, stop)], buffers)
 
     def read_spans(self, spans, buffers):
         self.cells_read += sum(stop - start for start, stop in spans)
@@ -59,9 +62,14 @@ class FakeStore:
         dense = self.counts[every]
         cells, columns = np.nonzero(dense)
         indptr_N = np.concatenate([[0], np.cumsum(np.bincount(cells, minlength=len(dense)))]).astype(np.int64)
-        hits = self.hits[every][cells, columns].astype(np.uint8) if self.modality == "methylation" else None
-        rows = CountRows(indptr_N, columns.astype(np.uint16), dense[cells, columns].astype(np.uint16), hits)
-        return SimpleNamespace(result=lambda: rows)
+        values = [columns, dense[cells, columns]]
+        if self.modality == "methylation":
+            values.append(self.hits[every][cells, columns])
+        arrays = [buffers.take(np.dtype(np.uint16), len(cells)) for _ in values]
+        for array, value in zip(arrays, values, strict=True):
+            array[:] = value
+        rows = CountRows(indptr_N, *arrays)
+        return SimpleNamespace(result=lambda: rows, is_done=True)
 
 
 class FakeCorpus:
@@ -390,3 +398,20 @@ def test_a_corpus_on_disk_gives_what_its_files_say(tmp_path):
                 assert view.library_B[i] == counts[modality][row].sum()
                 seen[modality].add(row)
     assert {modality: len(some) for modality, some in seen.items()} == {m: len(some) for m, some in cells.items()}
+
+
+def test_memory_is_that_of_the_windows_held():
+    """However many sequences of however different windows there are, none keeps the memory of a larger one's."""
+    corpus = FakeCorpus(("atlas",) * 6, sizes=(6000, *[300] * 5))
+    stream = stream_of(corpus, temperature=0.9, holdout_fraction=0.0, window_blocks=40, prefetch=0)
+    for step in range(250):
+        stream.batch(step)
+    sizes = set()
+    for reader in stream._readers.values():
+        windows = list(reader._windows.values())
+        needed = [sum(reader._stores[d].n_bytes(spans) for d, spans in window._spans.items()) for window in windows]
+        held = [len(buffers._bytes) for buffers in (*(window._buffers for window in windows), *reader._spare)]
+        assert len(held) <= len(windows) + 1
+        assert max(held) <= 1.5 * max(needed)
+        sizes.add(len(windows[0].window.stores))
+    assert max(sizes) > 5 * min(sizes)
