@@ -25,7 +25,7 @@ from mofm.corpus.store import Corpus, read_gene_table_of
 from mofm.omics.genome import GeneTable, in_build
 from mofm.omics.links import FEATURES, link_regions
 from mofm.omics.proteins import resolve_proteins
-from mofm.omics.regions import RegionResolution, builds_of, resolve_regions
+from mofm.omics.regions import RegionResolution, resolve_regions
 
 LINKS = 8
 """K, most genes of a feature."""
@@ -87,7 +87,7 @@ def identities(modality: Modality, ids: Sequence[str], table: GeneTable) -> Iden
     regions = resolve_regions(ids)
     if modality == "methylation" and not regions.placed.any():
         return _own(ids)
-    return _of_regions(regions, builds_of(ids), table)
+    return _of_regions(regions, table)
 
 
 def make_space(found: Identities, ids: Sequence[str], row_of: Mapping[str, int]) -> FeatureSpace:
@@ -129,10 +129,10 @@ def _own(ids: Sequence[str]) -> Identities:
     return Identities(np.arange(len(ids)), np.array(ids, dtype=object), ones_E, _nowhere(len(ids)))
 
 
-def _of_regions(regions: RegionResolution, build_F: np.ndarray, table: GeneTable) -> Identities:
+def _of_regions(regions: RegionResolution, table: GeneTable) -> Identities:
     """Links of each build's regions, joined in the order of the regions; a species' genes have the same rows in all."""
-    codes_F, builds = pd.factorize(build_F)
-    place_FP, parts = _nowhere(len(build_F)), [(np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))]
+    codes_F, builds = pd.factorize(regions.told)
+    place_FP, parts = _nowhere(len(regions.ids)), [(np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))]
     for code, build in enumerate(builds):
         rows = np.flatnonzero(codes_F == code)
         chrom, start, end = regions.chrom[rows], regions.start[rows], regions.end[rows]
