@@ -88,15 +88,15 @@ def holds_regions(table: CountTable) -> bool:
 
 
 def _genes(table: CountTable, genes: GeneTable, orthologs: Orthologs | None) -> Resolution:
-    if orthologs is None:
-        features_from, found = resolve_var(table.var, genes)
-        if 2 * np.count_nonzero(found.how == "unresolved") > len(found.how):
-            for _, names in names_in(table.var):
-                check_species(names, genes, table.where)
-        return Resolution(found.ids, found.symbols, found.how, features_from, None, "", found.summary())
-    features_from, found = resolve_var(table.var, genes, functools.partial(resolve_through, orthologs=orthologs))
-    counted = found.summary() | {"orthologs": orthologs.summary()}
-    return Resolution(found.ids, found.symbols, found.how, features_from, None, "", counted, (orthologs.note(found),))
+    through = orthologs and functools.partial(resolve_through, orthologs=orthologs)
+    features_from, found = resolve_var(table.var, genes, through)
+    if "ortholog" not in found.how and 2 * np.count_nonzero(found.how == "unresolved") > len(found.how):
+        for _, names in names_in(table.var):
+            check_species(names, genes, table.where, orthologs)
+    counted, notes = found.summary(), ()
+    if orthologs is not None:
+        counted, notes = counted | {"orthologs": orthologs.summary()}, (orthologs.note(found),)
+    return Resolution(found.ids, found.symbols, found.how, features_from, None, "", counted, notes)
 
 
 def _regions(table: CountTable, genes: GeneTable, build: str | None) -> Resolution:

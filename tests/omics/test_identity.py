@@ -170,6 +170,19 @@ def test_orthologs_are_used_counted_and_told(orthologs):
     assert "3 pairs can be used, 2 that are not one to one and 0 whose gene is not known are left out" in note
 
 
+def test_orthologs_of_other_genes_do_not_let_another_species_pass(tmp_path):
+    (tmp_path / "one.tsv").write_text("none of these\tCD3D\n")
+    given = read_orthologs(tmp_path / "one.tsv", gene_table("human"))
+    mouse = gene_table("mouse").symbols[:2000]
+    with pytest.raises(
+        InputError, match=r"mouse genes .*, and one\.tsv has an ortholog of none of them; give"
+    ) as error:
+        resolve(table("rna", mouse), gene_table("human"), orthologs=given)
+    assert "\n" not in str(error.value)
+    check_form(resolve(table("rna", gene_table("human").symbols[:2000]), gene_table("human"), orthologs=given), 2000)
+    check_form(resolve(table("rna", ["a", "b", "c"]), gene_table("human"), orthologs=given), 3)
+
+
 def test_antibodies_do_not_go_through_orthologs_and_say_so(orthologs):
     found = resolve(table("adt", ["CD3", "CD19"]), gene_table("human"), orthologs=orthologs)
     assert found.ids == resolve(table("adt", ["CD3", "CD19"]), gene_table("human")).ids
