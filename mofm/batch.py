@@ -76,7 +76,8 @@ class FeatureSpace(NamedTuple):
       genes_FK: int32. Rows of the gene table; 0 where the weight is.
       weights_FK: float32, >= 0. A feature's sum to 1, or are all 0 where it has no gene.
       place_FP: float32. Where a region lies about its genes (`omics/links.py: FEATURES`); 0 for proteins.
-      bucket_F: int32, >= 0. A hash of the feature's identity, for rows of its own (`encoder.region_rows`).
+      bucket_F: int32, >= 0. A hash of the feature's identity, less the build of a region where that is the genes', for
+        rows of its own (`encoder.region_rows`).
       base_F: float32. What the mean predictor says of it: log rate per LIBRARY_SCALE counts (ADT), log odds of being open
         at that depth (ATAC), log odds of a methylated read.
       spread_F: float32. ADT: log inverse dispersion; methylation: log concentration; 0 for ATAC.

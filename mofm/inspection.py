@@ -14,13 +14,12 @@ from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.names import shared_names
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
-from mofm.omics.assemblies import SPECIES
 from mofm.omics.describe import describe
 from mofm.omics.features import names_in, species_of
 from mofm.omics.genome import bundled_species, gene_table
-from mofm.omics.identity import resolve
+from mofm.omics.identity import holds_regions, resolve
 from mofm.omics.readers import Reading, Tables, open_tables
-from mofm.omics.regions import build_told, find_build, resolve_regions
+from mofm.omics.regions import check_build, resolve_regions
 
 UNKNOWN_SHOWN = 20
 """So many unknown names are listed."""
@@ -97,13 +96,12 @@ def _resolutions(path: Path, reading: Reading, species: str | None) -> dict[str,
 
 def _species(tables: Tables) -> str:
     """That of most gene names; where there are none, that of the regions' build; human where nothing tells."""
-    of = {table.modality: table for table in tables}
-    named = next((names_in(of[modality].var) for modality in ("rna", "adt") if modality in of), [])
+    regions = next((table for table in tables if holds_regions(table)), None)
+    named = next((names_in(table.var) for table in tables if not holds_regions(table)), [])
     shares = species_of(name for _, names in named for name in names)
-    if not named and "atac" in of:
-        var = of["atac"].var
-        told = build_told(var.index, of["atac"].where) or find_build(resolve_regions(var.index, var)).build
-        return SPECIES.get(told, "human")
+    if not named and regions is not None:
+        found = resolve_regions(regions.var.index, regions.var)
+        return check_build(found, None, regions.where).species or "human"
     return max(bundled_species(), key=lambda name: (shares.get(name, 0.0), name == "human"))
 
 

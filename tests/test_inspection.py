@@ -271,6 +271,20 @@ def test_mouse_peaks_alone_are_known_as_mouse(tmp_path):
         assert (report["features"]["atac"]["species"], report["features"]["atac"]["build"]) == ("mouse", "GRCm38")
 
 
+@pytest.mark.parametrize("names", [
+    [f"{chrom}:{size - 500}-{size}" for chrom, size in chromosome_sizes("GRCm38").items() if len(chrom) < 6],
+    ["mm10_chr1:5-9", "mm10_chr2:5-9"],
+    ["Cd3d", "Ms4a1", "Gnai3"],
+], ids=["ends", "named", "genes"])  # fmt: skip
+def test_mouse_methylation_alone_is_known_as_mouse(tmp_path, names):
+    total = np.ones((5, len(names)), np.float32)
+    cells = ad.AnnData(total, var=pd.DataFrame(index=names), layers={"total": total, "methylated": total})
+    cells.write_h5ad(tmp_path / "methylation.h5ad")
+    report = inspect(tmp_path / "methylation.h5ad")
+    assert report["usable"], report["why"]
+    assert report["features"]["methylation"]["species"] == "mouse"
+
+
 def test_peaks_without_places_are_not_usable(multimodal, tmp_path):
     peaks = ad.AnnData(np.ones((5, 3), np.float32), var=pd.DataFrame(index=["peak1", "peak2", "peak3"]))
     peaks.write_h5ad(tmp_path / "peaks.h5ad")

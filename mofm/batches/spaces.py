@@ -8,6 +8,8 @@ the genes that its regions and proteins speak of without RNA having them, and th
     protein    the mean of the genes that encode it
     region     the genes near it in its own genome build, by `omics/links.py`
 
+Methylation is of genes or of regions, also of both in one corpus.
+
 A space can be made of any features at any time, for any gene table: that is how a trained model reads a data set whose
 peaks it never saw. What the model's table does not have is left out, and the rest of a feature's weights sum to 1.
 """
@@ -25,7 +27,7 @@ from mofm.corpus.store import Corpus, read_gene_table_of
 from mofm.omics.genome import GeneTable, in_build
 from mofm.omics.links import FEATURES, link_regions
 from mofm.omics.proteins import resolve_proteins
-from mofm.omics.regions import RegionResolution, builds_of, resolve_regions
+from mofm.omics.regions import RegionResolution, resolve_regions
 
 LINKS = 8
 """K, most genes of a feature."""
@@ -39,12 +41,14 @@ class Identities(NamedTuple):
       identity_E: object, str. An Ensembl id; "adt:NAME" for an antibody's own.
       weight_E: float32, > 0.
       place_FP: float32. Distance features of each of the F features.
+      name_F: object, str. What each feature is called where it has rows of its own (`bucket_F`).
     """
 
     feature_E: np.ndarray
     identity_E: np.ndarray
     weight_E: np.ndarray
     place_FP: np.ndarray
+    name_F: np.ndarray
 
 
 def corpus_spaces(corpus: Corpus) -> tuple[pd.DataFrame, Spaces]:
@@ -69,7 +73,7 @@ def corpus_spaces(corpus: Corpus) -> tuple[pd.DataFrame, Spaces]:
             known.setdefault(identity, identity if row is None else table.symbols[row])
     genes = pd.DataFrame({"id": list(known), "symbol": list(known.values())}, dtype=object)
     row_of = {identity: row for row, identity in enumerate(known)}
-    return genes, {m: make_space(some, of[m]["id"].tolist(), row_of) for m, some in found.items()}
+    return genes, {modality: make_space(some, row_of) for modality, some in found.items()}
 
 
 def identities(modality: Modality, ids: Sequence[str], table: GeneTable) -> Identities:
@@ -85,12 +89,11 @@ def identities(modality: Modality, ids: Sequence[str], table: GeneTable) -> Iden
     if modality == "adt":
         return _of_proteins(ids, table)
     regions = resolve_regions(ids)
-    if modality == "methylation" and not regions.placed.any():
-        return _own(ids)
-    return _of_regions(regions, builds_of(ids), table)
+    found = _of_regions(regions, table)
+    return _with_genes(found, regions, table) if modality == "methylation" else found
 
 
-def make_space(found: Identities, ids: Sequence[str], row_of: Mapping[str, int]) -> FeatureSpace:
+def make_space(found: Identities, row_of: Mapping[str, int]) -> FeatureSpace:
     """The features as rows of a gene table, by `row_of` its identities."""
     features = len(found.place_FP)
     row_E = np.array([row_of.get(identity, -1) for identity in found.identity_E], np.int64)
@@ -101,7 +104,7 @@ def make_space(found: Identities, ids: Sequence[str], row_of: Mapping[str, int])
     genes_FK, weights_FK = np.zeros((features, LINKS), np.int32), np.zeros((features, LINKS), np.float32)
     genes_FK[feature_E, place_E] = row_E
     weights_FK[feature_E, place_E] = weight_E / total_F[feature_E]
-    bucket_F = np.fromiter((zlib.crc32(name.encode()) & 0x7FFFFFFF for name in ids), np.int32, len(ids))
+    bucket_F = np.fromiter((zlib.crc32(name.encode()) & 0x7FFFFFFF for name in found.name_F), np.int32, features)
     zeros_F = np.zeros(features, np.float32)
     return FeatureSpace(genes_FK, weights_FK, found.place_FP, bucket_F, zeros_F, zeros_F.copy())
 
@@ -116,23 +119,37 @@ def _of_proteins(ids: Sequence[str], table: GeneTable) -> Identities:
     count_F = np.array([len(genes) for genes in genes_of])
     identity_E = np.array([gene for genes in genes_of for gene in genes], dtype=object)
     weight_E = np.repeat(1.0 / np.maximum(count_F, 1), count_F).astype(np.float32)
-    return Identities(np.repeat(np.arange(len(ids)), count_F), identity_E, weight_E, _nowhere(len(ids)))
+    name_F = np.array(ids, dtype=object)
+    return Identities(np.repeat(np.arange(len(ids)), count_F), identity_E, weight_E, _nowhere(len(ids)), name_F)
 
 
 def _genes(ids: Sequence[str], table: GeneTable) -> list[tuple[str, ...]]:
     return resolve_proteins(ids, table).genes
 
 
-def _own(ids: Sequence[str]) -> Identities:
-    """Features that are genes themselves."""
-    ones_E = np.ones(len(ids), np.float32)
-    return Identities(np.arange(len(ids)), np.array(ids, dtype=object), ones_E, _nowhere(len(ids)))
+def _with_genes(found: Identities, regions: RegionResolution, table: GeneTable) -> Identities:
+    """The same, and the features that are genes each speak of themselves, whether regions stand beside them or not.
+
+    Of names that are no gene of the table a gene-wise corpus keeps those that it has; beside regions they are likelier
+    regions without a place, and as such speak of nothing.
+    """
+    is_gene = np.array([name in table.row_of_id for name in regions.ids], bool)
+    genes = np.flatnonzero(~regions.placed & (is_gene | ~regions.placed.any()))
+    place_FP = found.place_FP.copy()
+    place_FP[genes] = 0
+    return _in_order(
+        np.append(found.feature_E, genes),
+        np.append(found.identity_E, found.name_F[genes]),
+        np.append(found.weight_E, np.ones(len(genes), np.float32)),
+        place_FP,
+        found.name_F,
+    )
 
 
-def _of_regions(regions: RegionResolution, build_F: np.ndarray, table: GeneTable) -> Identities:
+def _of_regions(regions: RegionResolution, table: GeneTable) -> Identities:
     """Links of each build's regions, joined in the order of the regions; a species' genes have the same rows in all."""
-    codes_F, builds = pd.factorize(build_F)
-    place_FP, parts = _nowhere(len(build_F)), [(np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))]
+    codes_F, builds = pd.factorize(regions.told)
+    place_FP, parts = _nowhere(len(regions.ids)), [(np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))]
     for code, build in enumerate(builds):
         rows = np.flatnonzero(codes_F == code)
         chrom, start, end = regions.chrom[rows], regions.start[rows], regions.end[rows]
@@ -141,9 +158,28 @@ def _of_regions(regions: RegionResolution, build_F: np.ndarray, table: GeneTable
         place_FP[rows] = links.features
         parts.append((rows[links.region], links.gene, links.weight))
     feature_E, gene_E, weight_E = map(np.concatenate, zip(*parts, strict=True))
-    order_E = np.argsort(feature_E, kind="stable")
     identity_E = np.array(table.gene_ids, dtype=object)[gene_E]
-    return Identities(feature_E[order_E], identity_E[order_E], weight_E[order_E], place_FP)
+    return _in_order(feature_E, identity_E, weight_E, place_FP, _names(regions, table))
+
+
+def _names(regions: RegionResolution, table: GeneTable) -> np.ndarray:
+    """Bare places, but for a build that is not the table's own.
+
+    A region whose build could not be told is taken to be of the table's build. It then has the same row as where the
+    build could be told, in another file or by another model; so has one of a corpus whose ids did not tell builds yet.
+    """
+    told = np.isin(regions.told, ["", table.build or ""], invert=True)
+    names = [
+        f"{build}_{name}" if here else name for build, name, here in zip(regions.told, regions.ids, told, strict=True)
+    ]
+    return np.array(names, dtype=object)
+
+
+def _in_order(
+    feature_E: np.ndarray, identity_E: np.ndarray, weight_E: np.ndarray, place_FP: np.ndarray, name_F: np.ndarray
+) -> Identities:
+    order_E = np.argsort(feature_E, kind="stable")
+    return Identities(feature_E[order_E], identity_E[order_E], weight_E[order_E], place_FP, name_F)
 
 
 def _nowhere(features: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from mofm.axes import Modality
 from mofm.corpus.manifest import Manifest, StoreEntry, store_name
 from mofm.errors import InputError
 from mofm.omics import fragments
-from mofm.omics.assemblies import build_name
+from mofm.omics.builds import build_name
 from mofm.omics.genome import GeneTable
 from mofm.omics.identity import Resolution, resolve
 from mofm.omics.layouts import Kind, Layout

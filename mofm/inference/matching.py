@@ -76,7 +76,7 @@ def match(
     if table.modality == "rna":
         space, rows_F = None, np.array([row_of.get(name, -1) for name in ids], np.int32)
     else:
-        space = make_space(identities(table.modality, ids, species), ids, row_of)
+        space = make_space(identities(table.modality, ids, species), row_of)
         rows_F = np.where(known_share(space), np.arange(len(ids), dtype=np.int32), np.int32(-1))
     _check_any(table, rows_F, genes)
     unmatched = [str(name) for name, row in zip(table.var.index, rows_F[feature_C], strict=True) if row < 0]

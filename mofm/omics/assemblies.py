@@ -1,4 +1,4 @@
-"""The genome builds that mofm knows: their names, chromosomes and sizes, and what tells one from another.
+"""The genome builds that mofm knows: their chromosomes and sizes, and what tells one from another.
 
 The sizes are those of bioframe's bundled assemblies (UCSC and NCBI assembly reports; MIT), read from the installed
 package. Chromosomes are named as in the gene tables: "chr1" for those of the primary assembly, scaffolds by their
@@ -21,17 +21,8 @@ import bioframe
 import numpy as np
 import pandas as pd
 
-from mofm.errors import InputError, nearest_name
+from mofm.omics.builds import SPECIES
 from mofm.omics.genome import GeneTable, gene_table
-
-SPECIES = {"GRCh38": "human", "GRCh37": "human", "GRCm38": "mouse", "GRCm39": "mouse"}
-"""The builds, and the species of each."""
-
-ALIASES = {
-    **{"hg38": "GRCh38", "hg19": "GRCh37", "b37": "GRCh37", "hs37d5": "GRCh37", "humang1kv37": "GRCh37"},
-    **{"mm10": "GRCm38", "mm39": "GRCm39"},
-}
-"""Other names of the builds, compared in lower case without punctuation and without a patch (".p14")."""
 
 NEAR = 1000
 """bp from the start of a gene within which a region counts as near it."""
@@ -73,21 +64,6 @@ class Tally(NamedTuple):
         """The excess in standard deviations of a binomial share around the expected one."""
         deviation = np.sqrt(max(self.expected, 1e-3) * (1 - self.expected) / max(1, self.sampled))
         return float(self.excess / deviation)
-
-
-def build_name(name: str) -> str:
-    """The build that a name such as "hg38", "GRCh38.p14" or "grch38" means.
-
-    Raises:
-      InputError: none that mofm knows.
-    """
-    bare = re.sub(r"\.p\d+$", "", name.strip(), flags=re.I)
-    key = re.sub(r"[^a-z0-9]", "", bare.lower())
-    known = {**{build.lower(): build for build in SPECIES}, **ALIASES}
-    if key not in known:
-        hint = nearest_name(key, known)
-        raise InputError(f"unknown genome build {name!r}; give --build one of {', '.join(SPECIES)}.{hint}")
-    return known[key]
 
 
 def build_table(build: str) -> GeneTable:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mofm.errors import InputError, nearest_name
+from mofm.omics.builds import plain_name
 
 COLUMNS = ("gene_id", "symbol", "biotype", "chrom", "start", "end", "strand")
 METADATA = ("species", "release", "source", "licence")
@@ -65,9 +66,16 @@ class GeneTable:
 
     @property
     def build(self) -> str | None:
-        """The genome build of the places, "GRCh38": what `release` ends with in parentheses; None where it has none."""
+        """The genome build of the places, "GRCh38": what `release` ends with in parentheses, "(GRCh38.p14)" or "(hg38)",
+        by mofm's name and without its patch, which moves no place; None where it has none."""
         match = _BUILD.search(self.release)
-        return match[1] if match else None
+        return plain_name(match[1]) if match else None
+
+    @property
+    def builds(self) -> list[str]:
+        """The builds in which `in_build` places the genes; its own first, where the table tells it."""
+        older = [build for build, its_species in OLDER_BUILDS.items() if its_species == self.species]
+        return list(dict.fromkeys([*([self.build] if self.build else []), *older]))
 
     @functools.cached_property
     def gene_ids(self) -> list[str]:
@@ -154,9 +162,8 @@ def in_build(table: GeneTable, build: str | None) -> GeneTable:
     """
     if build in (None, table.build):
         return table
-    older = [name for name, its_species in OLDER_BUILDS.items() if its_species == table.species]
-    if build not in older:
-        known = ", ".join([table.build or "none", *older])
+    if build not in table.builds:
+        known = ", ".join(table.builds) or "none"
         raise InputError(f"no {table.species} genes placed in build {build!r}: mofm has {known}")
     return _placed(table, build)
 

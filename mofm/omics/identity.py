@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
-from mofm.omics.assemblies import SPECIES
+from mofm.omics.builds import SPECIES
 from mofm.omics.features import names_in, resolve_var
 from mofm.omics.genome import GeneTable
 from mofm.omics.modalities import region_share
@@ -72,48 +72,70 @@ def resolve(
       orthologs: through which genes of another species become genes of this one. Antibodies and regions do not ask them.
 
     Raises:
-      InputError: genes or regions are of another species, or regions tell no place or are not of the build given.
+      InputError: genes or regions are of another species; or regions tell no place, are not of the build that is given
+        or that their names tell, or are of one in which `genes` are not placed.
     """
-    if table.modality == "atac" or (table.modality == "methylation" and region_share(table.var.index) > 0.5):
+    if holds_regions(table):
         return _regions(table, genes, build)
     if table.modality == "adt":
         return _proteins(table.var, genes, orthologs)
     return _genes(table, genes, orthologs)
 
 
+def holds_regions(table: CountTable) -> bool:
+    """Whether the features are regions: those of ATAC are, those of methylation where most of their names are."""
+    return table.modality == "atac" or (table.modality == "methylation" and region_share(table.var.index) > 0.5)
+
+
 def _genes(table: CountTable, genes: GeneTable, orthologs: Orthologs | None) -> Resolution:
-    if orthologs is None:
-        features_from, found = resolve_var(table.var, genes)
-        if 2 * np.count_nonzero(found.how == "unresolved") > len(found.how):
-            for _, names in names_in(table.var):
-                check_species(names, genes, table.where)
-        return Resolution(found.ids, found.symbols, found.how, features_from, None, "", found.summary())
-    features_from, found = resolve_var(table.var, genes, functools.partial(resolve_through, orthologs=orthologs))
-    counted = found.summary() | {"orthologs": orthologs.summary()}
-    return Resolution(found.ids, found.symbols, found.how, features_from, None, "", counted, (orthologs.note(found),))
+    through = orthologs and functools.partial(resolve_through, orthologs=orthologs)
+    features_from, found = resolve_var(table.var, genes, through)
+    if "ortholog" not in found.how and 2 * np.count_nonzero(found.how == "unresolved") > len(found.how):
+        for _, names in names_in(table.var):
+            check_species(names, genes, table.where, orthologs)
+    counted, notes = found.summary(), ()
+    if orthologs is not None:
+        counted, notes = counted | {"orthologs": orthologs.summary()}, (orthologs.note(found),)
+    return Resolution(found.ids, found.symbols, found.how, features_from, None, "", counted, notes)
 
 
 def _regions(table: CountTable, genes: GeneTable, build: str | None) -> Resolution:
     found = resolve_regions(table.var.index, table.var)
     require_places(found, table.where)
-    told = build_told(table.var.index, table.where)
-    evidence = _build_evidence(found, genes, build or told, table.where)
+    evidence = _build_evidence(found, genes, build, table.where)
     if evidence.species not in (None, genes.species):
         raise InputError(
             f"{table.where}: the regions are of {evidence.build}, a {evidence.species} genome, and {genes.species} ones "
             f"are expected; use --species {evidence.species} with a corpus or model of that species, or give their own "
             "build with --build"
         )
+    _check_genes_are_placed(genes, evidence.build, table.where)
     ids = with_build(found, evidence.build)
     return Resolution(ids, found.symbols, found.how, "var_names", evidence.build, evidence.sentence, found.summary())
 
 
 def _build_evidence(found: RegionResolution, genes: GeneTable, build: str | None, where: str) -> BuildEvidence:
-    """The build of regions; of a species whose builds mofm does not know, that of its genes is taken for granted."""
-    if build is None and genes.species not in SPECIES.values():
+    """The build of regions; where it is the genes' own and none that mofm has, it is taken for granted and not named.
+
+    Regions of a species whose builds mofm does not have are of its genes' own where their names tell no other.
+    """
+    told = build_told(found, where)
+    own = genes.species not in SPECIES.values() if told is None else told == genes.build
+    if build is None and own and told not in SPECIES:
         sentence = f"the regions are taken to be of the build of the {genes.species} genes, {genes.release}"
         return BuildEvidence(None, False, sentence, {})
     return check_build(found, build, where)
+
+
+def _check_genes_are_placed(genes: GeneTable, build: str | None, where: str) -> None:
+    """Raises `InputError` where regions of `build` could not be linked to the genes: at once, not when they are used."""
+    if build not in (None, *genes.builds):
+        placed = f"in {' and '.join(genes.builds)}" if genes.builds else "in no build that their table tells"
+        raise InputError(
+            f"{where}: the regions are of {build}, and the {genes.species} genes of {genes.release!r} are placed "
+            f"{placed}; make their table of an annotation of {build}, with --release 'NAME ({build})' of "
+            "`python -m mofm.omics.build_gene_table`, or use mofm's own with --species " + genes.species
+        )
 
 
 def _proteins(var: pd.DataFrame, genes: GeneTable, orthologs: Orthologs | None) -> Resolution:

@@ -34,7 +34,8 @@ import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
-from mofm.omics.assemblies import SPECIES, build_name, chromosome_sizes
+from mofm.omics.assemblies import chromosome_sizes
+from mofm.omics.builds import SPECIES, build_name
 from mofm.omics.genome import GeneTable
 
 KINDS = ("promoter", "body", "distal")

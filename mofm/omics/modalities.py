@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mofm.axes import Modality
+from mofm.omics.builds import PREFIX
 
 _WORDS: dict[Modality, tuple[str, ...]] = {
     "rna": ("rna", "gex", "gene expression", "gene", "genes", "expression", "transcriptome", "mrna", "scrna"),
@@ -31,7 +32,8 @@ _WORDS: dict[Modality, tuple[str, ...]] = {
 }
 _MODALITY_OF: dict[str, Modality] = {word: modality for modality, words in _WORDS.items() for word in words}
 _HASHTAG = re.compile(r"hto([\W_\d].*)?|.*[\W_]hto[\W_]?\d*|.*hash[\W_]?tag.*|cmo\d+", re.IGNORECASE)
-_REGION = re.compile(r"(?:chr\w+?|\d{1,2}|[XYM]|MT|[A-Za-z]{2}\w*\.\d)[:_-]\d+[_-]\d+", re.IGNORECASE)
+# Narrower than what `regions` reads: names of cells ("slide1_100_200") and genes must not look like places.
+_REGION = re.compile(rf"{PREFIX}(?:chr\w+?|\d{{1,2}}|[XYM]|MT|[A-Za-z]{{2}}\w*\.\d)[:_-]\d+[_-]\d+", re.IGNORECASE)
 _SAMPLED = 1000
 
 HASHTAG = "hashtag (an antibody by its type)"
@@ -82,7 +84,10 @@ def are_hashtags(names: Sequence[str]) -> np.ndarray:
 
 
 def region_share(names: Sequence[str]) -> float:
-    """Share (0 to 1) of a sample of `names` that are genomic intervals, such as chr1:100-200, chr1_100_200, 1-100-200."""
+    """Share (0 to 1) of a sample of `names` that are genomic intervals, such as chr1:100-200, chr1_100_200, 1-100-200.
+
+    A build may stand before them (`builds.PREFIX`).
+    """
     places = np.unique(np.linspace(0, max(0, len(names) - 1), _SAMPLED).astype(np.int64))
     some = [str(names[place]) for place in places] if len(names) else []
     return sum(bool(_REGION.fullmatch(name)) for name in some) / max(1, len(some))

@@ -5,7 +5,8 @@ one human counterpart each, and which that is, is a choice of the person who ask
 
 The table is text, tab- or comma-separated, gzipped or not:
 - as BioMart exports it: columns such as "Gene stable ID", "Gene name", "Human gene stable ID", "Human gene name" and
-  "Human homology type", in any order; those whose header names the target species are the target's;
+  "Human homology type", in any order; those whose header names the target species are the target's, and those of a
+  third species beside them are passed over;
 - or of two columns, source and target, ids or symbols, with or without a header.
 
 Choices and their cost:
@@ -31,6 +32,8 @@ from mofm.omics.features import GeneResolution, resolve_genes, species_of
 from mofm.omics.genome import GeneTable, bundled_species, gene_table
 
 _VERSION = re.compile(r"(ENS[A-Z]{0,6}G\d{11})\.\d+")
+_OF_SOURCE = re.compile(r"gene (stable id( version)?|name)")  # as BioMart writes them, in lower case
+_OF_ANOTHER = re.compile(rf".+ {_OF_SOURCE.pattern}")
 _SAMPLED = 2000
 
 
@@ -122,11 +125,14 @@ def resolve_through(names: Sequence[str], table: GeneTable, orthologs: Orthologs
     return GeneResolution(ids=ids, symbols=symbols, how=how, rule=rule, ambiguous=own.ambiguous & ~found)
 
 
-def check_species(names: Sequence[str], table: GeneTable, where: str) -> None:
+def check_species(names: Sequence[str], table: GeneTable, where: str, tried: Orthologs | None = None) -> None:
     """Raises `InputError` where the genes of `where` (a file) are those of another species.
 
     Another species' they are when at least half of `names` (of an evenly spaced 2,000) are its ids or symbols, and more
     than twice as many as are the table's.
+
+    Args:
+      tried: the orthologs through which not one of them is a gene of `table`, where there are any; for the message.
     """
     if not len(names):
         return
@@ -137,9 +143,10 @@ def check_species(names: Sequence[str], table: GeneTable, where: str) -> None:
         table.species, np.mean([name in table.row_of_id or name in table.row_of_symbol for name in sampled])
     )
     if likeliest != table.species and shares[likeliest] >= 0.5 and shares[likeliest] > 2 * own:
+        none = f", and {tried.path.name} has an ortholog of none of them" if tried else ""
         raise InputError(
             f"{where}: {shares[likeliest]:.0%} of the genes are {likeliest} genes (first: {str(names[0])!r}), and "
-            f"{table.species} ones are expected; give a table of orthologs with --orthologs TABLE, or use --species "
+            f"{table.species} ones are expected{none}; give a table of orthologs with --orthologs TABLE, or use --species "
             f"{likeliest} with a corpus or model of that species"
         )
 
@@ -188,15 +195,40 @@ def _pairs(
         place for place, name in enumerate(header) if "gene" in name and ("id" in name.split() or "name" in name)
     ]
     targets = [place for place in of_genes if table.species in header[place]]
-    sources = [place for place in of_genes if place not in targets]
+    homologies = {
+        name.split("homology type")[0].strip(): at for at, name in enumerate(header) if "homology type" in name
+    }
+    sources = _source_columns(path, header, [place for place in of_genes if place not in targets], set(homologies))
     if targets and sources:
-        homology = [place for place, name in enumerate(header) if "homology type" in name]
+        # One without a species stands for all; that of another species says nothing of these pairs.
+        homology = next((at for name, at in homologies.items() if table.species in name), homologies.get(""))
         body = [row for row in rows[1:] if any(row[place] for place in targets)]
-        single = [not homology or row[homology[0]] in ("", "ortholog_one2one") for row in body]
+        single = [homology is None or row[homology] in ("", "ortholog_one2one") for row in body]
         ids, symbols = _id_first(header, sources), _id_first(header, targets)
         return [_named(row, ids) for row in body], [_named(row, symbols) for row in body], single
     body = [row for row in rows if row[0] and row[1]]
     return [(_named(row, [0, 0])) for row in body], [_named(row, [1, 1]) for row in body], [True] * len(body)
+
+
+def _source_columns(path: Path, header: list[str], places: list[int], species: set[str]) -> list[int]:
+    """Those of the source species. BioMart names only the others: beside "Gene name", "Rat gene name" is no source.
+
+    Args:
+      places: of the columns of genes that are not the target's.
+      species: that the header names, beside the bundled ones.
+
+    Raises:
+      InputError: the columns are of several species, and which is the source cannot be told.
+    """
+    if any(_OF_SOURCE.fullmatch(header[place]) for place in places):
+        return [place for place in places if not _OF_ANOTHER.fullmatch(header[place])]
+    named = [name for name in {*species, *bundled_species()} - {""} if any(name in header[place] for place in places)]
+    if len(named) > 1:
+        raise InputError(
+            f"{path}: its header names genes of {' and of '.join(sorted(named))}, which the file's are cannot be told; "
+            "give the columns of one in --orthologs"
+        )
+    return places
 
 
 def _id_first(header: list[str], places: list[int]) -> list[int]:

@@ -2,7 +2,8 @@
 
 A region is its place: "chr1:100-200", counted from 0 with the end exclusive (as in BED), chromosomes named as in the
 gene tables. A name is read by itself: neither the order of names nor their company changes what it means. Which genome
-the place is of is known of many regions together (`find_build`), and then stands before it: "GRCh38_chr1:100-200".
+the place is of is told by the name, "GRCh38_chr1:100-200" (`builds.PREFIX`), or known of many regions together
+(`find_build`), and then stands before it.
 
 Choices and their cost:
 - Names are taken as BED intervals, as Cell Ranger, MACS and SnapATAC2 write them. Signac and other R tools count from
@@ -15,13 +16,15 @@ Choices and their cost:
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
-from mofm.omics.assemblies import ALIASES, NEAR, SPECIES, Tally, build_name, chromosome_name, tally
+from mofm.omics.assemblies import NEAR, Tally, chromosome_name, tally
+from mofm.omics.builds import PREFIX, SPECIES, build_name, plain_name
 from mofm.omics.resolution import ResolvedNames
 
 RULES = {
@@ -45,12 +48,11 @@ NAME_COLUMNS = ("interval", "peak", "peaks", "peak_name", "region", "gene_ids", 
 """Columns of `var` in which labs keep the places, or names that tell them; compared in lower case."""
 
 _NAME = (
-    r"^(?:GRC[hm]\d+_+|hg\d+_+|mm\d+_+)?"
+    rf"^{PREFIX}"
     r"(?P<chrom>[A-Za-z0-9._*]*[A-Za-z0-9*])[:_-](?P<start>-?\d[\d,]*)(?:-|_|\.\.)(?P<end>\d[\d,]*)$"
 )
-_DOTTED = r"^(?P<chrom>chr\w+?|\d{1,2}|[XYM]|MT)\.(?P<start>\d+)\.(?P<end>\d+)$"
-_TOLD = rf"^({'|'.join([*SPECIES, *ALIASES])})_+"
-_OF_BUILD = rf"^({'|'.join(SPECIES)})_"
+_DOTTED = rf"^{PREFIX}(?P<chrom>chr\w+?|\d{{1,2}}|[XYM]|MT)\.(?P<start>\d+)\.(?P<end>\d+)$"
+_CHROM = rf"^{PREFIX}(?P<chrom>.+)$"
 _LARGEST = 2**31 - 1
 
 
@@ -60,6 +62,7 @@ class RegionResolution(ResolvedNames):
 
     Attributes:
       ids: "chr1:100-200" where it was placed, else the name itself.
+      told: object[N] of str, the build that stands before the place, by mofm's name where it has one; "" for none.
       chrom: str[N], "" where not placed.
       start, end: int64[N], bp from 0, end exclusive; -1 where not placed.
       how: "name", "columns" or "unresolved".
@@ -67,6 +70,7 @@ class RegionResolution(ResolvedNames):
 
     rules = RULES
 
+    told: np.ndarray
     chrom: np.ndarray
     start: np.ndarray
     end: np.ndarray
@@ -87,9 +91,9 @@ class BuildEvidence:
     """Which genome build regions are of.
 
     Attributes:
-      build: a name of `assemblies.SPECIES`, or None where the regions do not tell.
-      given: whether somebody said so; the evidence then does not speak against it.
-      sentence: the evidence in one sentence, for a person.
+      build: a name of `builds.SPECIES`, or None where the regions do not tell.
+      given: whether somebody said so, or the names do; the evidence then does not speak against it.
+      sentence: how it is known, in one sentence, for a person.
       tallies: what was counted for each build.
     """
 
@@ -104,31 +108,41 @@ class BuildEvidence:
         return SPECIES.get(self.build)
 
 
+class _Places(NamedTuple):
+    """Places as written, a row a name: told as in `RegionResolution`; chrom object, "" where not read; int64 bp."""
+
+    told: np.ndarray
+    chrom: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+
 def resolve_regions(names: Sequence[str], var: pd.DataFrame | None = None) -> RegionResolution:
     """The place of each of `names`, from the name or else from columns of `var` (a row a name). Raises nothing."""
     names = pd.Series([str(name) for name in names], dtype=object)
-    chrom, start, end = _read_names(names)
-    rule = np.where(chrom != "", "name", "unknown").astype("U8")
+    places = _read_names(names)
+    rule = np.where(places.chrom != "", "name", "unknown").astype("U8")
     if var is not None and (rule == "unknown").any():
         for candidate in _in_columns(var):
-            fill = (rule == "unknown") & (candidate[0] != "")
-            chrom[fill], start[fill], end[fill] = (part[fill] for part in candidate)
+            fill = (rule == "unknown") & (candidate.chrom != "")
+            for part, given in zip(places, candidate, strict=True):
+                part[fill] = given[fill]
             rule[fill] = "columns"
-    told = rule != "unknown"
-    rule[told & (end < start)] = "reversed"
-    rule[told & (end == start)] = "empty"
-    rule[told & (end > start) & ((end - start > LONGEST) | (end > _LARGEST))] = "too_long"
-    rule[told & (start < 0)] = "negative"
+    told, chrom, start, end = places
+    read = rule != "unknown"
+    rule[read & (end < start)] = "reversed"
+    rule[read & (end == start)] = "empty"
+    rule[read & (end > start) & ((end - start > LONGEST) | (end > _LARGEST))] = "too_long"
+    rule[read & (start < 0)] = "negative"
     how = np.array([RULES[key] for key in rule], dtype="U10")
     lost = how == "unresolved"
-    chrom[lost], start[lost], end[lost] = "", -1, -1
+    told[lost], chrom[lost], start[lost], end[lost] = "", "", -1, -1
     starts, ends = start.astype(str), end.astype(str)
     ids = [
         own if gone else f"{where}:{first}-{last}"
         for own, gone, where, first, last in zip(names, lost, chrom, starts, ends, strict=True)
     ]
-    chrom = chrom.astype(np.str_)
-    return RegionResolution(ids=ids, chrom=chrom, start=start, end=end, how=how, rule=rule)
+    return RegionResolution(ids=ids, told=told, chrom=chrom.astype(np.str_), start=start, end=end, how=how, rule=rule)
 
 
 def with_build(regions: RegionResolution, build: str | None) -> list[str]:
@@ -141,19 +155,13 @@ def with_build(regions: RegionResolution, build: str | None) -> list[str]:
     return [f"{build}_{name}" if here else name for name, here in zip(regions.ids, regions.placed, strict=True)]
 
 
-def builds_of(ids: Sequence[str]) -> np.ndarray:
-    """object[N] of str: the build that `with_build` put before each of `ids`, "" where there is none."""
-    return pd.Series(list(ids), dtype=object).str.extract(_OF_BUILD, expand=False).fillna("").to_numpy(object)
-
-
-def build_told(names: Sequence[str], where: str) -> str | None:
-    """The build that names themselves tell, as 10x Genomics writes "GRCh38_chr1:100-200"; None where none does.
+def build_told(regions: RegionResolution, where: str) -> str | None:
+    """The build that stands before the places, as 10x Genomics writes "GRCh38_chr1:100-200"; None where none does.
 
     Raises:
-      InputError: they tell several, and the same place in each would be taken for one.
+      InputError: there are several, and the same place in each would be taken for one.
     """
-    told = pd.Series([str(name) for name in names], dtype=object).str.extract(_TOLD, expand=False).dropna()
-    builds = sorted({build_name(name) for name in told.unique()})
+    builds = sorted(set(regions.told) - {""})
     if len(builds) > 1:
         raise InputError(
             f"{where}: holds regions of {' and '.join(builds)}, by their names; write those of each to a file of its own"
@@ -193,45 +201,72 @@ def find_build(regions: RegionResolution, n_sample: int = 20_000) -> BuildEviden
 
 
 def check_build(regions: RegionResolution, build: str | None, where: str) -> BuildEvidence:
-    """The build of the regions of `where` (a file, a modality): as given, where the evidence allows it, or as found.
+    """The build of the regions of `where` (a file, a modality): as given or told by their names, where the evidence
+    allows it, or as found.
 
     Args:
-      build: any name of a build, as a person gave it; None to find it.
+      build: any name of a build, as a person gave it; None to take it from the names or find it.
 
     Returns:
-      The evidence; its `build` is None where none was given and the regions do not tell: such regions are taken to be
-      of the build of the gene table.
+      The evidence; its `build` is None where none was given or told and the regions do not tell: such regions are taken
+      to be of the build of the gene table.
 
     Raises:
-      InputError: the name is unknown, or the regions are not of the build that was given.
+      InputError: the name is unknown; the regions are not of the build that was given or told; what is given differs
+        from what is told; or mofm does not have what is told.
     """
+    given, told = build and build_name(build), build_told(regions, where)
+    if told is not None and told not in SPECIES:
+        raise InputError(
+            f"{where}: the regions are of {told}, by their names, a genome build that mofm does not have; convert their "
+            f"places to one of {', '.join(SPECIES)} (UCSC liftOver does), or give a gene table of {told} with --species "
+            "FILE.parquet"
+        )
+    if given and told and given != told:
+        raise InputError(
+            f"{where}: the regions are of {told}, by their names, and --build says {given}; leave --build out, or take "
+            "the build off the names where it is wrong"
+        )
     found = find_build(regions)
-    if build is None:
+    if not (given or told):
         return found
-    given = build_name(build)
+    said, by = given or told, "told by the names" if told else "given"
     n_placed = int(np.count_nonzero(regions.placed))
-    if _ruled_out(found.tallies[given], n_placed) or found.build not in (None, given):
-        advice = f"give --build {found.build}" if found.build else "give their own with --build"
-        raise InputError(f"{where}: the regions are not of {given}: {_against(given, found, n_placed)}; {advice}")
-    return dataclasses.replace(found, build=given, given=True)
+    if _ruled_out(found.tallies[said], n_placed) or found.build not in (None, said):
+        raise InputError(
+            f"{where}: the regions are not of {said}{' as their names tell' if told else ''}: "
+            f"{_against(said, found, n_placed)}; {_advice(told is not None, found)}"
+        )
+    sentence = f"{said}, {by}" + (found.sentence.removeprefix(said) if found.build else "")
+    return dataclasses.replace(found, build=said, given=True, sentence=sentence)
 
 
-def _read_names(names: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """chrom (object, "" where not read), start and end (int64) of each name."""
+def _advice(is_told: bool, found: BuildEvidence) -> str:
+    if is_told:
+        return "mend the build in the names, or take it off"
+    return f"give --build {found.build}" if found.build else "give their own with --build"
+
+
+def _read_names(names: pd.Series) -> _Places:
     parts = names.str.extract(_NAME)
     unread = parts["chrom"].isna()
     if unread.any():
         parts[unread] = names[unread].str.extract(_DOTTED)
-    return _as_places(parts["chrom"], parts["start"], parts["end"])
+    return _as_places(parts["build"], parts["chrom"], parts["start"], parts["end"])
 
 
-def _as_places(chrom: pd.Series, start: pd.Series, end: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _as_places(build: pd.Series, chrom: pd.Series, start: pd.Series, end: pd.Series) -> _Places:
     first, last = (_as_numbers(part) for part in (start, end))
-    codes, distinct = pd.factorize(chrom.astype(object).where(chrom.notna(), ""))
-    names = np.array([chromosome_name(str(name)) if name != "" else "" for name in distinct], dtype=object)[codes]
-    told = (names != "") & np.isfinite(first) & np.isfinite(last) & (np.abs(first) < 2**53) & (np.abs(last) < 2**53)
-    first, last = (np.where(told, part, -1).astype(np.int64) for part in (first, last))
-    return np.where(told, names, ""), first, last
+    names = _each(chromosome_name, chrom)
+    read = (names != "") & np.isfinite(first) & np.isfinite(last) & (np.abs(first) < 2**53) & (np.abs(last) < 2**53)
+    first, last = (np.where(read, part, -1).astype(np.int64) for part in (first, last))
+    return _Places(np.where(read, _each(plain_name, build), ""), np.where(read, names, ""), first, last)
+
+
+def _each(function: Callable[[str], str], texts: pd.Series) -> np.ndarray:
+    """object: what the function makes of each text, asked once of equal ones; "" where there is none."""
+    codes, distinct = pd.factorize(texts.astype(object).where(texts.notna(), ""))
+    return np.array([function(str(text)) if text != "" else "" for text in distinct], dtype=object)[codes]
 
 
 def _as_numbers(texts: pd.Series) -> np.ndarray:
@@ -241,18 +276,20 @@ def _as_numbers(texts: pd.Series) -> np.ndarray:
     return pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, na_value=np.nan)
 
 
-def _in_columns(var: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _in_columns(var: pd.DataFrame) -> list[_Places]:
     """Places that the columns of `var` tell: from three columns, then from columns of names."""
     named = {str(column).lower().lstrip("#"): column for column in reversed(var.columns)}
     kinds = (CHROM_COLUMNS, START_COLUMNS, END_COLUMNS)
     found = [next((named[name] for name in names if name in named), None) for names in kinds]
     places = []
     if None not in found:
-        chrom, start, end = _as_places(*(var[column].reset_index(drop=True) for column in found))
+        chrom, start, end = (var[column].reset_index(drop=True) for column in found)
+        parts = chrom.astype(object).where(chrom.notna(), "").astype(str).str.extract(_CHROM)
+        three = _as_places(parts["build"], parts["chrom"], start, end)
         if "width" in named:
             width = pd.to_numeric(var[named["width"]], errors="coerce").to_numpy(np.float64)
-            start = start - (width == end - start + 1).all()
-        places.append((chrom, start, end))
+            three = three._replace(start=three.start - (width == three.end - three.start + 1).all())
+        places.append(three)
     for name in NAME_COLUMNS:
         if name in named:
             places.append(_read_names(var[named[name]].astype(object).astype(str).reset_index(drop=True)))

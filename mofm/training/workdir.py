@@ -60,6 +60,7 @@ def open_workdir(workdir: Path, config: Config, corpus: Corpus, genes: pd.DataFr
         raise InputError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     genes.to_parquet(workdir / "genes.parquet")
+    (workdir / GENE_TABLE).unlink(missing_ok=True)  # of a start cut short; this one's corpus may have none
     if (table := read_file(corpus.path, GENE_TABLE)) is not None:
         (workdir / GENE_TABLE).write_bytes(table)
     with written_whole(path) as temporary:

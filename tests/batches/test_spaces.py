@@ -1,5 +1,7 @@
 """Features as rows of a gene table: what they speak of, whatever table it is."""
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ def space_of(modality, ids, known=None):
     """The features in a gene table of `known` identities; of all that they speak of, where None."""
     found = identities(modality, ids, TABLE)
     names = list(dict.fromkeys(found.identity_E)) if known is None else known
-    return names, make_space(found, ids, {name: row for row, name in enumerate(names)})
+    return names, make_space(found, {name: row for row, name in enumerate(names)})
 
 
 def genes_of(names, space, feature):
@@ -108,3 +110,26 @@ def test_buckets_follow_the_name_alone():
     one, other = space_of("atac", names)[1], space_of("atac", names[::-1])[1]
     assert one.bucket_F.tolist() == other.bucket_F[::-1].tolist()
     assert one.bucket_F[0] != one.bucket_F[1]
+
+
+def test_buckets_are_of_the_bare_place_but_in_another_build_than_the_tables():
+    place = "chr1:1000-1500"
+    space = space_of("atac", [f"GRCh38_{place}", place, f"GRCh37_{place}"])[1]
+    assert [
+        zlib.crc32(name.encode()) & 0x7FFFFFFF for name in (place, place, f"GRCh37_{place}")
+    ] == space.bucket_F.tolist()
+
+
+def test_methylation_of_genes_is_the_same_beside_regions():
+    gene, unknown, region = id_of("CD19"), "no gene", f"GRCh38_{place_of('MS4A1')}"
+    names, space = space_of("methylation", [gene, region, unknown, "chr1:9-5"])
+    assert genes_of(names, space, 0) == {gene: 1.0}
+    assert max(genes_of(names, space, 1), key=genes_of(names, space, 1).get) == id_of("MS4A1")
+    assert not space.weights_FK[2:].any()
+    for feature, name in enumerate([gene, region]):
+        alone = space_of("methylation", [name], names)[1]
+        for part in ("genes_FK", "weights_FK", "place_FP", "bucket_F"):
+            np.testing.assert_array_equal(getattr(alone, part)[0], getattr(space, part)[feature])
+    names, space = space_of("methylation", [gene, unknown])
+    assert [genes_of(names, space, feature) for feature in (0, 1)] == [{gene: 1.0}, {unknown: 1.0}]
+    assert not space_of("atac", [gene, region])[1].weights_FK[0].any()

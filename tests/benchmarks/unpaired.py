@@ -105,9 +105,7 @@ def linear(train_on, judged) -> dict[str, np.ndarray]:
     for side, omics in (("train", train_on), ("judged", judged)):
         atac = omics["atac"]
         found = spaces.identities("atac", list(atac.var_names), gene_table("human"))
-        activity[side] = sp.csr_matrix(
-            atac.X @ link_matrix(spaces.make_space(found, list(atac.var_names), genes), len(genes))
-        )
+        activity[side] = sp.csr_matrix(atac.X @ link_matrix(spaces.make_space(found, genes), len(genes)))
     fitted = baselines.pca_embedding(sp.csr_matrix(train_on["rna"].X), sp.csr_matrix(judged["rna"].X), 30)
     rna = _scaled(sp.csr_matrix(train_on["rna"].X), sp.csr_matrix(judged["rna"].X), fitted.genes)
     axes = np.linalg.lstsq(rna, fitted.test_ND, rcond=None)[0]
@@ -140,12 +138,12 @@ class shuffled_links:
     def __enter__(self):
         self._plain = spaces.make_space
 
-        def shuffled(found, ids, row_of):
-            order = np.random.default_rng(len(ids)).permutation(len(found.place_FP))
+        def shuffled(found, row_of):
+            order = np.random.default_rng(len(found.place_FP)).permutation(len(found.place_FP))
             feature_E = order[found.feature_E]
             by_feature = np.argsort(feature_E, kind="stable")
             parts = (leaf[by_feature] for leaf in (feature_E, found.identity_E, found.weight_E))
-            return self._plain(spaces.Identities(*parts, found.place_FP), ids, row_of)
+            return self._plain(spaces.Identities(*parts, found.place_FP, found.name_F), row_of)
 
         spaces.make_space = shuffled
         from mofm.inference import matching

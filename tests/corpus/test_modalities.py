@@ -254,7 +254,26 @@ def test_two_builds_in_format_2_are_refused_and_other_omics_are_not(tmp_path, pe
     pd.testing.assert_frame_equal(open_corpus(tmp_path / "other").features, before)
 
 
+def test_peaks_that_are_named_with_their_build_are_peaks(tmp_path, make_anndata):
+    """10x Genomics names them so, and the file need not say that they are peaks."""
+    names = [f"GRCh38_{place}" for place in PEAKS]
+    make_anndata([f"cell-{i}" for i in range(8)], names).write_h5ad(tmp_path / "a.h5ad")
+    (entry,) = ingest([tmp_path / "a.h5ad"], tmp_path / "corpus")[0].entries
+    assert (entry.modality, entry.build, entry.build_evidence) == ("atac", "GRCh38", "GRCh38, told by the names")
+    assert open_corpus(tmp_path / "corpus").features["id"].tolist() == names
+
+
 # --- methylation ---
+
+
+def test_methylation_of_regions_that_are_named_with_their_build(tmp_path, make_anndata):
+    names = [f"GRCh38_{place}" for place in PEAKS]
+    adata = make_anndata([f"cell-{i}" for i in range(8)], names)
+    adata.layers["total"], adata.layers["methylated"] = adata.X, adata.X.sign()
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    (entry,) = ingest([tmp_path / "a.h5ad"], tmp_path / "corpus")[0].entries
+    assert (entry.modality, entry.build) == ("methylation", "GRCh38")
+    assert open_corpus(tmp_path / "corpus").features["id"].tolist() == names
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """What a table's features are is found for each modality in its own way, and said in one form."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from mofm.batches.spaces import identities
 from mofm.errors import InputError
 from mofm.omics.genome import gene_table
 from mofm.omics.identity import resolve
@@ -48,15 +51,78 @@ def test_peaks_by_columns():
         resolve(table("atac", ["p1", "p2"]), gene_table("human"))
 
 
-def test_names_of_regions_tell_their_build():
+def regions_by(where: str, names: list[str]) -> CountTable:
+    """Peaks by these names, in the index or in a column."""
+    return (
+        table("atac", names)
+        if where == "names"
+        else table("atac", [f"p{i}" for i in range(len(names))], interval=names)
+    )
+
+
+@pytest.mark.parametrize("where", ["names", "interval"])
+def test_names_of_regions_tell_their_build(where):
     names = ["GRCh37_chr1:100-200", "GRCh37_chr1:300-400"]
-    found = resolve(table("atac", names), gene_table("human"))
-    assert (found.build, found.ids) == ("GRCh37", names)
-    assert resolve(table("atac", names), gene_table("human"), "hg38").build == "GRCh38"  # a person knows better
-    with pytest.raises(InputError, match="the regions are of GRCm38, a mouse genome, and human ones"):
-        resolve(table("atac", ["mm10_chr1:100-200"]), gene_table("human"))
-    with pytest.raises(InputError, match=r"a\.h5ad: holds regions of GRCh38 and GRCm38, .* to a file of its own"):
-        resolve(table("atac", ["hg38_chr1:100-200", "mm10___chr1:100-200"]), gene_table("human"), "hg38")
+    found = resolve(regions_by(where, names), gene_table("human"))
+    assert (found.build, found.ids, found.build_evidence) == ("GRCh37", names, "GRCh37, told by the names")
+    assert resolve(regions_by(where, names), gene_table("human"), "hg19").build == "GRCh37"
+    refused = {
+        r"the regions are of GRCh37, by their names, and --build says GRCh38; leave --build out": (names, "hg38"),
+        r"the regions are of GRCm38, a mouse genome, and human ones": (["mm10_chr1:100-200"], None),
+        r"holds regions of GRCh38 and GRCm38, .* to a file of its own": (
+            ["hg38_chr1:100-200", "mm10___chr1:100-200"],
+            None,
+        ),
+        r"the regions are of mm9, by their names, a genome build that mofm does not have": (
+            ["mm9_chr1:100-200"],
+            "mm10",
+        ),
+    }
+    for what, (those, build) in refused.items():
+        with pytest.raises(InputError, match=rf"a\.h5ad: {what}") as error:
+            resolve(regions_by(where, those), gene_table("human"), build)
+        assert "\n" not in str(error.value)
+
+
+def test_a_build_that_is_given_is_said_to_be():
+    found = resolve(table("atac", ["chr1:100-200"]), gene_table("human"), "hg19")
+    assert found.build_evidence == "GRCh37, given"
+
+
+@pytest.mark.parametrize(("release", "build"), [
+    ("GENCODE 49 (GRCh38.p14)", "GRCh38"), ("mine (hg38)", "GRCh38"), ("mine (GRCf1.p2)", "GRCf1"), ("mine", None)
+])  # fmt: skip
+def test_the_build_of_a_gene_table_has_mofms_name(release, build):
+    assert dataclasses.replace(gene_table("human"), release=release).build == build
+
+
+@pytest.mark.parametrize("release", ["GENCODE 49 (GRCh38.p14)", "mine (hg38)"])
+def test_what_is_accepted_of_regions_can_be_linked_to_genes(release):
+    genes = dataclasses.replace(gene_table("human"), release=release)
+    for build in ("GRCh38", "GRCh37"):
+        gene = gene_table("human", build).frame.iloc[genes.row_of_symbol["CD19"]]
+        found = resolve(table("atac", [f"{build}_{gene['chrom']}:{gene['start']}-{gene['start'] + 500}"]), genes)
+        assert len(identities("atac", found.ids, genes).feature_E)
+
+
+@pytest.mark.parametrize("release", ["mine", "mine (T2T-CHM13v2.0)"])
+def test_regions_of_a_build_without_genes_are_refused_at_once(release):
+    genes = dataclasses.replace(gene_table("human"), release=release)
+    with pytest.raises(
+        InputError, match=r"a\.h5ad: the regions are of GRCh38, .*'mine.*--release 'NAME \(GRCh38"
+    ) as error:
+        resolve(table("atac", ["GRCh38_chr1:100-200"]), genes)
+    assert "\n" not in str(error.value)
+
+
+def test_regions_named_as_of_the_genes_own_build_are_of_it():
+    genes = dataclasses.replace(gene_table("human"), species="fish", release="Ensembl 1 (GRCz11.p2)")
+    found = resolve(table("atac", ["GRCz11_chr1:1000000-1000500"]), genes)
+    assert (found.ids, found.build) == (["chr1:1000000-1000500"], None)
+    assert "taken to be of the build of the fish genes" in found.build_evidence
+    assert len(identities("atac", found.ids, genes).feature_E)
+    with pytest.raises(InputError, match=r"of GRCz10, by their names, .*--species FILE\.parquet"):
+        resolve(table("atac", ["GRCz10_chr1:100-200"]), genes)
 
 
 @pytest.mark.parametrize(("build", "species"), [("mm10", "human"), ("hg38", "mouse")])
@@ -102,6 +168,19 @@ def test_orthologs_are_used_counted_and_told(orthologs):
     (note,) = found.notes
     assert note.startswith("3 of 4 genes through their one-to-one orthologs in mouse_human.tsv, 1 mean no gene")
     assert "3 pairs can be used, 2 that are not one to one and 0 whose gene is not known are left out" in note
+
+
+def test_orthologs_of_other_genes_do_not_let_another_species_pass(tmp_path):
+    (tmp_path / "one.tsv").write_text("none of these\tCD3D\n")
+    given = read_orthologs(tmp_path / "one.tsv", gene_table("human"))
+    mouse = gene_table("mouse").symbols[:2000]
+    with pytest.raises(
+        InputError, match=r"mouse genes .*, and one\.tsv has an ortholog of none of them; give"
+    ) as error:
+        resolve(table("rna", mouse), gene_table("human"), orthologs=given)
+    assert "\n" not in str(error.value)
+    check_form(resolve(table("rna", gene_table("human").symbols[:2000]), gene_table("human"), orthologs=given), 2000)
+    check_form(resolve(table("rna", ["a", "b", "c"]), gene_table("human"), orthologs=given), 3)
 
 
 def test_antibodies_do_not_go_through_orthologs_and_say_so(orthologs):

@@ -102,7 +102,11 @@ def test_names_of_regions():
         "X:1-2",
         "GL000219.1:5-90",
         "chrUn_KI270:1-2",
+        "GRCh38_chr1:100-200",
+        "grch38.p14_1-100-200",
+        "mm9___chrX_5_9",
     ]
     assert region_share(regions) == 1.0
     assert region_share(["CD3D", "HLA-DRB1", "chr1", "1-2", "MT-CO1", "ENSG00000167286", "AC001.1-2", "H2-K1-3"]) == 0.0
+    assert region_share(["slide1_100_200", "sample1_1_2_3", "GRCh38_CD3D", "mm10_AC001.1-2"]) == 0.0
     assert region_share([]) == 0.0

@@ -72,6 +72,40 @@ def test_homology_type_is_believed(tmp_path):
     assert (orthologs.pairs, orthologs.left_out["several"]) == (2, 1)
 
 
+def third_species(species, homology):
+    """A BioMart export of rat or mouse genes with the columns of a third species before those of human ones."""
+    head, *lines = BIOMART.splitlines()
+    id_and_name, target = "\t".join(head.split("\t")[:2]), "\t".join(head.split("\t")[2:])
+    text = f"{id_and_name}\t{species} gene stable ID\t{species} gene name\t{species} homology type\t{target}\n"
+    for number, line in enumerate(lines):
+        cells = line.split("\t")
+        third = [f"ENSXXXG{number:011}", f"third{number}", homology]
+        text += "\t".join([*cells[:2], *third, *cells[2:]]) + "\n"
+    return text
+
+
+@pytest.mark.parametrize("species", ["Rat", "Mouse", "Chinese hamster CHOK1GS"])
+def test_columns_of_a_third_species_say_nothing(tmp_path, species):
+    text = third_species(species, "ortholog_many2many")
+    orthologs = read_orthologs(written(tmp_path / "o.tsv", text), HUMAN)
+    assert orthologs.target_of == read_orthologs(written(tmp_path / "two.tsv", BIOMART), HUMAN).target_of
+    without = text.replace(f"{species} homology type", "Query protein")
+    assert read_orthologs(written(tmp_path / "o.tsv", without), HUMAN).target_of == orthologs.target_of
+    not_single = text.replace("ortholog_one2one", "ortholog_one2many", 1).replace("many2many", "one2one")
+    found = read_orthologs(written(tmp_path / "o.tsv", not_single), HUMAN)
+    assert (found.pairs, found.left_out["several"]) == (2, 1)
+
+
+def test_sources_of_several_species_are_refused(tmp_path):
+    text = "Mouse gene name\tRat gene name\tRat homology type\tHuman gene name\nCd3d\tCd3d\tortholog_one2one\tCD3D\n"
+    with pytest.raises(
+        InputError, match=r"o\.tsv: its header names genes of mouse and of rat, .* of one in --orthologs"
+    ):
+        read_orthologs(written(tmp_path / "o.tsv", text), HUMAN)
+    one = "Mouse gene id\tMouse gene name\tHuman gene name\nENSMUSG00000032094\tCd3d\tCD3D\n"
+    assert {"ENSMUSG00000032094", "Cd3d"} <= set(read_orthologs(written(tmp_path / "o.tsv", one), HUMAN).target_of)
+
+
 def test_lines_without_a_counterpart_are_no_pairs(tmp_path):
     text = BIOMART + f"{id_of(MOUSE, 'Xkr4')}\tXkr4\t\t\t\n"
     assert read_orthologs(written(tmp_path / "o.tsv", text), HUMAN).left_out == {"several": 0, "unknown": 0}

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mofm.errors import InputError
-from mofm.omics.assemblies import SPECIES, build_name, build_table, chromosome_name, chromosome_sizes
+from mofm.omics.assemblies import build_table, chromosome_name, chromosome_sizes
+from mofm.omics.builds import SPECIES, build_name
 from mofm.omics.regions import (
     RULES,
-    builds_of,
+    build_told,
     check_build,
     find_build,
     require_places,
@@ -45,6 +46,14 @@ def placed_one(name):
     ("chr1:1,000-2,000", "chr1:1000-2000"),
     ("GRCh38_chr1:1-2", "chr1:1-2"),
     ("hg19___1:1-2", "chr1:1-2"),
+    ("b37_1:1-2", "chr1:1-2"),
+    ("GRCh38.p14_chr1:1-2", "chr1:1-2"),
+    ("grch38_chr1_1_2", "chr1:1-2"),
+    ("GRCh38_chr1.1.2", "chr1:1-2"),
+    ("mm9_chr1:1-2", "chr1:1-2"),
+    ("hs37d5_1_2", "hs37d5:1-2"),
+    ("HG19_PATCH:1-2", "HG19_PATCH:1-2"),
+    ("HG1042_HG1832_PATCH:1-2", "HG1042_HG1832_PATCH:1-2"),
     ("x-5-9", "chrX:5-9"),
     ("MT-1-5", "chrM:1-5"),
     ("chrMT:1-5", "chrM:1-5"),
@@ -66,11 +75,10 @@ def test_a_build_stands_before_the_place_and_is_read_back(build):
     ids = with_build(found, build)
     assert ids[0] == (f"{build}_chr1:1-2" if build else "chr1:1-2")
     assert ids[2:] == ["no place", "chr1:9-5"]
-    assert builds_of(ids).tolist() == [build or "", build or "", "", ""]
     again = resolve_regions(ids)
+    assert again.told.tolist() == [build or "", build or "", "", ""]
     assert again.ids == found.ids
     assert with_build(again, build) == ids
-    assert builds_of([]).tolist() == []
 
 
 @pytest.mark.parametrize(("name", "rule"), [
@@ -130,6 +138,45 @@ def test_columns_tell_what_names_do_not(columns):
     resolution = resolve_regions(list(var.index), var)
     assert resolution.ids == ["chr1:5-9", "chrX:7-10"]
     assert set(resolution.how) == {"columns"}
+
+
+BUILDS_IN_FRONT = {
+    **{"GRCh38": "GRCh38", "hg38": "GRCh38", "grch38": "GRCh38", "GRCh38.p14": "GRCh38", "HG38": "GRCh38"},
+    **{"hg19": "GRCh37", "b37": "GRCh37", "hs37d5": "GRCh37", "humanG1Kv37": "GRCh37", "mm10": "GRCm38"},
+    **{
+        "mm9": "mm9",
+        "hg18": "hg18",
+        "GRCm37": "GRCm37",
+        "GRCz11": "GRCz11",
+        "danRer11": "danRer11",
+        "NCBI36": "NCBI36",
+    },
+    **{"GRCz11.p2": "GRCz11", "rn6": "rn6", "T2T-CHM13v2.0": "T2T-CHM13v2.0"},
+}
+
+
+@pytest.mark.parametrize(("written", "build"), BUILDS_IN_FRONT.items())
+@pytest.mark.parametrize("read_from", ["names", "interval", "chrom"])
+def test_what_is_told_of_a_build_is_taken_off_the_place(written, build, read_from):
+    """What is told is taken off and what is taken off is told, wherever the place is read."""
+    names = [f"{written}_chr1:100-200", f"{written}___X:5-9"]
+    var = pd.DataFrame(index=["p0", "p1"])
+    if read_from == "names":
+        var = pd.DataFrame(index=names)
+    elif read_from == "interval":
+        var["interval"] = names
+    else:
+        var["chrom"], var["start"], var["end"] = [f"{written}_chr1", f"{written}_X"], [100, 5], [200, 9]
+    found = resolve_regions(var.index, var)
+    assert found.ids == ["chr1:100-200", "chrX:5-9"]
+    assert found.told.tolist() == [build, build]
+    assert build_told(found, "a.h5ad") == build
+    if build not in SPECIES:
+        with pytest.raises(
+            InputError, match=rf"a\.h5ad: .* of {build}, by their names, .*liftOver.*--species"
+        ) as error:
+            check_build(found, None, "a.h5ad")
+        assert "\n" not in str(error.value)
 
 
 def test_names_come_before_columns_and_missing_columns_place_nothing():
@@ -216,11 +263,23 @@ def test_wrong_build_is_refused_and_the_right_one_named(build):
     regions = resolve_regions(peaks_of(build, 3000, seed=1))
     for other in SPECIES:
         if other == build:
-            assert check_build(regions, other, "a.h5ad").given
+            evidence = check_build(regions, other, "a.h5ad")
+            assert evidence.given
+            assert evidence.sentence.startswith(f"{build}, given: ")
+            assert "by chance" in evidence.sentence
             continue
         with pytest.raises(InputError, match=rf"a\.h5ad: the regions are not of {other}: .*give --build {build}$") as e:
             check_build(regions, other, "a.h5ad")
         assert "\n" not in str(e.value)
+
+
+def test_a_wrong_build_in_the_names_is_refused():
+    regions = resolve_regions([f"hg19_{name}" for name in peaks_of("GRCh38", 3000)])
+    with pytest.raises(
+        InputError, match=r"not of GRCh37 as their names tell: .*; mend the build in the names"
+    ) as error:
+        check_build(regions, None, "a.h5ad")
+    assert "--build" not in str(error.value)
 
 
 def test_regions_that_tell_nothing_have_no_build_and_take_the_given_one():
@@ -229,7 +288,8 @@ def test_regions_that_tell_nothing_have_no_build_and_take_the_given_one():
     evidence = check_build(regions, None, "a.h5ad")
     assert evidence.build is None
     assert "cannot be told" in evidence.sentence
-    assert check_build(regions, "hg19", "a.h5ad").build == "GRCh37"
+    given = check_build(regions, "hg19", "a.h5ad")
+    assert (given.build, given.sentence) == ("GRCh37", "GRCh37, given")
     assert find_build(resolve_regions([])).build is None
 
 

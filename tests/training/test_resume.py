@@ -7,13 +7,19 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from mofm.batches.spaces import corpus_spaces
+from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.nn.model import ModelSpec
+from mofm.omics.genome import METADATA, gene_table
 from mofm.parallel.mesh import make_mesh
 from mofm.training import loop, workdir
 from mofm.training.checkpoint import Checkpoints
@@ -129,6 +135,20 @@ def test_a_folder_of_something_else_is_refused(tiny, tmp_path):
     with pytest.raises(InputError, match="not empty"):
         train(tiny(), tmp_path, quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_gene_table_of_a_start_cut_short_does_not_stay(tiny, tmp_path):
+    """The corpus of the start that was cut short had a table of its own, this one has none."""
+    fish = replace(gene_table("human"), species="fish", release="Ensembl 1 (GRCf1)")
+    metadata = {key: getattr(fish, key) for key in METADATA}
+    content = pa.Table.from_pandas(fish.frame.head(9), preserve_index=False).replace_schema_metadata(metadata)
+    (tmp_path / "run").mkdir()
+    pq.write_table(content, tmp_path / "run" / "gene_table.parquet")
+    config = tiny()
+    corpus = open_corpus(config.data.corpus)
+    workdir.open_workdir(tmp_path / "run", config, corpus, corpus_spaces(corpus)[0])
+    assert not (tmp_path / "run" / "gene_table.parquet").exists()
+    assert workdir.read_gene_table(tmp_path / "run") is gene_table("human")
 
 
 def test_nan_stops_with_the_step_the_cells_and_the_last_good_checkpoint(tiny, tmp_path, monkeypatch):
