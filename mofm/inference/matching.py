@@ -15,7 +15,7 @@ from scipy.special import logit
 from mofm.axes import FEATURES
 from mofm.batch import FeatureSpace
 from mofm.batches.idf import count_open, idf
-from mofm.batches.spaces import identities, known_share, make_space
+from mofm.batches.spaces import identities, known_share, make_space, of_measured
 from mofm.errors import InputError
 from mofm.omics.features import merge_columns
 from mofm.omics.genome import GeneTable
@@ -60,7 +60,7 @@ def match(
     build: str | None = None,
     orthologs: Orthologs | None = None,
 ) -> Matching:
-    """Find a table's features among what a model knows, its genes (columns id, symbol).
+    """Find a table's features among what a model knows, its genes (columns id, symbol, measured).
 
     Args:
       species: the genes that names are resolved by.
@@ -76,7 +76,8 @@ def match(
     if table.modality == "rna":
         space, rows_F = None, np.array([row_of.get(name, -1) for name in ids], np.int32)
     else:
-        space = make_space(identities(table.modality, ids, species), row_of)
+        measured = frozenset(genes["id"][genes["measured"]])
+        space = make_space(of_measured(identities(table.modality, ids, species), measured), row_of)
         rows_F = np.where(known_share(space), np.arange(len(ids), dtype=np.int32), np.int32(-1))
     _check_any(table, rows_F, genes)
     unmatched = [str(name) for name, row in zip(table.var.index, rows_F[feature_C], strict=True) if row < 0]

@@ -1,7 +1,7 @@
 """What lies in a run's directory, and who may go on with it.
 
     workdir/config.json     the config, and of the corpus its fingerprint, its species and its version of the gene table
-    workdir/genes.parquet   the model's gene table: columns id, symbol
+    workdir/genes.parquet   the model's gene table: columns id, symbol, measured
     workdir/gene_table.parquet  the species', where the corpus has one of its own
     workdir/start.npz       the mean predictors and the linear model that it began from, and what its features are
     workdir/checkpoints/    Orbax
@@ -84,8 +84,9 @@ def read_gene_table(workdir: Path) -> GeneTable:
 
 
 def read_genes(workdir: Path) -> pd.DataFrame:
-    """The identities that the rows of the model's gene table stand for: columns id, symbol."""
-    return pd.read_parquet(workdir / "genes.parquet")
+    """The identities that the rows of the model's gene table stand for: columns id, symbol, measured."""
+    genes = pd.read_parquet(workdir / "genes.parquet")
+    return genes if "measured" in genes else genes.assign(measured=True)  # of a run before 2026-11-21: all were alike
 
 
 def config_hash(config: Config) -> str:

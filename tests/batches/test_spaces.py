@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mofm.batches.spaces import LINKS, identities, known_share, make_space
+from mofm.batches.spaces import LINKS, Identities, identities, known_share, make_space, of_measured
 from mofm.errors import InputError
 from mofm.omics.genome import gene_table
+from mofm.omics.links import FEATURES
 
 TABLE = gene_table("human")
 
@@ -133,3 +134,23 @@ def test_methylation_of_genes_is_the_same_beside_regions():
     names, space = space_of("methylation", [gene, unknown])
     assert [genes_of(names, space, feature) for feature in (0, 1)] == [{gene: 1.0}, {unknown: 1.0}]
     assert not space_of("atac", [gene, region])[1].weights_FK[0].any()
+
+
+def test_a_feature_near_a_measured_gene_speaks_of_no_other():
+    """Three peaks: near measured genes and others, near others alone, near measured ones alone."""
+    found = Identities(
+        feature_E=np.array([0, 0, 0, 1, 1, 2]),
+        identity_E=np.array(["a", "x", "b", "x", "y", "b"], dtype=object),
+        weight_E=np.array([0.5, 1.0, 0.25, 1.0, 0.5, 0.1], np.float32),
+        place_FP=np.zeros((3, len(FEATURES)), np.float32),
+        name_F=np.array(["p", "q", "r"], dtype=object),
+    )
+    kept = of_measured(found, {"a", "b", "c"})
+    assert list(zip(kept.feature_E.tolist(), kept.identity_E, strict=True)) == [
+        (0, "a"), (0, "b"), (1, "x"), (1, "y"), (2, "b"),
+    ]  # fmt: skip
+    space = make_space(kept, {name: row for row, name in enumerate("abcxy")})
+    np.testing.assert_allclose(space.weights_FK[:, :2].sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(space.weights_FK[0, :3], [2 / 3, 1 / 3, 0], rtol=1e-6)
+    unchanged = of_measured(found, frozenset())
+    assert unchanged.identity_E.tolist() == found.identity_E.tolist()
