@@ -52,6 +52,8 @@ EXTRAS = {
         "hypothesis>=6.115",  # properties rather than examples
         "ruff>=0.8",  # lint and format
         "import-linter>=2.1",  # the house's rooms, as contracts
+        "snapatac2>=2.8",  # fragments are tested too
+        'annbatch>=0.3 ; python_version >= "3.12"',  # that it opens a corpus is tested where it runs
         "igraph>=0.11",  # Leiden clustering in benchmarks
         "leidenalg>=0.10",
     ],
