@@ -9,8 +9,10 @@ Choices and their cost:
 - Counts are the smallest of uint8, uint16 and uint32 that holds the largest, column numbers uint16 below 65,536
   features: half the bytes of float32 and int32 to move, which is what reading costs.
 - A chunk, the unit of reading, is what 64 cells have in the first block, rounded to a power of two: a random block of
-  64 cells decodes two. A shard (a file) is 256 chunks, fewer where that would exceed 32 million entries, because a
-  shard is held in memory to be written once: at most 256 MB for both arrays.
+  128 cells decodes three. Smaller chunks decode less for nothing but cost more each: with 16 cells a chunk reading took a
+  third longer, with 128 as long. (`tests/benchmarks/layout.py` holds chunks, codecs and integer types side by side.)
+- A shard (a file) is 256 chunks, fewer where that would exceed 32 million entries, because a shard is held in memory to
+  be written once: at most 256 MB for both arrays.
 - Methylated reads are a layer, which AnnData wants to have column numbers of its own: they are written twice, and read
   once. All arrays of a store have the same chunks.
 """
