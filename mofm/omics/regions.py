@@ -41,6 +41,9 @@ RULES = {
 LONGEST = 10_000_000
 """bp; no peak, tile or CpG region is longer."""
 
+FEWEST_HITS = 5
+"""Regions near genes' starts, beyond those by chance, from which on they tell a build."""
+
 CHROM_COLUMNS = ("chrom", "chr", "chromosome", "seqnames", "seqname", "seqid", "contig", "seq_name")
 START_COLUMNS = ("start", "chromstart", "chrom_start", "peak_start", "start_position")
 END_COLUMNS = ("end", "stop", "chromend", "chrom_end", "peak_end", "end_position")
@@ -301,7 +304,9 @@ def _ruled_out(of_it: Tally, n_regions: int) -> bool:
 
 
 def _spoken_for(of_it: Tally) -> bool:
-    return of_it.chromosome_ends >= 3 or (of_it.z >= 6 and of_it.excess >= 0.02)
+    """A hit or two near genes is chance, however unlikely each was."""
+    hits = of_it.excess * of_it.sampled
+    return of_it.chromosome_ends >= 3 or (hits >= FEWEST_HITS and of_it.z >= 6 and of_it.excess >= 0.02)
 
 
 def _less(other: Tally, best: Tally) -> bool:

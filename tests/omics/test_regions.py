@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mofm.errors import InputError
 from mofm.omics.assemblies import build_table, chromosome_name, chromosome_sizes
 from mofm.omics.builds import SPECIES, build_name
+from mofm.omics.genome import gene_table
 from mofm.omics.regions import (
     RULES,
     build_told,
@@ -291,6 +292,16 @@ def test_regions_that_tell_nothing_have_no_build_and_take_the_given_one():
     given = check_build(regions, "hg19", "a.h5ad")
     assert (given.build, given.sentence) == ("GRCh37", "GRCh37, given")
     assert find_build(resolve_regions([])).build is None
+
+
+def test_a_hit_or_two_near_genes_tell_no_build():
+    frame = gene_table("human").frame
+    genes = frame[(frame["biotype"] == "protein_coding") & (frame["strand"] == "+")].iloc[::97]
+    peaks = [f"{chrom}:{start}-{start + 200}" for chrom, start in zip(genes["chrom"], genes["start"], strict=True)]
+    assert find_build(resolve_regions(peaks)).build == "GRCh38"
+    for some in (peaks[:1], peaks[:3]):
+        assert find_build(resolve_regions(some)).build is None
+        assert check_build(resolve_regions(some), "GRCh37", "a.h5ad").build == "GRCh37"
 
 
 @pytest.mark.parametrize(("name", "build"), [("a549_scicar.h5mu", "GRCh37"), ("multiome_S1.h5mu", "GRCh38")])
