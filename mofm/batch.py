@@ -17,6 +17,9 @@ Array = np.ndarray | jax.Array
 LIBRARY_SCALE = 1e4
 """Counts are normalised to this many per cell, the field's custom (CP10k). Rates that the model gives are per this."""
 
+WEIGHED_BY_DEPTH = ("rna", "atac")
+"""Omics whose linear read-out grows with the square root of a cell's depth (see `nn/readout.py`)."""
+
 
 class TokenBatch(NamedTuple):
     """B views of cells in one modality, each a set of L tokens. The order of a cell's tokens carries no meaning.

@@ -13,7 +13,8 @@ learned on: the rows are the gene table's own.
 
 Other omics are read out in the same space, through the genes of their features, so a cell's chromatin lands near its
 expression before any pair of them was seen. Each has a scale of its own (negative for methylation, which opposes
-expression) and its own centre; none has the factor of depth, as their values are normalised within the cell.
+expression) and its own centre. Chromatin has the factor of depth too: a mean over few open peaks is mostly noise, and
+without it such cells lie farthest out (simulated RNA and ATAC at the start of training: FOSCTTM .290 with it, .298 without).
 """
 
 import flax.linen as nn
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from mofm.axes import EMBED, GENES, MODALITIES, Modality
-from mofm.batch import FeatureSpace, TokenBatch, log_exposure
+from mofm.batch import WEIGHED_BY_DEPTH, FeatureSpace, TokenBatch, log_exposure
 from mofm.nn.layers import declare
 
 
@@ -50,7 +51,7 @@ class LinearReadout(nn.Module):
         weight_BL = jnp.where(shown_BL, values_BL, 0.0) * gains(log_gain_G, view.features_BL, space)
         total_BD = jnp.einsum("bl,bld->bd", weight_BL, rows_BLD)
         mean_BD = total_BD / jnp.maximum(jnp.sum(shown_BL, axis=1, keepdims=True), 1)
-        if modality == "rna":
+        if modality in WEIGHED_BY_DEPTH:
             mean_BD *= jnp.exp(log_exposure(view.library_B) / 2)[:, None]
         return scale_M[which] * mean_BD - centre_MD[which]
 

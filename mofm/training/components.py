@@ -21,7 +21,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 from scipy.special import expit
 
 from mofm.axes import Modality
-from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch, log_exposure
+from mofm.batch import LIBRARY_SCALE, WEIGHED_BY_DEPTH, FeatureSpace, TokenBatch, log_exposure
 
 COMPONENTS = 32
 """Most components taken. Of 30, 64 and 128, the fewest served neighbours best and linear probes as well."""
@@ -60,7 +60,8 @@ class Components(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """How another modality is read out in the components of RNA: profile_K = scale * mean over tokens of (...) - centre_K.
+    """How another modality is read out in the components of RNA: profile_K = scale * mean over tokens of (...) - centre_K,
+    for ATAC with the factor of depth before `scale`.
 
     By these, profiles of the fitted cells have mean 0 and unit variance over all components.
     """
@@ -146,7 +147,12 @@ def fit_profile(
         (values_NF,) = _matrices([view], len(gain_F), ("values_BL",))
         tokens_N = np.maximum(np.diff(values_NF.indptr), 1)
         values_NF.data = (values_NF.data - mean_F[values_NF.indices]) * gain_F[values_NF.indices]
-        parts.append((values_NF @ rows_FK)[view.cell_B >= 0] / tokens_N[view.cell_B >= 0, None])
+        weight_N = (
+            np.exp(np.asarray(log_exposure(view.library_B), np.float64) / 2)
+            if modality in WEIGHED_BY_DEPTH
+            else np.ones(len(tokens_N))
+        )
+        parts.append(((values_NF @ rows_FK) * (weight_N / tokens_N)[:, None])[view.cell_B >= 0])
     profile_NK = np.concatenate([np.zeros((0, rows_FK.shape[1])), *parts])
     size = np.sqrt(np.mean(profile_NK.var(axis=0))) if profile_NK.size else 1.0
     scale = (-1.0 if modality == "methylation" else 1.0) / max(float(size), 1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mofm.axes import MODALITIES
-from mofm.batch import PLACES, FeatureSpace
+from mofm.batch import PLACES, WEIGHED_BY_DEPTH, FeatureSpace
 from mofm.errors import InputError
 from mofm.nn import model
 from mofm.nn.model import EncoderConfig, ModelSpec
@@ -134,7 +134,7 @@ def test_depth_is_known_to_readout_and_decoder_alone(params, view, modality):
     plain = apply(params, view, hidden_of(view), modality)
     outputs = apply(params, view._replace(library_B=view.library_B * 2), hidden_of(view), modality)
     np.testing.assert_array_equal(outputs.states_BLD, plain.states_BLD)
-    assert np.array_equal(outputs.embedding_BE, plain.embedding_BE) == (modality != "rna")
+    assert np.array_equal(outputs.embedding_BE, plain.embedding_BE) == (modality not in WEIGHED_BY_DEPTH)
     assert not np.array_equal(outputs.prediction.token_BL, plain.prediction.token_BL)
 
 
