@@ -14,12 +14,13 @@ from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.names import shared_names
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
+from mofm.omics.build_evidence import check_build
 from mofm.omics.describe import describe
 from mofm.omics.features import names_in, species_of
 from mofm.omics.genome import bundled_species, gene_table
 from mofm.omics.identity import holds_regions, resolve
 from mofm.omics.readers import Reading, Tables, open_tables
-from mofm.omics.regions import check_build, resolve_regions
+from mofm.omics.regions import resolve_regions
 
 UNKNOWN_SHOWN = 20
 """So many unknown names are listed."""

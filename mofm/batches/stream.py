@@ -37,7 +37,7 @@ from mofm.batches.order import Order, counter_hash
 from mofm.batches.panels import Panels
 from mofm.batches.windows import Piece, WindowReader
 from mofm.corpus.datasets import Dataset
-from mofm.corpus.store import Corpus, RowBuffers
+from mofm.corpus.store import Corpus
 from mofm.errors import InputError, nearest_name
 
 LEAST_BLOCKS = 4
@@ -215,10 +215,9 @@ class Stream:
         starts, stops = row[first], row[np.append(first[1:], len(row)) - 1] + 1
         before = np.cumsum(stops - starts) - stops  # rows read before each span, less its first
         which = row + np.repeat(before, np.diff(first, append=len(row)))
-        store, buffers = self._datasets[dataset].stores[modality], RowBuffers()
         spans = list(zip(starts.tolist(), stops.tolist(), strict=True))
-        buffers.reserve(store.n_bytes(spans))
-        return Piece(dataset, store.read_spans(spans, buffers).result, which, places)
+        read = self._datasets[dataset].stores[modality].read_spans(spans)
+        return Piece(dataset, read.result, which, places)
 
     def _seeds(self, purpose: int, modality: Modality, counters: np.ndarray) -> np.ndarray:
         """uint64 token seeds. A modality has draws of its own; those of RNA are as they were before there were others."""

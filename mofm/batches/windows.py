@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mofm.batches.order import Order, Window
-from mofm.corpus.store import PendingRows, RowBuffers, Span, Store
+from mofm.corpus.buffers import RowBuffers
+from mofm.corpus.store import Span, Store
 from mofm.omics.rows import CountRows
 
 
@@ -116,7 +117,7 @@ class _Blocks:
             return self._rows[dataset]
 
     def _arrived(self, dataset: int) -> CountRows:
-        read = self._reads.pop(dataset, None) or self._read_again(dataset)
+        read = self._reads.pop(dataset, None) or self._stores[dataset].read_spans(self._spans[dataset])
         try:
             rows = read.result()
         except Exception:
@@ -124,11 +125,6 @@ class _Blocks:
             raise
         self._reads[dataset] = read
         return rows
-
-    def _read_again(self, dataset: int) -> PendingRows:
-        store, spans, buffers = self._stores[dataset], self._spans[dataset], RowBuffers()
-        buffers.reserve(store.n_bytes(spans))
-        return store.read_spans(spans, buffers)
 
     def pieces(self, start: int, stop: int, places: np.ndarray) -> list[Piece]:
         """The cells `[start, stop)` of the window by dataset, to go to `places` of the view."""

@@ -27,6 +27,7 @@ import pandas as pd
 import tensorstore as ts
 
 from mofm.axes import Modality
+from mofm.corpus.buffers import RowBuffers, aligned
 from mofm.corpus.datasets import Corpus
 from mofm.corpus.features import features_from_bytes, with_builds
 from mofm.corpus.manifest import FEATURES, GENE_TABLE, MANIFEST, Manifest, StoreEntry
@@ -66,29 +67,6 @@ def create_array(folder: Path, metadata: dict) -> ts.TensorStore:
     # A chunk of zeros is stored like any other, so that a missing one can only mean damage.
     spec = {"driver": "zarr3", "kvstore": kvstore(folder), "store_data_equal_to_fill_value": True}
     return ts.open(spec | {"metadata": metadata}, create=True).result()
-
-
-_ALIGNED = 64
-"""Bytes between the beginnings of two arrays in one memory: a cache line."""
-
-
-class RowBuffers:
-    """Memory for the entries of some rows, used again after each `reserve`."""
-
-    def __init__(self):
-        self._bytes, self._taken = np.empty(0, np.uint8), 0
-
-    def reserve(self, n_bytes: int) -> None:
-        """Forget what was taken, and hold at least so many bytes."""
-        if len(self._bytes) < n_bytes:
-            self._bytes = np.empty(n_bytes + n_bytes // 8, np.uint8)
-        self._taken = 0
-
-    def take(self, dtype: np.dtype, length: int) -> np.ndarray:
-        """The next uninitialised array of what was reserved."""
-        array = self._bytes[self._taken :][: length * dtype.itemsize].view(dtype)
-        self._taken += _aligned(length * dtype.itemsize)
-        return array
 
 
 class PendingRows:
@@ -202,27 +180,30 @@ class Store:
     def n_bytes(self, spans: Sequence[Span]) -> int:
         """What `read_spans` takes of its buffers. Reads `indptr` the first time."""
         entries = sum(int(self._indptr[stop] - self._indptr[start]) for start, stop in spans)
-        return sum(_aligned(entries * self._arrays[key].dtype.numpy_dtype.itemsize) for key in self._read_keys)
+        return sum(aligned(entries * self._arrays[key].dtype.numpy_dtype.itemsize) for key in self._read_keys)
 
     def read_rows(self, start: int, stop: int, buffers: RowBuffers | None = None) -> PendingRows:
         """Starts reading cells start..stop-1, into all of `buffers` where they are given; see `read_spans`."""
         if not 0 <= start <= stop <= self.n_cells:
             raise ValueError(f"cells {start}:{stop} of a store of {self.n_cells}")
-        buffers = buffers or RowBuffers()
-        buffers.reserve(self.n_bytes([(start, stop)]))
+        if buffers is not None:
+            buffers.reserve(self.n_bytes([(start, stop)]))
         return self.read_spans([(start, stop)], buffers)
 
-    def read_spans(self, spans: Sequence[Span], buffers: RowBuffers) -> PendingRows:
+    def read_spans(self, spans: Sequence[Span], buffers: RowBuffers | None = None) -> PendingRows:
         """Starts reading the cells of some spans, one span behind the other; does not wait.
 
         Args:
           spans: first cell and the one behind the last, of each.
-          buffers: of which `n_bytes` are reserved. The rows live until it is next reserved.
+          buffers: of which `n_bytes` are reserved. The rows live until it is next reserved. None: memory of their own.
 
         Returns:
           What gives the `CountRows` at `.result()`: indices are uint16 (uint32 from 65,536 features on) columns of the
           store, data the store's uint8, uint16 or uint32, and so are the hits of a methylation store.
         """
+        if buffers is None:
+            buffers = RowBuffers()
+            buffers.reserve(self.n_bytes(spans))
         firsts = np.array([self._indptr[start] for start, _ in spans], np.int64)
         lasts = np.array([self._indptr[stop] for _, stop in spans], np.int64)
         ends = np.cumsum(lasts - firsts)
@@ -330,10 +311,6 @@ def open_corpus(
     for store in stores:
         store.check()
     return Corpus(path, manifest, stores, features)
-
-
-def _aligned(n_bytes: int) -> int:
-    return -(-n_bytes // _ALIGNED) * _ALIGNED
 
 
 def cause_of(error: Exception) -> str:

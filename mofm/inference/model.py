@@ -92,7 +92,7 @@ class PretrainedModel:
     """Parameters with all that is needed to use them: no mesh, no optimizer, no corpus.
 
     Attributes:
-      genes: columns id, symbol: what the rows of the gene table stand for.
+      genes: columns id, symbol, measured: what the rows of the gene table stand for.
       named_by: the gene table of the training corpus's species.
     """
 

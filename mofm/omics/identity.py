@@ -7,21 +7,14 @@ import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
+from mofm.omics.build_evidence import BuildEvidence, build_told, check_build
 from mofm.omics.builds import SPECIES
 from mofm.omics.features import names_in, resolve_var
 from mofm.omics.genome import GeneTable
 from mofm.omics.modalities import region_share
 from mofm.omics.orthologs import Orthologs, check_species, resolve_through
 from mofm.omics.proteins import ProteinResolution, resolve_proteins
-from mofm.omics.regions import (
-    BuildEvidence,
-    RegionResolution,
-    build_told,
-    check_build,
-    require_places,
-    resolve_regions,
-    with_build,
-)
+from mofm.omics.regions import RegionResolution, require_places, resolve_regions, with_build
 from mofm.omics.table import CountTable
 
 ID_COLUMN = "gene_ids"

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from mofm.batches.config import DataConfig
 from mofm.batches.mixture import view_rows
 from mofm.batches.stream import Stream
+from mofm.corpus.buffers import RowBuffers
 from mofm.corpus.datasets import Dataset
 from mofm.corpus.ingest import ingest
-from mofm.corpus.store import RowBuffers, open_corpus
+from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.omics.genome import gene_table
 from mofm.omics.rows import CountRows
@@ -52,11 +53,12 @@ class FakeStore:
         return 3 * (-(-2 * entries // 64) * 64)
 
     def read_rows(self, start, stop):
-        buffers = RowBuffers()
-        buffers.reserve(self.n_bytes([(start, stop)]))
-        return self.read_spans([(start, stop)], buffers)
+        return self.read_spans([(start, stop)])
 
-    def read_spans(self, spans, buffers):
+    def read_spans(self, spans, buffers=None):
+        if buffers is None:
+            buffers = RowBuffers()
+            buffers.reserve(self.n_bytes(spans))
         self.cells_read += sum(stop - start for start, stop in spans)
         every = np.concatenate([np.arange(start, stop) for start, stop in spans])
         dense = self.counts[every]

@@ -13,9 +13,10 @@ from mofm.batches.collate import collate
 from mofm.batches.config import DataConfig
 from mofm.batches.order import counter_hash
 from mofm.batches.stream import Stream
+from mofm.corpus.buffers import RowBuffers
 from mofm.corpus.datasets import Dataset
 from mofm.corpus.ingest import ingest
-from mofm.corpus.store import RowBuffers, open_corpus
+from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.omics.genome import gene_table
 from mofm.omics.rows import CountRows
@@ -38,14 +39,15 @@ class FakeStore:
     def n_bytes(self, spans):
         return 2 * bytes_of(np.count_nonzero(np.concatenate([self.counts[start:stop] for start, stop in spans])) * 2)
 
-    def read_spans(self, spans, buffers):
+    def read_spans(self, spans, buffers=None):
         self.reads += spans
+        if buffers is None:
+            buffers = RowBuffers()
+            buffers.reserve(self.n_bytes(spans))
         return FakeRead(self, spans, buffers)
 
     def read_rows(self, start, stop):
-        buffers = RowBuffers()
-        buffers.reserve(self.n_bytes([(start, stop)]))
-        return FakeRead(self, [(start, stop)], buffers)
+        return self.read_spans([(start, stop)])
 
 
 class FakeRead:

@@ -84,7 +84,8 @@ def mofm_batches(corpus: Path, window_blocks: str, epochs: int, warm: bool = Fal
 
 def decoded_blocks(corpus: Path, block_cells: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:
     """Blocks of consecutive cells in random order, in memory that is used again; yields the cells' indices."""
-    from mofm.corpus.store import RowBuffers, open_corpus
+    from mofm.corpus.buffers import RowBuffers
+    from mofm.corpus.store import open_corpus
 
     size, stores = int(block_cells), open_corpus(corpus).stores
     offsets = np.cumsum([0, *(store.n_cells for store in stores)])

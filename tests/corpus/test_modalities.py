@@ -19,10 +19,11 @@ import pytest
 import scipy.sparse
 
 from mofm.corpus import prepare
+from mofm.corpus.buffers import RowBuffers
 from mofm.corpus.features import features_to_bytes
 from mofm.corpus.ingest import ingest, jobs_for
 from mofm.corpus.manifest import FORMAT_VERSION
-from mofm.corpus.store import RowBuffers, open_corpus, read_manifest
+from mofm.corpus.store import open_corpus, read_manifest
 from mofm.errors import InputError
 from mofm.omics.table import CountTable
 

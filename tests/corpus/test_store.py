@@ -13,9 +13,10 @@ import pytest
 import scipy.sparse
 import zarr
 
+from mofm.corpus.buffers import RowBuffers
 from mofm.corpus.features import features_from_bytes
 from mofm.corpus.ingest import ingest
-from mofm.corpus.store import RowBuffers, open_corpus
+from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.omics.rows import CountRows
 

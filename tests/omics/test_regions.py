@@ -12,17 +12,10 @@ from hypothesis import strategies as st
 
 from mofm.errors import InputError
 from mofm.omics.assemblies import build_table, chromosome_name, chromosome_sizes
+from mofm.omics.build_evidence import build_told, check_build, find_build
 from mofm.omics.builds import SPECIES, build_name
 from mofm.omics.genome import gene_table
-from mofm.omics.regions import (
-    RULES,
-    build_told,
-    check_build,
-    find_build,
-    require_places,
-    resolve_regions,
-    with_build,
-)
+from mofm.omics.regions import RULES, require_places, resolve_regions, with_build
 
 fast = settings(max_examples=60, deadline=None)
 chroms = st.sampled_from([*(f"chr{i}" for i in range(1, 23)), "chrX", "chrM", "KI270728.1", "GL000194.1", "hs37d5"])
