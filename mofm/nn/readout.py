@@ -12,8 +12,8 @@ pool, so training departs from the linear baseline, where it would otherwise fir
 learned on: the rows are the gene table's own.
 
 Other omics are read out in the same space, through the genes of their features, so a cell's chromatin lands near its
-expression before any pair of them was seen. Each has a scale of its own (negative for methylation, which opposes
-expression) and its own centre. Chromatin has the factor of depth too: a mean over few open peaks is mostly noise, and
+expression before any pair of them was seen. Each has scales of its own, one a column (negative for methylation, which
+opposes expression), and its own centre. Chromatin has the factor of depth too: a mean over few open peaks is mostly noise, and
 without it such cells lie farthest out (simulated RNA and ATAC at the start of training: FOSCTTM .290 with it, .298 without).
 """
 
@@ -42,8 +42,8 @@ class LinearReadout(nn.Module):
     ) -> jax.Array:
         kinds, which = len(MODALITIES), MODALITIES.index(modality)
         log_gain_G = declare(self, "log_gain", (self.genes,), (GENES,), 0)
-        scale_M = declare(self, "scale", (kinds,), (None,), "ones")
-        centre_MD = declare(self, "centre", (kinds, rows_BLD.shape[-1]), (None, EMBED), 0)
+        shape, axes = (kinds, rows_BLD.shape[-1]), (None, EMBED)
+        scale_MD, centre_MD = declare(self, "scale", shape, axes, "ones"), declare(self, "centre", shape, axes, 0)
         shown_BL = view.mask_BL & ~hidden_BL
         values_BL = view.values_BL
         if modality == "methylation":  # which regions were read says nothing: only what differs from their mean does
@@ -53,7 +53,7 @@ class LinearReadout(nn.Module):
         mean_BD = total_BD / jnp.maximum(jnp.sum(shown_BL, axis=1, keepdims=True), 1)
         if modality in WEIGHED_BY_DEPTH:
             mean_BD *= jnp.exp(log_exposure(view.library_B) / 2)[:, None]
-        return scale_M[which] * mean_BD - centre_MD[which]
+        return scale_MD[which] * mean_BD - centre_MD[which]
 
 
 def gains(log_gain_G: jax.Array, features_BL: jax.Array, space: FeatureSpace | None) -> jax.Array:

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mofm.batch import LIBRARY_SCALE, TokenBatch
+from mofm.axes import MODALITIES
+from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
 from mofm.nn.readout import LinearReadout
 from mofm.training import components
-from mofm.training.components import CLIP, SILENT, STEADYING, fit_components, read_cells
+from mofm.training.components import CLIP, SILENT, STEADYING, fit_components, fit_profile, read_cells
 
 GENES, CELLS, RANK = 30, 120, 5
 FEW = 50
@@ -95,7 +96,7 @@ def test_the_profile_of_the_fitted_cells_is_centred_and_of_unit_size(counts_NG):
     ours = fit_components(read_cells(views_of(counts_NG), GENES), RANK, 1.0)
     centre_MK = np.zeros((4, RANK), np.float32)
     centre_MK[0] = ours.mean_weight_G @ ours.rows_GK
-    variables = {"log_gain": ours.log_gain_G, "scale": np.ones(4, np.float32), "centre": centre_MK}
+    variables = {"log_gain": ours.log_gain_G, "scale": np.ones((4, RANK), np.float32), "centre": centre_MK}
     profiles = []
     for view in views_of(counts_NG):
         rows_BLK = jnp.asarray(ours.rows_GK)[view.features_BL]
@@ -104,6 +105,33 @@ def test_the_profile_of_the_fitted_cells_is_centred_and_of_unit_size(counts_NG):
     profile_NK = np.concatenate(jax.device_get(profiles))
     np.testing.assert_allclose(profile_NK.mean(axis=0), 0, atol=1e-5)
     assert np.mean(profile_NK.var(axis=0)) == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("modality", ["atac", "methylation"])
+def test_another_modality_varies_no_more_than_rna_in_any_component(counts_NG, modality):
+    """Each of its features is a gene, so its profiles are those of RNA but for a component made noisy."""
+    ours = fit_components(read_cells(views_of(counts_NG), GENES), RANK, 1.0)
+    noisy = ours._replace(rows_GK=ours.rows_GK * np.array([1, 1, 6, 1, 1], np.float32))
+    genes, ones, zeros = np.arange(GENES, dtype=np.int32)[:, None], np.ones((GENES, 1), np.float32), np.zeros(GENES)
+    space = FeatureSpace(genes, ones, np.zeros((GENES, 5)), zeros.astype(np.int32), zeros, zeros)
+    views = [view._replace(totals_BL=view.counts_BL) for view in views_of(counts_NG)]
+    profile = fit_profile(views, modality, space, noisy)
+    scale_MK, centre_MK = np.zeros((4, RANK), np.float32), np.zeros((4, RANK), np.float32)
+    which = MODALITIES.index(modality)
+    scale_MK[which], centre_MK[which] = profile.scale_K, profile.centre_K
+    variables = {"log_gain": noisy.log_gain_G, "scale": scale_MK, "centre": centre_MK}
+    found_NK = np.concatenate([
+        LinearReadout(GENES).apply(
+            {"params": variables}, view, jnp.zeros_like(view.mask_BL), jnp.asarray(noisy.rows_GK)[view.features_BL],
+            modality, jax.tree.map(jnp.asarray, space),
+        )
+        for view in views
+    ])  # fmt: skip
+    np.testing.assert_allclose(found_NK.mean(axis=0), 0, atol=1e-4)
+    assert (found_NK.std(axis=0) <= ours.deviation_K * (1 + 1e-4)).all()
+    assert found_NK.std(axis=0)[2] == pytest.approx(ours.deviation_K[2], rel=1e-4)
+    assert (np.abs(profile.scale_K) <= np.abs(profile.scale) * (1 + 1e-6)).all()
+    assert np.sign(profile.scale_K).tolist() == [-1.0 if modality == "methylation" else 1.0] * RANK
 
 
 def test_order_of_cells_changes_nothing_but_rounding(counts_NG):
