@@ -1,14 +1,8 @@
-"""What a batch is made of where datasets differ in what they measure: strata, their quotas, and whose turn it is.
+"""What a batch is made of where datasets differ in what they measure: strata and their quotas.
 
 A *stratum* is all datasets with one set of modalities: "rna", "rna+atac". Every batch has as many rows of a stratum as
 every other, its quota, so that shapes are static, paired and unpaired cells train side by side, and no row is wasted on
 a modality that a cell does not have. A view of a modality holds the strata that have it, one after another.
-
-Within a stratum a dataset of n cells has a share of n^temperature. At temperature 1 that is the share which a shuffle
-of all its cells together gives, and so they are one sequence, each cell once an epoch. Below 1, small datasets come
-round more often than large ones: each is a sequence of its own, of exact epochs, and they take turns by a fixed pattern,
-repeated for ever, in which each is spread evenly. What comes at which turn is thus known without counting from the
-start. Shares are met to within 1 / PERIOD; the order in which datasets take turns is the same under every seed.
 """
 
 import math
@@ -20,9 +14,6 @@ import numpy as np
 from mofm.axes import MODALITIES, Modality
 from mofm.batches.order import host_slice
 from mofm.errors import InputError, nearest_name
-
-PERIOD = 4096
-"""Turns of the pattern, at least; 16 for each dataset where there are very many."""
 
 
 class Stratum(NamedTuple):
@@ -174,39 +165,3 @@ def shares_of(strata: Sequence[Stratum], modality: Modality, part: slice) -> lis
         if start < stop:
             shares.append(Share(position, start - rows.start, stop - rows.start, start - part.start))
     return shares
-
-
-class Turns:
-    """Which of several sequences is served at each turn of an endless order, and how far it is by then.
-
-    Args:
-      weights: of each sequence, in proportion to which it has turns.
-    """
-
-    def __init__(self, weights: Sequence[float]):
-        self.counts = share_out(weights, max(PERIOD, 16 * len(weights))) if len(weights) > 1 else np.ones(1, np.int64)
-        whose = np.repeat(np.arange(len(weights)), self.counts)
-        rank = np.arange(len(whose)) - (np.cumsum(self.counts) - self.counts)[whose]
-        # The golden ratio's multiples spread the first turns of equal sequences over the period, however many there are.
-        first = (np.arange(len(weights)) * ((math.sqrt(5) - 1) / 2) + 0.5) % 1
-        by_time = np.argsort((rank + first[whose]) / self.counts[whose], kind="stable")
-        self._whose, self._rank = whose[by_time], rank[by_time]
-
-    def take(self, position: int, count: int) -> list[tuple[int, int, np.ndarray]]:
-        """For each sequence that has turns among `count` from `position` on: its number, its position, its turns.
-
-        Its positions are consecutive; its turns are int64, ascending, counted from `position`.
-        """
-        period, turn = np.divmod(position + np.arange(count), len(self._whose))
-        whose = self._whose[turn]
-        taken = []
-        for number in np.unique(whose).tolist():
-            places = np.flatnonzero(whose == number)
-            begin = places[0]
-            taken.append((number, int(period[begin] * self.counts[number] + self._rank[turn[begin]]), places))
-        return taken
-
-    def reached(self, number: int, position: int) -> int:
-        """Turns of a sequence before `position`."""
-        period, turn = divmod(position, len(self._whose))
-        return int(period * self.counts[number] + np.count_nonzero(self._whose[:turn] == number))

@@ -211,6 +211,10 @@ class Order:
         last = span.window + 1 == len(self._epoch(span.epoch).window_ends)
         return (span.epoch + 1, 0) if last else (span.epoch, span.window + 1)
 
+    def first(self, epoch: int, index: int) -> int:
+        """Position of the first cell of a window in the training sequence."""
+        return epoch * self.n_train + (int(self._epoch(epoch).window_ends[index - 1]) if index else 0)
+
     def window(self, epoch: int, index: int) -> Window:
         """One window of an epoch; the last few asked for are kept."""
         return self._window(epoch, index)

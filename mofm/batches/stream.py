@@ -11,8 +11,7 @@ blocks; a cell of several modalities costs each of them.
 
 A cell's tokens are drawn with a seed of its own, made from the run's seed and its place in the endless row of views:
 another epoch shows other tokens, and neither the number of hosts, nor prefetching, nor a restart changes a bit. Each
-host tokenises only its rows of the batch, but since a window is shuffled as a whole, it reads every window: n hosts
-decode the corpus n times between them. At some 15 microseconds a cell that is cheaper than an order that depends on n.
+host reads and tokenises only its rows of the batch, which are laid so that they lie in few blocks (see `turns.py`).
 
 Batches are made ahead by `prefetch` threads. They run in parallel, as neither decoding nor tokenising holds the
 interpreter lock; each makes a batch of its own, so that the threads share nothing but the windows.
@@ -32,9 +31,10 @@ from mofm.batch import CellBatch, TokenBatch
 from mofm.batches.collate import collate_into, empty_tokens, make_scratch
 from mofm.batches.config import DataConfig
 from mofm.batches.memory import Recycler
-from mofm.batches.mixture import Stratum, Turns, host_part, make_strata, rows_of_views, shares_of
+from mofm.batches.mixture import Stratum, host_part, make_strata, rows_of_views, shares_of
 from mofm.batches.order import Order, counter_hash
 from mofm.batches.panels import Panels
+from mofm.batches.turns import Seats, Turns
 from mofm.batches.windows import Piece, WindowReader
 from mofm.corpus.datasets import Dataset
 from mofm.corpus.store import Corpus
@@ -107,15 +107,22 @@ class Stream:
         return {modality: host_part(strata, modality, self._host, self._hosts) for modality in rows_of_views(strata)}
 
     def _begin_sequences(self, train_D: np.ndarray) -> None:
-        """For each stratum whose turn it is at what position, and a reader of each sequence in each modality."""
+        """For each stratum this host's rows in each modality, and a reader of each of its sequences."""
         config = self._config
-        self._turns: list[Turns] = []
+        self._seats: dict[tuple[int, Modality], Seats] = {}
         self._readers: dict[tuple[int, int, Modality], WindowReader] = {}
         for position, stratum in enumerate(self.strata):
             together = config.temperature == 1 or len(stratum.datasets) == 1
             groups = [stratum.datasets] if together else [(dataset,) for dataset in stratum.datasets]
             weights = [1.0] if together else [train_D[d] ** config.temperature for d in stratum.datasets]
-            self._turns.append(Turns(weights))
+            turns = Turns(weights)
+            seats = {
+                modality: Seats(turns, stratum.quota, share.start, share.stop)
+                for modality, part in self._parts.items()
+                for share in shares_of(self.strata, modality, part)
+                if share.stratum == position
+            }
+            self._seats |= {(position, modality): mine for modality, mine in seats.items()}
             for number, (datasets, weight) in enumerate(zip(groups, weights, strict=True)):
                 rows = stratum.quota * weight / sum(weights)
                 blocks = max(round(config.window_blocks * rows / config.batch_size), LEAST_BLOCKS)
@@ -123,10 +130,9 @@ class Stream:
                 if rows < config.batch_size:
                     order = order.among(datasets, (datasets[0] + 1,), min(blocks, config.window_blocks))
                 under_way = (config.prefetch + 1) * int(np.ceil(rows))
-                for modality in stratum.modalities:
+                for modality, mine in seats.items():
                     stores = {d: self._datasets[d].stores[modality] for d in datasets}
-                    reader = WindowReader(order, stores, under_way)
-                    self._readers[position, number, modality] = reader
+                    self._readers[position, number, modality] = WindowReader(order, stores, under_way, mine, number)
 
     @property
     def n_train_cells(self) -> int:
@@ -180,11 +186,12 @@ class Stream:
         part = self._parts[modality]
         cells, pieces = np.empty(part.stop - part.start, np.int64), []
         for share in shares_of(self.strata, modality, part):
-            quota, turns = self.strata[share.stratum].quota, self._turns[share.stratum]
-            for number, first, places in turns.take(step * quota + share.start, share.stop - share.start):
-                reader = self._readers[share.stratum, number, modality]
-                places = share.place + places
-                cells[places], some = reader.pieces(first, places, turns.reached(number, stop * quota))
+            seats = self._seats[share.stratum, modality]
+            for seat in seats.at(step):
+                reader = self._readers[share.stratum, seat.number, modality]
+                place = share.place + seat.place - share.start
+                mine, some = reader.pieces(seat, place, seats.reached(seat.number, stop))
+                cells[place : place + len(mine)] = mine
                 pieces += some
         numbers = step * self.rows[modality] + np.arange(part.start, part.stop)
         return self._tokens(modality, pieces, cells, self._seeds(_TRAIN, modality, numbers))

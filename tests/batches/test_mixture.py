@@ -1,12 +1,11 @@
-"""Quotas and turns: whole numbers that keep to their shares, found without counting from the start."""
+"""Quotas: whole numbers that keep to their shares."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mofm.batches.mixture import (
-    Turns,
     host_part,
     make_strata,
     parse_stratum,
@@ -37,43 +36,6 @@ def test_units_are_shared_out_whole_and_near_their_shares(weights, more):
         assert np.abs(given - exact).max() < 1
     order = np.argsort(weights)
     assert np.all(np.diff(given[order]) >= 0) or len(set(weights)) < len(weights)
-
-
-@settings(max_examples=60, deadline=None)
-@given(weights=WEIGHTS, position=st.integers(0, 10**12), count=st.integers(1, 300), cut=st.integers(0, 300))
-def test_turns_are_found_without_counting(weights, position, count, cut):
-    turns, cut = Turns(weights), min(cut, count)
-
-    def all_of(position, count):
-        """(turn, sequence, its position) of each turn."""
-        taken = turns.take(position, count)
-        found = [(int(t) + position, k, first + i) for k, first, places in taken for i, t in enumerate(places)]
-        return sorted(found)
-
-    whole = all_of(position, count)
-    assert [turn for turn, _, _ in whole] == list(range(position, position + count))
-    assert all_of(position, cut) + all_of(position + cut, count - cut) == whole
-    for turn, number, place in whole[:5]:
-        assert turns.reached(number, turn) == place
-    assert sum(turns.reached(k, position) for k in range(len(weights))) == position
-
-
-@settings(max_examples=30, deadline=None)
-@given(weights=st.lists(st.floats(1, 50), min_size=2, max_size=8), position=st.integers(0, 10**6))
-def test_turns_are_spread_evenly(weights, position):
-    """In any run of turns no sequence is far from its share."""
-    turns, count = Turns(weights), 256
-    shares = turns.counts / turns.counts.sum()
-    np.testing.assert_allclose(shares, np.array(weights) / sum(weights), atol=1 / 4096)
-    had = np.zeros(len(weights))
-    for number, _, places in turns.take(position, count):
-        had[number] = len(places)
-    assert np.abs(had - shares * count).max() <= 2
-
-
-def test_one_sequence_has_every_turn():
-    ((number, first, places),) = Turns([3.0]).take(10**9, 5)
-    assert (number, first, places.tolist()) == (0, 10**9, [0, 1, 2, 3, 4])
 
 
 def test_strata_are_sets_of_modalities_in_a_fixed_order():

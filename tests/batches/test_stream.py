@@ -7,6 +7,8 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from mofm.batches.collate import collate
@@ -123,8 +125,10 @@ def test_batches_hold_the_order_with_tokens_of_each_cell():
             np.testing.assert_array_equal(rna.counts_BL[i, mask], truth)
     n = stream.n_train_cells
     assert n + stream.n_heldout_cells == 160
-    assert len(set(seen[:n])) == n
-    assert set(seen[:n]) == set(seen[n : 2 * n])
+    for served in range(24, len(seen) + 1, 24):  # no cell is an epoch ahead of another
+        often = np.bincount(seen[:served], minlength=160)[sorted(set(seen))]
+        assert often.min() >= served // n
+        assert often.max() <= -(-served // n)
     heldout = {int(cell) for batch in stream.heldout_batches() for cell in batch.rna.cell_B}
     assert not heldout & set(seen)
 
@@ -158,6 +162,53 @@ def test_hosts_together_make_the_batch_of_one(hosts):
     for whole, *parts in zip(*heldouts, strict=True):
         for leaf, *leaves in zip(whole.rna[:7], *(part.rna[:7] for part in parts), strict=True):
             np.testing.assert_array_equal(np.concatenate(leaves), leaf)
+
+
+@pytest.mark.parametrize(("hosts", "most"), [(2, 0.65), (4, 0.45), (16, 0.25)])
+def test_a_host_reads_the_blocks_of_its_rows_and_no_others(hosts, most):
+    """An epoch is 256 blocks. Whatever lies at a border of two hosts' parts is read by both."""
+    changes = dict(holdout_fraction=0.1, batch_size=128, window_blocks=32)
+    shares, read_by_all = [], set()
+    for host in range(hosts):
+        corpus = FakeCorpus((1500, 548))
+        stream = stream_of(corpus, host=host, hosts=hosts, prefetch=0, **changes)
+        steps = stream.n_train_cells // 128
+        served = {int(cell) for step in range(steps) for cell in stream.batch(step).rna.cell_B}
+        reads = [(store.dataset, start) for store in corpus.stores for start, _ in store.reads]
+        needed = {(int(cell >= 1500), (cell - 1500 * (cell >= 1500)) // 8 * 8) for cell in served}
+        assert needed <= set(reads)
+        last_window = 32  # of which the steps left after the last whole batch would have needed some
+        assert len(set(reads) - needed) <= last_window
+        assert len(reads) <= len(set(reads)) + last_window  # a block comes again in the next epoch's first window only
+        shares.append(len(reads) / 257)
+        read_by_all |= needed
+    assert max(shares) < most
+    assert len(read_by_all) > 250
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    hosts=st.lists(st.sampled_from([1, 2, 3, 4, 12]), min_size=2, max_size=3),
+    batch_size=st.sampled_from([12, 24, 60]),
+    window_blocks=st.sampled_from([1, 3, 8]),
+)
+def test_a_run_goes_on_under_another_number_of_hosts(hosts, batch_size, window_blocks):
+    changes = dict(batch_size=batch_size, window_blocks=window_blocks, prefetch=0)
+    one = stream_of(**changes)
+    for part, n in enumerate(hosts):
+        streams = [stream_of(host=host, hosts=n, **changes) for host in range(n)]
+        for step in range(4 * part, 4 * part + 4):
+            parts = [stream.batch(step).rna.features_BL for stream in streams]
+            np.testing.assert_array_equal(np.concatenate(parts), one.batch(step).rna.features_BL)
+
+
+def test_rows_of_a_batch_are_laid_block_by_block():
+    """So that each host's are of few blocks; blocks themselves come in the order of the shuffle."""
+    stream = stream_of(FakeCorpus((2000,)), batch_size=64, window_blocks=8, holdout_fraction=0.0)
+    blocks = stream.batch(0).rna.cell_B // CONFIG.block_cells
+    runs = blocks[np.flatnonzero(np.diff(blocks, prepend=-1))]
+    assert len(runs) == len(set(runs.tolist())) == 8
+    assert (np.diff(runs) < 0).any()
 
 
 def test_seeds_and_epochs_show_other_tokens():
@@ -242,8 +293,8 @@ def test_draws_are_pinned():
     stream = stream_of(corpus, seed=7)
     rna, (heldout, *_) = stream.batch(5).rna, stream.heldout_batches(20)
     weights = np.arange(1, 24 * 20 + 1).reshape(24, 20)
-    assert rna.cell_B[:8].tolist() == [121, 119, 130, 124, 57, 159, 62, 132]
-    assert (rna.features_BL * weights).sum() == 2356168
+    assert rna.cell_B[:8].tolist() == [130, 132, 133, 127, 137, 140, 121, 119]
+    assert (rna.features_BL * weights).sum() == 2395384
     assert heldout.rna.cell_B[:8].tolist() == [5, 14, 20, 23, 26, 38, 46, 56]
     assert (heldout.rna.features_BL * weights).sum() == 1637641
 

@@ -1,0 +1,114 @@
+"""Whose turn it is: which sequences the rows of a stratum come from at each step, and which of those rows are this host's.
+
+Within a stratum a dataset of n cells has a share of n^temperature. At temperature 1 that is the share which a shuffle
+of all its cells together gives, and so they are one sequence, each cell once an epoch. Below 1, small datasets come
+round more often than large ones: each is a sequence of its own, of exact epochs, and they take turns by a fixed pattern,
+repeated for ever, in which each is spread evenly. What comes at which turn is thus known without counting from the
+start. Shares are met to within 1 / PERIOD; the order in which datasets take turns is the same under every seed.
+
+In a batch, a stratum's rows are laid sequence by sequence, and those of a sequence block by block (see `windows.py`).
+The consecutive rows of one host are then cells of few blocks, the same few in the batches that follow, and it reads
+those alone, although what a batch holds and in which order does not depend on how many hosts there are.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from mofm.batches.mixture import share_out
+
+PERIOD = 4096
+"""Turns of the pattern, at least; 16 for each dataset where there are very many."""
+
+
+class Turns:
+    """Which of several sequences is served at each turn of an endless order, and how far it is by then.
+
+    Args:
+      weights: of each sequence, in proportion to which it has turns.
+    """
+
+    def __init__(self, weights: Sequence[float]):
+        self.counts = share_out(weights, max(PERIOD, 16 * len(weights))) if len(weights) > 1 else np.ones(1, np.int64)
+        whose = np.repeat(np.arange(len(weights)), self.counts)
+        rank = np.arange(len(whose)) - (np.cumsum(self.counts) - self.counts)[whose]
+        # The golden ratio's multiples spread the first turns of equal sequences over the period, however many there are.
+        first = (np.arange(len(weights)) * ((math.sqrt(5) - 1) / 2) + 0.5) % 1
+        by_time = np.argsort((rank + first[whose]) / self.counts[whose], kind="stable")
+        self._whose, self._rank = whose[by_time], rank[by_time]
+
+    @property
+    def period(self) -> int:
+        """Turns after which the pattern repeats."""
+        return len(self._whose)
+
+    def take(self, position: int, count: int) -> list[tuple[int, int, int]]:
+        """For each sequence that has turns among `count` from `position` on: its number, its first position, its turns.
+
+        Its positions are consecutive.
+        """
+        period, turn = np.divmod(position + np.arange(count), len(self._whose))
+        numbers, begins, counts = np.unique(self._whose[turn], return_index=True, return_counts=True)
+        firsts = period[begins] * self.counts[numbers] + self._rank[turn[begins]]
+        return list(zip(numbers.tolist(), firsts.tolist(), counts.tolist(), strict=True))
+
+    def reached(self, number: int, position: int) -> int:
+        """Turns of a sequence before `position`."""
+        period, turn = divmod(position, len(self._whose))
+        return int(period * self.counts[number] + np.count_nonzero(self._whose[:turn] == number))
+
+
+class Seat(NamedTuple):
+    """The cells of one sequence in a batch: `count` of them from position `first` on. Once they are laid block by block,
+    `[start, stop)` of them are this host's, from row `place` of the stratum's quota on."""
+
+    number: int
+    first: int
+    count: int
+    start: int
+    stop: int
+    place: int
+
+
+class Seats:
+    """This host's rows of a stratum's part of every batch.
+
+    Args:
+      turns: of the stratum's sequences.
+      quota: rows of the stratum in each batch.
+      start, stop: those of them that are this host's.
+    """
+
+    def __init__(self, turns: Turns, quota: int, start: int, stop: int):
+        self._turns, self._quota, self._start, self._stop = turns, quota, start, stop
+
+    @property
+    def has_all(self) -> bool:
+        """Whether every row is this host's."""
+        return self._stop - self._start == self._quota
+
+    def at(self, step: int) -> list[Seat]:
+        """The seats of this host in the batch of a step, in the order of their rows."""
+        seats, place = [], 0
+        for number, first, count in self._turns.take(step * self._quota, self._quota):
+            start, stop = max(self._start - place, 0), min(self._stop - place, count)
+            if start < stop:
+                seats.append(Seat(number, first, count, start, stop, place + start))
+            place += count
+        return seats
+
+    def reached(self, number: int, step: int) -> int:
+        """Position of a sequence when a step begins."""
+        return self._turns.reached(number, step * self._quota)
+
+    def within(self, number: int, start: int, stop: int) -> Iterator[Seat]:
+        """The seats of a sequence at all steps that take some of its positions `[start, stop)`."""
+        most = 2 + (stop // int(self._turns.counts[number]) + 1) * self._turns.period // self._quota
+        step = bisect_right(range(most), start, key=partial(self.reached, number)) - 1
+        while self.reached(number, step) < stop:
+            yield from (seat for seat in self.at(step) if seat.number == number)
+            step += 1
