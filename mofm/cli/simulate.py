@@ -29,9 +29,11 @@ def add(verbs) -> None:
         'Cell types are attractors of the network\'s dynamics; the true network is in varp["grn"] of the RNA, TF activities\n'
         'in obsm["tf_activity"], peak-gene links in varm["links"] of the ATAC, everything else in uns["simulation"].\n'
         "One modality is written as OUT.h5ad, several as OUT.h5mu. RNA alone has made-up genes (SIMG00001) unless --species\n"
-        "is given; several omics stand on real genes and their places.",
+        "is given; several omics stand on real genes and their places.\n"
+        "An OUT without suffix is a corpus, of any size: data sets of one network, which a file of the same options has too,\n"
+        "each with batches of its own. Repeated, the command goes on where it was.",
     )
-    verb.add_argument("out", type=Path, metavar="OUT", help="the .h5ad or .h5mu file to write")
+    verb.add_argument("out", type=Path, metavar="OUT", help="the .h5ad or .h5mu file to write, or the corpus folder")
     verb.add_argument(
         "--modalities",
         nargs="+",
@@ -45,21 +47,31 @@ def add(verbs) -> None:
     for name, (default, what) in _SIMULATED.items():
         flag = f"--{name.replace('_', '-')}"
         verb.add_argument(flag, type=int, default=default, metavar="N", help=f"{what} (default: {default})")
+    verb.add_argument(
+        "--dataset-cells", type=int, metavar="N", help="cells of each data set of a corpus (default: 100000)"
+    )
+    verb.add_argument("--jobs", type=int, metavar="N", help="data sets of a corpus made at once (default: the cores)")
     verb.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
 
 def run(args) -> int:
     """Runs the verb; returns the exit code."""
-    from mofm.omics.simulate import SimulationConfig, to_mudata, write_mudata
+    from mofm.omics.simulate import SimulationConfig, simulate_any, to_mudata, write_mudata
 
     several, as_mudata = len(set(args.modalities)) > 1, args.out.suffix == ".h5mu"
-    if several and not as_mudata:
-        raise InputError(f"{args.out}: several modalities need an OUT that ends in .h5mu")
     if args.unpaired and not several:
         raise InputError("--unpaired splits the cells between modalities: name several with --modalities")
-    check_free(args.out, args.overwrite)
     config = SimulationConfig(**{name: getattr(args, name) for name in _SIMULATED})
-    omics = _simulated(args, config)
+    if not args.out.suffix:
+        return _run_corpus(args, config)
+    if several and not as_mudata:
+        raise InputError(
+            f"{args.out}: several modalities need an OUT that ends in .h5mu, or a corpus: an OUT without suffix"
+        )
+    if args.jobs is not None or args.dataset_cells is not None:
+        raise InputError("--jobs and --dataset-cells are for a corpus: an OUT without suffix")
+    check_free(args.out, args.overwrite)
+    omics = simulate_any(config, args.modalities, args.species, args.unpaired)
     with output_file(args.out) as temporary:
         if as_mudata:
             write_mudata(to_mudata(omics), temporary)
@@ -72,14 +84,22 @@ def run(args) -> int:
     return 0
 
 
-def _simulated(args, config) -> dict:
-    """Each modality's AnnData."""
-    from mofm.omics.genome import gene_table
-    from mofm.omics.simulate import AdtConfig, MultiomicsConfig, simulate, simulate_multiomics, split_unpaired
+def _run_corpus(args, config) -> int:
+    """Writes a corpus in place of a file."""
+    from mofm.corpus.simulated import simulate_corpus
+    from mofm.progress import cells_progress
 
-    if args.modalities == ["rna"] and args.species is None:
-        return {"rna": simulate(config)}
-    adt = AdtConfig(antibodies=min(AdtConfig.antibodies, config.genes - config.tfs))
-    table = gene_table(args.species or "human")
-    omics = simulate_multiomics(MultiomicsConfig(cells=config, adt=adt), args.modalities, table)
-    return split_unpaired(omics, config.seed) if args.unpaired else omics
+    if args.overwrite:
+        raise InputError(
+            f"{args.out}: a corpus is added to, never overwritten; leave --overwrite out, or delete it first"
+        )
+    size = {} if args.dataset_cells is None else {"dataset_cells": args.dataset_cells}
+    what = (args.modalities, args.species, args.unpaired)
+    with cells_progress("simulating", config.cells) as advance:
+        results = simulate_corpus(config, args.out, *what, **size, jobs=args.jobs, on_cells=advance)
+    cells = sum(result.entry.cells for result in results)
+    entries = sum(entry.entries for result in results for entry in result.entries)
+    print(
+        f"{args.out}: {cells:,} new cells in {len(results)} data sets, {entries:,} counts; {config.cells:,} cells in all"
+    )
+    return 0

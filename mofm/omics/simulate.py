@@ -41,6 +41,7 @@ __all__ = [
     "MultiomicsConfig",
     "SimulationConfig",
     "simulate",
+    "simulate_any",
     "simulate_multiomics",
     "split_unpaired",
     "to_mudata",
@@ -160,6 +161,24 @@ def simulate_multiomics(
         "methylation": lambda: methylation_table(base, config.methylation, methylome, genes, cells, truth),
     }
     return {modality: count[modality]() for modality in MODALITIES if modality in modalities}
+
+
+def simulate_any(
+    config: SimulationConfig,
+    modalities: Sequence[Modality] = ("rna",),
+    species: str | None = None,
+    unpaired: bool = False,
+) -> dict[Modality, AnnData]:
+    """RNA alone of made-up genes, as `simulate`, unless `species` says whose genes; several omics as `simulate_multiomics`.
+
+    Args:
+      unpaired: each cell in one modality only, as `split_unpaired`.
+    """
+    if tuple(modalities) == ("rna",) and species is None:
+        return {"rna": simulate(config)}
+    adt = AdtConfig(antibodies=min(AdtConfig.antibodies, config.genes - config.tfs))
+    omics = simulate_multiomics(MultiomicsConfig(cells=config, adt=adt), modalities, gene_table(species or "human"))
+    return split_unpaired(omics, config.seed) if unpaired else omics
 
 
 def to_mudata(omics: Mapping[Modality, AnnData]) -> MuData:

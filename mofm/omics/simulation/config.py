@@ -42,6 +42,12 @@ STAGES = (
     "split",
 )
 
+OF_CELLS = frozenset({
+    "composition", "states", "batches", "depth", "counts", "dropout", "donors", "path", "path_states", "fragments",
+    "antibody_counts", "reads", "methylated_reads",
+})  # fmt: skip
+"""Stages that another part of the same simulation draws anew; the others make what all parts share."""
+
 # field -> (lowest, highest); the type of the default says whether whole numbers are meant.
 _RANGES = {
     "cells": (1, math.inf),
@@ -70,6 +76,7 @@ _RANGES = {
     "donor_effect": (0.0, 3.0),
     "donor_concentration": (0.01, 1e6),
     "path_types": (0, math.inf),
+    "part": (0, math.inf),
 }
 
 
@@ -129,6 +136,7 @@ class SimulationConfig:
       donor_concentration: Dirichlet concentration of a type's spread over donors.
       path_types: the first so many cell types are the stations of one differentiation path, and their cells are spread
         along it; 0 for none.
+      part: of a simulation that is made in parts: other cells, batches and donors of the same network and cell types.
 
     Raises:
       InputError: a value of the wrong kind or out of range, or more cell types than the TFs can hold.
@@ -160,6 +168,7 @@ class SimulationConfig:
     donor_effect: float = 0.2
     donor_concentration: float = 20.0
     path_types: int = 0
+    part: int = 0
 
     def __post_init__(self):
         check_fields(self, _RANGES)
@@ -185,4 +194,5 @@ class SimulationConfig:
 
 def stream(config: SimulationConfig, stage: str, draw: int = 0) -> np.random.Generator:
     """The random numbers of one stage, independent of those of every other."""
-    return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(STAGES.index(stage), draw)))
+    part = (config.part,) if config.part and stage in OF_CELLS else ()
+    return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(STAGES.index(stage), draw, *part)))

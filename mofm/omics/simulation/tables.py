@@ -104,7 +104,8 @@ def _with_cells(
         columns["donor"] = pd.Categorical.from_codes(cells.donor_N, [f"donor_{i}" for i in range(1, config.donors + 1)])
     if config.path_types:
         columns["pseudotime"] = cells.pseudotime_N
-    obs = pd.DataFrame(columns, index=[f"cell_{i:07d}" for i in range(1, config.cells + 1)])
+    prefix = f"part_{config.part}_" if config.part else ""
+    obs = pd.DataFrame(columns, index=[f"{prefix}cell_{i:07d}" for i in range(1, config.cells + 1)])
     return AnnData(counts, obs=obs, var=var, obsm={"tf_activity": cells.activity_NT}, uns={"simulation": dict(truth)})
 
 
