@@ -1,18 +1,22 @@
 """The data that crosses from the host wing to the device wing: plain NamedTuples of arrays, and nothing else.
 
 On the host the leaves are numpy arrays made by `batches/collate.py`; `parallel/place.py` turns them into global
-`jax.Array`s of the same shapes. Both wings import this file and never each other.
+`jax.Array`s of the same shapes. Both wings import this file and never each other; jax itself is the device wing's, as
+a process that only reads cells should not carry it.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mofm.axes import Modality
 
-Array = np.ndarray | jax.Array
+if TYPE_CHECKING:
+    import jax
+
+    Array = np.ndarray | jax.Array
+else:
+    Array = Any
 
 LIBRARY_SCALE = 1e4
 """Counts are normalised to this many per cell, the field's custom (CP10k). Rates that the model gives are per this."""
@@ -101,6 +105,7 @@ PLACES = 5
 """P, columns of `FeatureSpace.place_FP`."""
 
 
-def log_exposure(library_B: jax.Array) -> jax.Array:
+def log_exposure(library_B: Array) -> Array:
     """log(library / LIBRARY_SCALE): what turns a rate into a mean. 0 for an empty cell, whose tokens are all padding."""
-    return jnp.log(jnp.where(library_B > 0, library_B, LIBRARY_SCALE) / LIBRARY_SCALE)
+    xp = library_B.__array_namespace__()
+    return xp.log(xp.where(library_B > 0, library_B, LIBRARY_SCALE) / LIBRARY_SCALE)

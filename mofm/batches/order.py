@@ -206,10 +206,10 @@ class Order:
             yield Span(epoch, window, inside - before, inside - before + taken)
             position, count = position + taken, count - taken
 
-    def following(self, span: Span) -> tuple[int, int]:
-        """Epoch and number of the window after that of `span`."""
-        last = span.window + 1 == len(self._epoch(span.epoch).window_ends)
-        return (span.epoch + 1, 0) if last else (span.epoch, span.window + 1)
+    def after(self, epoch: int, index: int) -> tuple[int, int]:
+        """Epoch and number of the window after another."""
+        last = index + 1 == len(self._epoch(epoch).window_ends)
+        return (epoch + 1, 0) if last else (epoch, index + 1)
 
     def first(self, epoch: int, index: int) -> int:
         """Position of the first cell of a window in the training sequence."""

@@ -49,6 +49,7 @@ class WindowReader:
 
     def __init__(self, order: Order, stores: Mapping[int, Store], under_way: int, seats: Seats, number: int):
         self._order, self._stores, self._seats, self._number = order, stores, seats, number
+        self._under_way = under_way
         self._spare: list[RowBuffers] = []  # of this reader alone: windows of others may be of another size
         self._kept = 2 + -(-under_way // min(order.window_cells, order.n_train))
         self._windows: OrderedDict[tuple[int, int], _Blocks] = OrderedDict()
@@ -60,14 +61,17 @@ class WindowReader:
 
     def pieces(self, seat: Seat, place: int, until: int) -> tuple[np.ndarray, list[Piece]]:
         """Global indices of the cells of a seat, and the pieces that put them into the rows of the view from `place` on.
-        The window after them is asked for if a position before `until` will need it."""
+        The window after them is asked for if a position before `until` will need it, once half of theirs has been served:
+        it takes less time to read than to serve, and earlier there is the one before in memory."""
+        self._let_go_before(seat.first - self._under_way)
         cells, pieces = np.empty(seat.stop - seat.start, np.int64), []
         for span, rows, places in self._laid(seat):
             blocks = self._window(span.epoch, span.window)
             pieces += blocks.pieces(rows, place + places)
             cells[places] = blocks.window.cells[rows]
-        following = self._order.following(span)
-        if self._order.first(*following) < until:
+        following = self._order.after(span.epoch, span.window)
+        is_half = 2 * span.stop >= len(self._order.window(span.epoch, span.window).cells)
+        if is_half and self._order.first(*following) < until:
             self._window(*following)
         return cells, pieces
 
@@ -96,6 +100,13 @@ class WindowReader:
                 if (span.epoch, span.window) == (epoch, index):
                     needed[window.blocks[rows]] = True
         return needed
+
+    def _let_go_before(self, position: int) -> None:
+        """Forget the windows that end before a position of the sequence."""
+        with self._lock:
+            for key in list(self._windows):
+                if self._order.first(*self._order.after(*key)) <= position:
+                    del self._windows[key]
 
     def _window(self, epoch: int, index: int) -> "_Blocks":
         """A window being read or read; the least recently used beyond a few are let go."""

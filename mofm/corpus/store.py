@@ -38,7 +38,7 @@ from mofm.omics.rows import CountRows
 
 T = TypeVar("T")
 
-CACHE_BYTES = 64 * 2**20
+CACHE_BYTES = 16 * 2**20
 
 Span = tuple[int, int]
 """The first of some consecutive cells, and the one behind the last."""

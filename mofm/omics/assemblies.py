@@ -17,7 +17,6 @@ import functools
 import re
 from typing import NamedTuple
 
-import bioframe
 import numpy as np
 import pandas as pd
 
@@ -74,6 +73,8 @@ def build_table(build: str) -> GeneTable:
 @functools.cache
 def chromosome_sizes(build: str) -> dict[str, int]:
     """Length in bp of each chromosome and scaffold of a build, a name of `SPECIES`."""
+    import bioframe  # it brings matplotlib along: a second and 60 MB that reading a corpus does not need
+
     seqinfo = bioframe.assembly_info(build, roles="all", units="all").seqinfo
     return dict(zip(map(chromosome_name, seqinfo["name"]), seqinfo["length"].astype(int), strict=True))
 

@@ -29,7 +29,6 @@ Choices and their cost:
 import dataclasses
 from collections.abc import Sequence
 
-import bioframe
 import numpy as np
 import pandas as pd
 
@@ -242,6 +241,8 @@ def _pairs(regions: pd.DataFrame, genes: pd.DataFrame) -> tuple[np.ndarray, np.n
     near = regions[on_known].reset_index(drop=True)
     if near.empty:
         return np.empty(0, np.int64), np.empty(0, np.int64)
+    import bioframe  # see assemblies.py
+
     pairs = bioframe.overlap(near, reached, how="inner", return_input=False, return_index=True)
     rows = pairs["index"].to_numpy(np.int64)
     return np.flatnonzero(on_known)[rows], pairs["index_"].to_numpy(np.int64)

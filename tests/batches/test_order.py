@@ -58,7 +58,9 @@ def test_windows_hold_what_they_say(window_blocks):
 def test_following_windows_are_those_of_the_spans():
     order = Order([100, 37], 0, block_cells=10, window_blocks=4)
     spans = list(order.spans(0, 3 * order.n_train))
-    assert [order.following(span) for span in spans[:-1]] == [(span.epoch, span.window) for span in spans[1:]]
+    assert [order.after(span.epoch, span.window) for span in spans[:-1]] == [
+        (span.epoch, span.window) for span in spans[1:]
+    ]
     assert spans[-1].epoch == 2
 
 

@@ -236,11 +236,12 @@ def test_each_block_is_read_once_an_epoch():
 def test_a_window_is_asked_for_before_it_is_needed_and_never_past_the_end():
     corpus = FakeCorpus((400,))
     stream = stream_of(corpus, holdout_fraction=0.0, batch_size=8, prefetch=1)
-    batches = stream.batches(0, 5)  # a window is 4 batches
-    next(batches)
-    assert corpus.reads == 2 * CONFIG.window_blocks
-    assert len(list(batches)) == 4
-    assert corpus.reads == 2 * CONFIG.window_blocks
+    made = [(len(stream.batch(0).rna.cell_B), corpus.reads)]  # a window is 4 batches
+    made += [(len(stream._train_batch(step, 5).rna.cell_B), corpus.reads) for step in (0, 1, 2)]
+    blocks = CONFIG.window_blocks
+    assert made == [(8, blocks), (8, blocks), (8, 2 * blocks), (8, 2 * blocks)]  # once half of the window is served
+    assert len(list(stream.batches(3, 5))) == 2
+    assert corpus.reads == 2 * blocks
 
 
 def test_few_windows_are_held():
@@ -248,6 +249,11 @@ def test_few_windows_are_held():
     (reader,) = stream._readers.values()
     held = [len(reader) for _ in stream.batches(0, 60)]
     assert max(held) <= 5  # 32 cells each, and 3 batches of 24 under way
+    large = stream_of(FakeCorpus((2000,)), holdout_fraction=0.0, window_blocks=25)
+    (reader,) = large._readers.values()
+    held = [len(reader) for _ in large.batches(0, 60)]
+    assert max(held) == 2  # 200 cells each: the one that is served, and from half of it on the next
+    assert min(held[:-1]) == 1
 
 
 def test_held_out_batches_repeat_and_pad():
