@@ -110,6 +110,7 @@ def test_mixture_is_scipys(count, background, foreground, logit, log_theta):
     expect_close("mixture", (count, background, foreground, logit, log_theta), theirs, count)
 
 
+@settings(deadline=None)
 @given(logit=st.floats(-80, 80, width=32))
 def test_bernoulli_is_scipys(logit):
     closed, opened = (SLOPES["bernoulli"](np.float32(outcome), np.float32(logit))[0] for outcome in (0, 1))
