@@ -35,7 +35,7 @@ def _trailing_zeros(typing_context, word):
     return numba.types.int64(numba.types.uint64), generate
 
 
-def _compiled(function):
+def compiled(function):
     """Compiled without the interpreter lock, and kept on disk where any place can be written."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
@@ -201,7 +201,7 @@ def _log_ratios(values, counts, n, divisor, scale, table):
             values[t] = np.float32(np.log1p(count / divisor * scale))
 
 
-@_compiled
+@compiled
 def tokenise(
     kind, indptr, indices, data, hits, which, rows_G, is_ordered, is_zero, n_known, weights, seeds, places, most, fraction,
     features_BL, values_BL, counts_BL, mask_BL, library_B, totals_BL, bitmap, entry_of_row, rows, entries, picked, table
@@ -222,14 +222,24 @@ def tokenise(
             return bad
         library_B[place] = library
 
-        if is_ordered:
+        all_known = is_ordered and n_known == len(rows_G)
+        if all_known:
+            n = len(columns)
+            for entry in range(n):
+                rows[entry] = rows_G[columns[entry]]
+        elif is_ordered:
             n = _in_order(columns, rows_G, rows, entries)
         else:
             n = _into_order(columns, rows_G, rows, entries, bitmap[: len(is_zero) >> 6], entry_of_row)
         expressed = min(n, most)
         state = _sample(n, expressed, seeds[i], bitmap, picked)
         for t in range(expressed):
-            features[t], counts[t] = rows[picked[t]], of_cell[entries[picked[t]]]
+            features[t] = rows[picked[t]]
+        if not all_known:
+            for t in range(expressed):
+                picked[t] = entries[picked[t]]
+        for t in range(expressed):
+            counts[t] = of_cell[picked[t]]
 
         if kind == _RNA:
             _log_ratios(values, counts, expressed, library, _SCALE, table)
@@ -241,7 +251,7 @@ def tokenise(
                 values[t] = np.log1p(share * weights[features[t]])
         else:
             for t in range(expressed):
-                methylated, total = np.float32(hits[first + entries[picked[t]]]), counts[t]
+                methylated, total = np.float32(hits[first + picked[t]]), counts[t]
                 counts[t], totals_BL[place, t] = methylated, total
                 values[t] = (methylated + 1.0) / (total + 2.0)
             totals_BL[place, expressed:] = 0
