@@ -60,7 +60,7 @@ def find_release(version: str) -> Release:
         raise
     except Exception as error:  # requests, TileDB and the library itself each raise their own
         cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{where}: the Census cannot be reached ({cause[0][:200]}); check the network") from error
+        raise InputError(f"{where}: the Census cannot be reached ({cause[0][:100]}); check the network") from error
 
 
 def _check_not_retracted(where: str, description: dict) -> None:

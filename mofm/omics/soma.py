@@ -119,7 +119,7 @@ def opened(place: SomaPlace, uri: str, *keys: str) -> Iterator:
             yield found
     except library.DoesNotExistError as error:
         raise InputError(f"{place.given}: no TileDB-SOMA there; check the path") from error
-    except (library.SOMAError, OSError) as error:
+    except (library.SOMAError, RuntimeError, OSError) as error:  # TileDB tells of a bucket by a RuntimeError
         raise InputError(
             f"{place.given}: TileDB cannot read it ({first_line(error)}); fetch or write it again"
         ) from error

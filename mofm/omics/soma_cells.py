@@ -64,6 +64,8 @@ def select_cells(place: SomaPlace, obs_filter: str | None = None, duplicates: bo
             columns = [name for name in (ID, DATASET) if name in names]
             found = obs.read(column_names=columns, value_filter=both or None).concat()
         except load_library(place.given).SOMAError as error:
+            if obs_filter is None:
+                raise
             raise _unusable(obs_filter, error) from error
         if not found.num_rows:
             raise InputError(f"{place.given}: {_nothing(obs, obs_filter, primary)}")

@@ -6,8 +6,10 @@ Choices and their cost:
   those with a count in any of the dataset's cells. A gene that a dataset lacks is so no measured zero; one that it
   measured and never saw is taken to be lacking too. Without that matrix all genes are taken as measured, and it is said.
 - TileDB is asked for blocks of cells in the order in which it has them, and the block is put in order here: asking it
-  for rows in order took seven times as long. A block is about 20 bytes an entry as TileDB gives it.
-- Cells that lie close together are asked for as one range, and what was not wanted in it is dropped; others one by one.
+  for rows in order took seven times as long. As TileDB gives it, an entry is 20
+  bytes, more than twice those of other files: so blocks are half as large.
+- Cells that lie close together are asked for as one range, and what was not wanted in it is dropped; others one by one:
+  a few cells spread over a dataset take about as long as the whole of it.
 - obs of the selected cells is held whole: categorical columns of 1 to 4 bytes a cell, names of some 100 bytes.
 - The Census has no barcodes: a cell is named dataset_id/soma_joinid. Elsewhere it has its name in obs_id, where unique.
 """
@@ -113,7 +115,7 @@ class SomaMatrix(StoredMatrix):
         for start in range(0, self.shape[0], MAX_BLOCK_ROWS):
             stop = min(start + MAX_BLOCK_ROWS, self.shape[0])
             indptr = np.concatenate([[0], np.cumsum(self._entries_N[start:stop])])
-            for first, last in spans(indptr, block_entries):
+            for first, last in spans(indptr, max(1, block_entries // 2)):
                 yield self._read(start + first, start + last)
 
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
@@ -124,34 +126,39 @@ class SomaMatrix(StoredMatrix):
 
     def _read(self, first: int, last: int) -> StoredRows:
         ids = self._ids_N[first:last]
-        width = int(ids[-1] - ids[0]) + 1
-        wanted = slice(int(ids[0]), int(ids[-1])) if width <= _DENSE_ENOUGH * len(ids) else ids
+        lowest, width = int(ids[0]), int(ids[-1] - ids[0]) + 1
+        is_range = width <= _DENSE_ENOUGH * len(ids)
+        place = np.full(width if is_range else 0, -1, np.int32)
+        if is_range:
+            place[ids - lowest] = np.arange(len(ids), dtype=np.int32)
         rows, columns, values = [], [], []
-        for table in self._tables(wanted):
-            rows.append(np.searchsorted(ids, table["soma_dim_0"].to_numpy()))
-            kept = ids[np.minimum(rows[-1], len(ids) - 1)] == table["soma_dim_0"].to_numpy()
-            rows[-1] = rows[-1][kept].astype(np.int32)
-            columns.append(self._columns_of(table["soma_dim_1"].to_numpy()[kept], rows[-1], first))
-            values.append(table["soma_data"].to_numpy()[kept])
+        for table in self._tables(slice(lowest, int(ids[-1])) if is_range else ids):
+            cell, feature, value = (table[f"soma_{name}"].to_numpy() for name in ("dim_0", "dim_1", "data"))
+            row = place[cell - lowest] if is_range else np.searchsorted(ids, cell).astype(np.int32)
+            if (unwanted := row < 0).any():
+                row, feature, value = row[~unwanted], feature[~unwanted], value[~unwanted]
+            rows.append(row)
+            columns.append(self._columns_of(feature, row, first))
+            values.append(value)
         if not rows:
             return StoredRows(np.zeros(last - first + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, self.dtype))
-        entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
+        entries = (_joined(values), (_joined(rows), _joined(columns)))
         block = scipy.sparse.coo_array(entries, (last - first, self.shape[1])).tocsr()
         return StoredRows(block.indptr.astype(np.int64), block.indices, block.data)
 
-    def _tables(self, wanted: slice | np.ndarray) -> list[pa.Table]:
+    def _tables(self, wanted: slice | np.ndarray) -> Iterator[pa.Table]:
         try:
-            return list(self._array.read(coords=(wanted,)).tables())
-        except load_library(self.path).SOMAError as error:
+            yield from self._array.read(coords=(wanted,)).tables()
+        except (load_library(self.path).SOMAError, RuntimeError) as error:
             raise InputError(
                 f"{self.path}: TileDB cannot read {self.name} ({first_line(error)}); run this again, or fetch it again"
             ) from error
 
     def _columns_of(self, ids: np.ndarray, rows: np.ndarray, first: int) -> np.ndarray:
         """The columns of features. Raises `InputError` where one is not among those that the dataset measures."""
-        known = ids < len(self._column)
-        columns = self._column[np.where(known, ids, 0)]
-        lost = np.flatnonzero(~known | (columns < 0))
+        beyond = ids >= len(self._column)
+        columns = self._column[np.where(beyond, 0, ids) if beyond.any() else ids]
+        lost = np.flatnonzero(beyond | (columns < 0))
         if len(lost):
             cell, feature = self._names[first + rows[lost[0]]], int(ids[lost[0]])
             raise InputError(
@@ -159,6 +166,11 @@ class SomaMatrix(StoredMatrix):
                 "does not have; the experiment is damaged: fetch or write it again"
             )
         return columns
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """One array of some; of one, itself."""
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _measurement(ms, modality: Modality, place: SomaPlace) -> tuple[str, dict[str, int]]:
