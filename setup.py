@@ -34,6 +34,12 @@ EXTRAS = {
     # Counts ATAC fragments over peaks or tiles, out of core and in Rust, as the field does. Only fragments need it, and
     # it brings plotting, peak calling, a data frame library of its own and pandas before 3: so an extra.
     "atac": ["snapatac2>=2.8"],
+    # CELLxGENE Census and other TileDB-SOMA experiments. It brings shapely and pandas before 3, s3fs and one exact version
+    # of botocore: so an extra, and the second not among what the tests install.
+    "census": [
+        "tiledbsoma>=2.3",  # reads them, from disk or bucket, in blocks of cells
+        "cellxgene-census>=1.17",  # knows where a version of the Census lies; nothing else is asked of it
+    ],
     "tpu": ["jax[tpu]"],  # libtpu, at the version that this jax pins
     "cuda": ["jax[cuda13]"],  # CUDA, cuDNN and NCCL as wheels; an older driver takes `pip install "jax[cuda12]"`
     "portal": [
@@ -53,6 +59,7 @@ EXTRAS = {
         "ruff>=0.8",  # lint and format
         "import-linter>=2.1",  # the house's rooms, as contracts
         "snapatac2>=2.8",  # fragments are tested too
+        "tiledbsoma>=2.3",  # so are SOMA experiments; URLs of the Census where cellxgene-census is installed by hand
         'annbatch>=0.3 ; python_version >= "3.12"',  # that it opens a corpus is tested where it runs
         "igraph>=0.11",  # Leiden clustering in benchmarks
         "leidenalg>=0.10",

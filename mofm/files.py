@@ -1,11 +1,20 @@
-"""Files that appear whole or not at all: written beside their place under a hidden name, then renamed into it."""
+"""What names a file; and files that appear whole or not at all: written beside their place, then renamed into it."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mofm.errors import InputError
+
+Location = Path | str
+"""A file or folder is a path; a URL stays text."""
+
+
+def location(given: str | Path) -> Location:
+    """What was given, as a path unless it is a URL."""
+    return given if isinstance(given, str) and re.match(r"[a-z][a-z0-9+.-]*://", given) else Path(given)
 
 
 @contextmanager

@@ -14,19 +14,21 @@ from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.names import shared_names
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
+from mofm.files import Location
 from mofm.omics.build_evidence import check_build
-from mofm.omics.describe import describe
+from mofm.omics.describe import describe, open_some
 from mofm.omics.features import names_in, species_of
 from mofm.omics.genome import bundled_species, gene_table
 from mofm.omics.identity import holds_regions, resolve
-from mofm.omics.readers import Reading, Tables, open_tables
+from mofm.omics.readers import Reading, Tables
 from mofm.omics.regions import resolve_regions
 
 UNKNOWN_SHOWN = 20
 """So many unknown names are listed."""
+DATASETS_SHOWN = 30
 
 
-def inspect(path: Path, reading: Reading | None = None, species: str | None = None) -> dict:
+def inspect(path: Location, reading: Reading | None = None, species: str | None = None) -> dict:
     """A JSON-able report with "usable" and "why" on top; of files, "features" tells how those of each modality resolve.
 
     Args:
@@ -35,7 +37,7 @@ def inspect(path: Path, reading: Reading | None = None, species: str | None = No
     Raises:
       InputError: nothing is there, or it is neither a file of a known layout nor a corpus.
     """
-    if (path / MANIFEST).exists():
+    if isinstance(path, Path) and (path / MANIFEST).exists():
         return _inspect_corpus(path)
     report = describe(path, reading)
     if report["usable"] and report["kind"] != "fragments":
@@ -75,9 +77,9 @@ def _inspect_corpus(path: Path) -> dict:
     }
 
 
-def _resolutions(path: Path, reading: Reading, species: str | None) -> dict[str, dict]:
+def _resolutions(path: Location, reading: Reading, species: str | None) -> dict[str, dict]:
     """How the features of each modality resolve, under `species` or that which most of the genes belong to."""
-    with open_tables(path, reading) as tables:
+    with open_some(path, reading) as tables:
         genes = gene_table(species or _species(tables))
         resolved = {table.modality: (table, resolve(table, genes)) for table in tables}
         return {
@@ -126,6 +128,9 @@ def render(report: dict, *, as_json: bool = False) -> None:
         for name in ("obs_columns", "var_columns"):
             columns = ", ".join(f"{key} ({what})" for key, what in part[name].items()) or "none"
             _say(console, f"{name.removesuffix('_columns')}: {columns}")
+    _print_rows(console, report.get("selected", [])[:DATASETS_SHOWN])
+    if len(report.get("selected", [])) > DATASETS_SHOWN:
+        _say(console, f"and {len(report['selected']) - DATASETS_SHOWN:,} datasets more (--json lists them)")
     _render_tables(console, report)
 
 
@@ -184,7 +189,7 @@ def render_ingest(results: list[IngestResult], out: Path) -> None:
 
 
 def _say_of_store(console: Console, entry: StoreEntry) -> None:
-    if entry.recovered or entry.counts_from not in ("X", "matrix", "fragments"):
+    if entry.recovered or entry.counts_from not in ("X", "matrix", "fragments", "X/raw"):
         _say(console, f"{entry.name}: {entry.modality} counts from {_counts_from(entry.counts_from, entry.recovered)}")
     if entry.build_evidence:
         _say(console, f"{entry.name}: {entry.modality} {entry.build_evidence}")

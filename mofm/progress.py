@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+BARS_KEPT = 12
+
 
 @contextmanager
 def cells_progress(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
@@ -30,7 +32,9 @@ def files_progress(what: str, quiet: bool = False) -> Iterator[Callable[[int, st
         def on_progress(place: int, name: str, done: int, total: int) -> None:
             if place not in tasks:
                 tasks[place] = bar.add_task(f"{what} {name}", total=total, rate="-")
-            bar.update(tasks[place], completed=done)
+            # Of many files, those that are done make room for those that are not.
+            is_shown = done < total or len(tasks) <= BARS_KEPT
+            bar.update(tasks[place], completed=done, visible=is_shown)
             _show_rate(bar, tasks[place])
 
         yield on_progress

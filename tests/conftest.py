@@ -118,3 +118,133 @@ def snapshot():
         return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
     return everything
+
+
+class Soma(NamedTuple):
+    """What a TileDB-SOMA experiment is made of.
+
+    Attributes:
+      obs: one row a cell, without soma_joinid; text becomes categorical, as in the Census, but for obs_id.
+      var: one row a gene.
+      layers: dense counts of each layer of X; cells x genes.
+      presence: bool, datasets in the order of their names x genes; None for an experiment that is not in a Census.
+      organism, build: of the Census.
+      ids: of the cells; 0, 1, 2 ... where None.
+    """
+
+    obs: "pd.DataFrame"  # noqa: F821
+    var: "pd.DataFrame"  # noqa: F821
+    layers: dict[str, np.ndarray]
+    presence: np.ndarray | None = None
+    organism: str = "homo_sapiens"
+    build: str = "2025-01-30"
+    ids: np.ndarray | None = None
+
+
+@pytest.fixture(scope="session")
+def write_soma():
+    """A function (folder, Soma) -> folder of a Census, or of an experiment alone, written by tiledbsoma."""
+    soma = pytest.importorskip("tiledbsoma", reason="tiledbsoma is not installed")
+    import pandas as pd
+    import pyarrow as pa
+
+    def table_of(frame: pd.DataFrame, ids: np.ndarray) -> pa.Table:
+        columns = {"soma_joinid": pa.array(ids, pa.int64())}
+        for name, values in frame.items():
+            if isinstance(values.dtype, pd.CategoricalDtype):
+                codes = pa.array(values.cat.codes.to_numpy(np.int32))
+                columns[name] = pa.DictionaryArray.from_arrays(
+                    codes, pa.array(list(values.cat.categories), pa.large_string())
+                )
+            else:
+                columns[name] = pa.array(values.to_list(), pa.large_string() if values.dtype == object else None)
+        return pa.table(columns)
+
+    def entries_of(rows, columns, values) -> pa.Table:
+        return pa.table({"soma_dim_0": rows, "soma_dim_1": columns, "soma_data": values})
+
+    def add_table(place, key: str, table: pa.Table) -> tuple[str, pa.Table]:
+        last = int(table["soma_joinid"].to_numpy().max())
+        with place.add_new_dataframe(
+            key, schema=table.schema, index_column_names=["soma_joinid"], domain=[[0, last]]
+        ) as made:
+            return made.uri, table
+
+    def add_matrix(place, key: str, entries: pa.Table, shape) -> tuple[str, pa.Table]:
+        with place.add_new_sparse_ndarray(key, type=entries.schema.field("soma_data").type, shape=shape) as made:
+            return made.uri, entries
+
+    def fill(experiment, given: Soma) -> list[tuple[str, pa.Table]]:
+        ids = np.arange(len(given.obs)) if given.ids is None else given.ids
+        written = [add_table(experiment, "obs", table_of(given.obs, ids))]
+        rna = experiment.add_new_collection("ms").add_new_collection("RNA", soma.Measurement)
+        written.append(add_table(rna, "var", table_of(given.var, np.arange(len(given.var)))))
+        layers = rna.add_new_collection("X")
+        for name, counts in given.layers.items():
+            rows, columns = np.nonzero(counts)
+            entries = entries_of(ids[rows], columns, counts[rows, columns].astype(np.float32))
+            written.append(add_matrix(layers, name, entries, (int(ids.max()) + 1, len(given.var))))
+        return written
+
+    def write(folder: Path, given: Soma) -> Path:
+        if given.presence is None:
+            with soma.Experiment.create(str(folder)) as experiment:
+                written = fill(experiment, given)
+        else:
+            with soma.Collection.create(str(folder)) as root:
+                info, data = root.add_new_collection("census_info"), root.add_new_collection("census_data")
+                names = sorted(given.obs["dataset_id"].unique())
+                numbers = 3 + 2 * np.arange(len(names))  # a dataset's number is not its place among the names
+                about = {"dataset_id": names, "dataset_title": [f"Title of {name}" for name in names]}
+                told = {"label": ["census_schema_version", "census_build_date"], "value": ["2.1.0", given.build]}
+                written = [
+                    add_table(info, "datasets", table_of(pd.DataFrame(about, dtype=object), numbers)),
+                    add_table(info, "summary", table_of(pd.DataFrame(told, dtype=object), np.arange(2))),
+                ]
+                experiment = data.add_new_collection(given.organism, soma.Experiment)
+                written += fill(experiment, given)
+                rows, columns = np.nonzero(given.presence)
+                entries = entries_of(numbers[rows], columns, np.ones(len(rows), bool))
+                shape = (int(numbers.max()) + 1, len(given.var))
+                written.append(add_matrix(experiment.ms["RNA"], "feature_dataset_presence_matrix", entries, shape))
+        # Values of categorical columns are kept only where the table was opened after it was made.
+        for uri, table in written:
+            with soma.open(uri, "w") as opened:
+                opened.write(table)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def census() -> Soma:
+    """60 cells of three datasets and 40 genes; two measure not all of them, and some cells are no primary data.
+
+    Cells of the datasets lie among each other, and their ids leave gaps.
+    """
+    import pandas as pd
+
+    from mofm.omics.genome import gene_table
+
+    rng = np.random.default_rng(0)
+    presence = np.ones((3, 40), bool)
+    presence[1, 30:], presence[2, :5] = False, False
+    which = np.r_[np.repeat([0, 1, 2], 16), rng.integers(0, 3, 12)]
+    counts = (rng.poisson(2.0, (60, 40)) * (rng.random((60, 40)) < 0.5)) * presence[which]
+    counts[5], counts[7, 10] = 0, 70_000
+    obs = pd.DataFrame(
+        {
+            "dataset_id": pd.Categorical(np.array(["ds-a", "ds-b", "ds-c"])[which]),
+            "cell_type": pd.Categorical(rng.choice(["T cell", "B cell"], 60)),
+            "tissue": pd.Categorical(rng.choice(["lung", "blood"], 60)),
+            "disease": pd.Categorical(rng.choice(["normal", "asthma"], 60)),
+            "is_primary_data": rng.random(60) < 0.8,
+            "nnz": (counts > 0).sum(axis=1),
+        }
+    )
+    genes = gene_table("human")
+    var = pd.DataFrame(
+        {"feature_id": genes.gene_ids[100:140], "feature_name": [f"name{i}" for i in range(40)]}, dtype=object
+    )
+    ids = np.sort(rng.choice(400, 60, replace=False))
+    return Soma(obs, var, {"raw": counts}, presence, ids=ids)

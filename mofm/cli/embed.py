@@ -11,6 +11,7 @@ from mofm.cli.options import (
     add_verb,
     check_free,
 )
+from mofm.files import location
 
 
 def add(verbs) -> None:
@@ -25,7 +26,7 @@ def add(verbs) -> None:
         "Files are of the model's species, in any of its genome builds; --orthologs reads RNA of another species.",
     )
     verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
-    verb.add_argument("input", type=Path, metavar="IN", help=f"{INPUTS}, with raw counts")
+    verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
     verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
     verb.add_argument("--step", type=int, help="which checkpoint (default: the best by held-out loss)")
     verb.add_argument("--batch-size", type=int, default=64, help="cells at a time (default: 64)")
@@ -44,7 +45,17 @@ def run(args) -> int:
     from mofm.omics.readers import Reading
 
     check_free(args.output, args.overwrite)
-    names = ("modality", "counts_from", "recover_counts", "peaks", "tile_width", "barcodes", "min_fragments")
+    names = (
+        "modality",
+        "counts_from",
+        "recover_counts",
+        "peaks",
+        "tile_width",
+        "barcodes",
+        "min_fragments",
+        "obs_filter",
+        "duplicates",
+    )
     embeddings = load(args.model, step=args.step).embed_all(
         args.input,
         Reading(**{name: getattr(args, name) for name in names}),

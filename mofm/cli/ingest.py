@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from mofm.cli.options import INPUTS, add_counts_options, add_names_options, add_reading_options, add_verb
+from mofm.files import location
 
 
 def add(verbs) -> None:
@@ -16,9 +17,11 @@ def add(verbs) -> None:
         "A corpus is a directory of AnnData zarr stores and a manifest.json; anndata.io.read_zarr opens each store.\n"
         "Cells of one file that share a name are paired. What is not modelled (hashtags, guides) is left out and said.\n"
         "Files already in it are left alone, so an interrupted ingest is repeated as it was given.\n"
-        "A corpus is of one species, in any of its genome builds; --orthologs brings in RNA of another species.",
+        "A corpus is of one species, in any of its genome builds; --orthologs brings in RNA of another species.\n"
+        "Of CELLxGENE Census (census://2025-01-30/homo_sapiens), each dataset_id becomes a dataset with the genes it\n"
+        "measures, and only primary data is read.",
     )
-    verb.add_argument("inputs", nargs="+", type=Path, metavar="IN", help=f"{INPUTS}, with raw counts")
+    verb.add_argument("inputs", nargs="+", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
     verb.add_argument("out", type=Path, metavar="OUT", help="the corpus directory, made or added to")
     verb.add_argument("--names", nargs="+", metavar="NAME", help="names of the datasets (default: the files' names)")
     add_counts_options(verb)
@@ -38,7 +41,7 @@ def run(args) -> int:
 
     options = (
         "counts_from", "recover_counts", "species", "orthologs", "names", "modality", "build", "unpaired", "peaks",
-        "tile_width", "barcodes", "min_fragments",
+        "tile_width", "barcodes", "min_fragments", "obs_filter", "duplicates",
     )  # fmt: skip
     jobs = jobs_for(args.inputs) if args.jobs is None else args.jobs
     with files_progress("ingesting") as on_progress:

@@ -1,14 +1,13 @@
 """`mofm inspect`: what a file or a corpus holds."""
 
-from pathlib import Path
-
 from mofm.cli.options import INPUTS, add_reading_options, add_species_option, add_verb
+from mofm.files import location
 
 
 def add(verbs) -> None:
     """Adds `mofm inspect`."""
     verb = add_verb(verbs, "inspect", run, "Say what a file or a corpus holds, and whether mofm can use it.")
-    verb.add_argument("path", type=Path, help=f"{INPUTS}, or a corpus directory")
+    verb.add_argument("path", type=location, help=f"{INPUTS}, or a corpus directory")
     verb.add_argument("--json", action="store_true", help="for programs")
     add_species_option(verb, "that of most genes, human or mouse")
     add_reading_options(verb)
@@ -19,7 +18,7 @@ def run(args) -> int:
     from mofm.inspection import inspect, render
     from mofm.omics.readers import Reading
 
-    names = ("modality", "peaks", "tile_width", "barcodes", "min_fragments")
+    names = ("modality", "peaks", "tile_width", "barcodes", "min_fragments", "obs_filter", "duplicates")
     report = inspect(args.path, Reading(**{name: getattr(args, name) for name in names}), args.species)
     render(report, as_json=args.json)
     return 0 if report["usable"] else 2

@@ -6,7 +6,10 @@ from pathlib import Path
 from mofm.axes import MODALITIES
 from mofm.errors import InputError
 
-INPUTS = "h5ad, h5mu, 10x HDF5 or matrix folder, Cell Ranger outs folder, or fragments.tsv.gz"
+INPUTS = (
+    "h5ad, h5mu, 10x HDF5 or matrix folder, Cell Ranger outs folder, fragments.tsv.gz, census://VERSION/ORGANISM, or a "
+    "TileDB-SOMA experiment"
+)
 
 
 def add_verb(verbs, name: str, run, summary: str, details: str = "") -> argparse.ArgumentParser:
@@ -69,6 +72,16 @@ def add_reading_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--barcodes", type=Path, metavar="TSV", help="the barcodes of fragments that are cells")
     verb.add_argument(
         "--min-fragments", type=int, metavar="N", help="or: barcodes of so many fragments are cells (default: 200)"
+    )
+    verb.add_argument(
+        "--obs-filter",
+        metavar="EXPRESSION",
+        help="of a Census or SOMA experiment, the cells to read, as \"tissue_general == 'lung' and disease == 'normal'\"",
+    )
+    verb.add_argument(
+        "--duplicates",
+        action="store_true",
+        help="of a Census, also the cells that it has elsewhere as well (is_primary_data is False)",
     )
 
 

@@ -23,13 +23,14 @@ from typing import Literal
 
 from mofm.axes import Modality
 from mofm.corpus.features import add_features, empty_features
-from mofm.corpus.inputs import Input, Options, already_there, check_input, check_names_free, store_names_of
+from mofm.corpus.inputs import Input, Options, already_there, check_inputs, check_names_free, store_names_of
 from mofm.corpus.manifest import GENE_TABLE, Manifest, StoreEntry
 from mofm.corpus.prepare import Prepared, prepare_all
 from mofm.corpus.staging import commit, replace_file, staging_folder
 from mofm.corpus.store import read_features, read_gene_table_of, read_manifest
 from mofm.corpus.writer import finish_store
 from mofm.errors import InputError
+from mofm.files import Location, location
 from mofm.omics.genome import GeneTable, gene_table, is_bundled, same_genes
 from mofm.omics.readers import Reading
 
@@ -55,7 +56,7 @@ class IngestResult:
     """
 
     name: str
-    path: Path
+    path: Location
     status: Literal["ingested", "already there"]
     entries: tuple[StoreEntry, ...]
     cells_per_second: tuple[float | None, ...]
@@ -82,15 +83,18 @@ def ingest(
     tile_width: int | None = None,
     barcodes: Path | None = None,
     min_fragments: int | None = None,
+    obs_filter: str | None = None,
+    duplicates: bool = False,
     jobs: int = 1,
     on_progress: Progress | None = None,
 ) -> list[IngestResult]:
     """Adds every modality of some files to the corpus at `out`, which is made where there is none.
 
     Args:
-      inputs: files or folders of any layout in `mofm.omics.layouts`.
+      inputs: files, folders or URLs of any layout in `mofm.omics.layouts`.
       out: folder of the corpus.
-      counts_from, recover_counts, modality, peaks, tile_width, barcodes, min_fragments: see `Reading`; for all inputs.
+      counts_from, recover_counts, modality, peaks, tile_width, barcodes, min_fragments, obs_filter,
+        duplicates: see `Reading`; for all inputs.
       species: whose gene table resolves the names: of a bundled species, or a file of one (see `gene_table`). One a
         corpus, which keeps a copy of a file; None for that of the corpus, and human for a new one.
       orthologs: table through which genes of another species become its genes, for all inputs.
@@ -102,15 +106,17 @@ def ingest(
       on_progress: called after each block of cells.
 
     Returns:
-      A result for each input, in order.
+      A result for each input, in order; for each dataset of a SOMA experiment.
 
     Raises:
       InputError: `out` is a URL, an input cannot be used, a name is taken by another file or by the same with other
         options, another ingest is running, the disk is full. What was committed before stays and is passed over the
         next time; of the rest nothing is left.
     """
-    root, paths = Path(out), [Path(path) for path in inputs]
-    reading = Reading(modality, counts_from, recover_counts, peaks, tile_width, barcodes, min_fragments)
+    root, paths = Path(out), [location(path) for path in inputs]
+    reading = Reading(
+        modality, counts_from, recover_counts, peaks, tile_width, barcodes, min_fragments, obs_filter, duplicates
+    )
     options = Options(reading, build, unpaired, orthologs)
     if not paths:
         raise InputError("nothing to ingest; name one or more files")
@@ -124,7 +130,11 @@ def ingest(
         table, named_by = _gene_table(root, manifest, species)
         manifest = manifest or Manifest(_mofm_version(), table.species, table.version)
         named = zip(paths, store_names, strict=True)
-        checked = [check_input(path, name, manifest, options, table) for path, name in named]
+        checked = [
+            one
+            for path, name in named
+            for one in check_inputs(path, name, manifest, options, table, is_named=names is not None)
+        ]
         new = _new_among(checked, manifest, options)
         report = _reporter(on_progress, new, checked)
         if not manifest.stores and not is_bundled(table):
@@ -139,14 +149,16 @@ def ingest(
         return [_result(file, already_there(file, manifest, options), rates) for file in checked]
 
 
-def jobs_for(inputs: Sequence[Path]) -> int:
+def jobs_for(inputs: Sequence[Location]) -> int:
     """How many processes are worth starting for these inputs: one where they are few or small."""
     large = sum(_bytes_of(path) >= WORTH_A_PROCESS for path in inputs)
     return max(1, min(large, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 
 
-def _bytes_of(path: Path) -> int:
-    """Of a file, or of the files in a folder; 0 for what is not there, which is told later."""
+def _bytes_of(path: Location) -> int:
+    """Of a file, or of the files in a folder; 0 for a URL, and for what is not there, which is told later."""
+    if isinstance(path, str):
+        return 0
     files = [path, *path.rglob("*")] if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 

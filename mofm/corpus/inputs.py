@@ -3,6 +3,9 @@
 An input is known by the digest of the bytes of its files, not by name or date. What was read from it is known by the
 options. The same bytes are never ingested twice, under whatever name: cells that are there twice would be learned
 twice, and would stand on both sides of a held-out split.
+
+A SOMA experiment is as many inputs as it has datasets. Each is known by what the experiment is (`omics/soma.py`) and its
+dataset_id, not by which of its cells were wanted: a dataset enters a corpus once, by one filter.
 """
 
 import dataclasses
@@ -14,6 +17,7 @@ from typing import NamedTuple
 from mofm.axes import Modality
 from mofm.corpus.manifest import Manifest, StoreEntry, store_name
 from mofm.errors import InputError
+from mofm.files import Location
 from mofm.omics import fragments
 from mofm.omics.builds import build_name
 from mofm.omics.genome import GeneTable
@@ -21,8 +25,11 @@ from mofm.omics.identity import Resolution, resolve
 from mofm.omics.layouts import Kind, Layout
 from mofm.omics.orthologs import read_orthologs
 from mofm.omics.pairing import pair, part_name
-from mofm.omics.readers import Reading, Tables, find_layout, open_tables
+from mofm.omics.readers import Reading, Tables, find_layout, open_cells, open_tables
+from mofm.omics.soma_cells import SomaCells, select_cells
 from mofm.omics.survey import survey
+
+_FILES = ("peaks", "barcodes", "orthologs")  # options whose value is the digest of a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Options:
             "tile-width": reading.tile_width,
             "barcodes": reading.barcodes and _digest([reading.barcodes]),
             "min-fragments": reading.min_fragments,
+            "obs-filter": reading.obs_filter,
+            "duplicates": "yes" if reading.duplicates else None,
             "build": self.build and build_name(self.build),
             "unpaired": "yes" if self.unpaired else None,
             "orthologs": self.orthologs and _digest([self.orthologs]),
@@ -65,53 +74,93 @@ class _FileState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """A file or folder and the name of its dataset.
+    """A file or folder, or a dataset of a SOMA experiment, and the name of its dataset.
 
     Attributes:
       path, name: as given.
       kind: what it is.
-      digest: BLAKE2b (32 bytes, hexadecimal) of the file; of several files, of the names, sizes and bytes of each.
+      digest: BLAKE2b (32 bytes, hexadecimal) of the file; of several files, of the names, sizes and bytes of each; of a
+        SOMA experiment, of its identity and the dataset_id.
       files: size and time of the last change of each, when the digest was taken.
       datasets: the names that its datasets will have. Those that come of counting fragments are not known before.
+      cells: the selected cells of a SOMA experiment; None of anything else.
     """
 
-    path: Path
+    path: Location
     name: str
     kind: Kind
     digest: str
     files: tuple[_FileState, ...]
     datasets: tuple[str, ...] = ()
+    cells: SomaCells | None = None
+
+    @property
+    def source(self) -> str:
+        """Its name without folders, or its URL."""
+        return self.path.absolute().name if self.cells is None else self.cells.place.source
+
+    def open(self, reading: Reading) -> Tables:
+        """Opens it for streaming. Raises `InputError` as `open_tables`."""
+        return open_tables(self.path, reading) if self.cells is None else open_cells(self.cells, reading)
 
     @property
     def n_bytes(self) -> int:
-        """Of all files together."""
+        """Of all files together; 0 of a SOMA experiment, of which only some is read."""
         return sum(file.n_bytes for file in self.files)
 
     def is_changed(self) -> bool:
         """Whether a file was changed, or taken away, since."""
+        if self.cells is not None:
+            return self.cells.place.is_changed()
         try:
             return any(_state(file.path) != file for file in self.files)
         except OSError:
             return True
 
 
-def check_input(path: Path, name: str, manifest: Manifest, options: Options, genes: GeneTable) -> Input:
-    """The input, after a look at its bytes and, where the corpus does not have it yet, at its counts and names.
+def check_inputs(
+    path: Location, name: str, manifest: Manifest, options: Options, genes: GeneTable, *, is_named: bool = False
+) -> list[Input]:
+    """What `path` gives, after a look at its bytes and, where the corpus does not have it yet, at its counts and names.
+
+    Args:
+      name: of its dataset; put before the names of those of a SOMA experiment where `is_named`: the user gave it.
 
     Raises:
       InputError: as `open_tables`, `resolutions` and `already_there`.
     """
     layout = find_layout(path, options.reading)
+    if layout.soma is not None:
+        return _check_soma(layout, name, is_named, manifest, options, genes)
     try:
         states = tuple(_state(file) for file in layout.all_files)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     checked = Input(path, name, layout.kind, _digest(layout.all_files), states)
     if already_there(checked, manifest, options):
-        return checked
+        return [checked]
     checked = dataclasses.replace(checked, datasets=_datasets(layout, name, options, genes))
     check_names_free(checked, checked.datasets, manifest)
-    return checked
+    return [checked]
+
+
+def _check_soma(
+    layout: Layout, name: str, is_named: bool, manifest: Manifest, options: Options, genes: GeneTable
+) -> list[Input]:
+    """An input for each dataset with selected cells. One that is new is opened: they share layers and gene names."""
+    inputs = []
+    for cells in select_cells(layout.soma, options.reading.obs_filter, options.reading.duplicates):
+        own = cells.dataset and store_name(cells.dataset)
+        dataset = name if not own else f"{name}-{own}" if is_named else own
+        digest = _blake(f"{layout.soma.identity}\0{cells.dataset or ''}".encode()).hexdigest()
+        inputs.append(Input(layout.path, dataset, "soma", digest, (), (dataset,), cells))
+    new = [one for one in inputs if not already_there(one, manifest, options)]
+    for one in new:
+        check_names_free(one, one.datasets, manifest)
+    for one in new[:1]:
+        with one.open(options.reading) as tables:
+            resolutions(tables, options, genes)
+    return inputs
 
 
 def already_there(file: Input, manifest: Manifest, options: Options) -> tuple[StoreEntry, ...]:
@@ -176,17 +225,18 @@ def _check_same_reading(file: Input, entries: tuple[StoreEntry, ...], options: O
             f"--counts-from {entry.counts_from}" if entry.counts_from_given else f"{entry.counts_from} (found by mofm)"
         )
         how += " and --recover-counts" if recovered else ""
-        how += "".join(f", --{name} {value[:12]}" for name, value in before.items())
+        how += "".join(f", --{name} {value[:12] if name in _FILES else value!r}" for name, value in before.items())
         raise InputError(
             f"{file.path}: in the corpus already as {entries[0].input!r}, read from {how}; "
             "use the same options, or ingest it into another corpus"
         )
 
 
-def store_names_of(paths: Sequence[Path], names: Sequence[str] | None) -> list[str]:
+def store_names_of(paths: Sequence[Location], names: Sequence[str] | None) -> list[str]:
     """A dataset name for each input: those given, or the files' names without suffix, made fit for paths and URLs.
 
-    The output folder of Cell Ranger is always called outs; its parent has the sample's name.
+    The output folder of Cell Ranger is always called outs; its parent has the sample's name. Datasets of a SOMA experiment
+    have names of their own, before which a name that is given is put: that of a folder is not.
 
     Raises:
       InputError: a name is unusable, or two inputs share one.
@@ -203,7 +253,9 @@ def store_names_of(paths: Sequence[Path], names: Sequence[str] | None) -> list[s
     return chosen
 
 
-def _stem(path: Path) -> str:
+def _stem(path: Location) -> str:
+    if isinstance(path, str):
+        return path.rstrip("/").rsplit("/", 1)[-1]
     name = path.absolute().name
     if name == "outs":
         return path.absolute().parent.name
@@ -232,5 +284,5 @@ def _digest(files: Sequence[Path]) -> str:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror or error}); check the path") from error
 
 
-def _blake():
-    return hashlib.blake2b(digest_size=32)
+def _blake(content: bytes = b""):
+    return hashlib.blake2b(content, digest_size=32)

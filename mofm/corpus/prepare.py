@@ -35,7 +35,7 @@ from mofm.omics.genome import gene_table
 from mofm.omics.identity import Resolution
 from mofm.omics.merge import ColumnMerger, CountOverflowError
 from mofm.omics.pairing import Part, pair, part_name
-from mofm.omics.readers import Tables, open_tables
+from mofm.omics.readers import Tables
 from mofm.omics.rows import CountRows
 from mofm.omics.table import CountTable
 
@@ -69,7 +69,7 @@ def prepare(file: Input, species: str | Path, options: Options, folder: Path, re
       InputError: the input cannot be used, or changed while it was read.
       OSError: the disk is full or fails.
     """
-    with open_tables(file.path, options.reading) as tables:
+    with file.open(options.reading) as tables:
         resolved = resolutions(tables, options, gene_table(species))
         parts = pair(tables, unpaired=options.unpaired)
         counter = _Counter(report, sum(part.n_cells * len(part.modalities) for part in parts))
@@ -128,7 +128,7 @@ def _write(
         modality=table.modality,
         input=file.name,
         kind=file.kind,
-        source=file.path.absolute().name,
+        source=file.source,
         source_bytes=file.n_bytes,
         digest=file.digest,
         given=options.given(),

@@ -1,31 +1,33 @@
 """What a file holds and whether it can be used, from samples: what `mofm inspect` tells, as plain values."""
 
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mofm.axes import FEATURES
 from mofm.errors import InputError
+from mofm.files import Location
 from mofm.omics import fragments
 from mofm.omics.anndatas import Member, h5ad_member, h5mu_members
 from mofm.omics.choice import Place, Wanted, load_candidate, matrix_keys
 from mofm.omics.hdf5 import open_hdf5, read_table
 from mofm.omics.layouts import Layout
 from mofm.omics.pairing import pair
-from mofm.omics.readers import Reading, Tables, find_layout, open_tables
+from mofm.omics.readers import Reading, Tables, find_layout, open_cells, open_tables
+from mofm.omics.soma_cells import select_cells
 from mofm.omics.survey import survey
 
 
-def describe(path: str | Path, reading: Reading | None = None) -> dict:
+def describe(path: Location, reading: Reading | None = None) -> dict:
     """What a file or folder holds and whether it can be used: JSON-able.
 
     Keys: path, kind, usable, why, left_out (features that are not modelled, by type), tables (a dict for each modality:
     modality, cells, features, counts_from, hits_from, layout, notes), sets (modalities measured together -> cells),
     parts (a dict for each AnnData: name, cells, obs_columns, var_columns, matrices (name -> layout, shape, dtype, stored
     entries, kind, looks, and for log-normalised values recoverable_share: of a sample of rows, how much inverts to whole
-    numbers; or error)). Of a file with one AnnData, its keys stand on top too, and the counts_from of its one table.
+    numbers; or error)), and of a SOMA experiment selected (a dict for each dataset: dataset, cells, about).
+    Of a file with one AnnData, its keys stand on top too, and the counts_from of its one table.
 
     Raises `InputError` only for what is missing or of no known layout.
     """
@@ -39,6 +41,8 @@ def describe(path: str | Path, reading: Reading | None = None) -> dict:
         report["parts"] = _parts(layout, reading)
         if len(report["parts"]) == 1:
             report |= {key: value for key, value in report["parts"][0].items() if key != "name"}
+        if layout.soma is not None:
+            return report | _describe_soma(layout, reading)
         if layout.fragments is not None:
             return report | _describe_fragments(layout, reading)
         with open_tables(path, reading) as tables:
@@ -73,6 +77,28 @@ def _sentence(table: dict) -> str:
     source = table["counts_from"] if table["hits_from"] in (None, table["counts_from"]) else table["hits_from"]
     what = "methylation is" if table["hits_from"] else "counts are"
     return f"{what} in {source}: {table['cells']:,} cells x {table['features']:,} {FEATURES[table['modality']]}"
+
+
+def open_some(path: Location, reading: Reading) -> Tables:
+    """The tables of a file; of a SOMA experiment, that of its first dataset with selected cells."""
+    layout = find_layout(path, reading)
+    if layout.soma is None:
+        return open_tables(path, reading)
+    return open_cells(select_cells(layout.soma, reading.obs_filter, reading.duplicates)[0], reading)
+
+
+def _describe_soma(layout: Layout, reading: Reading) -> dict:
+    """The selected cells of each dataset, and the table of the first."""
+    parts = select_cells(layout.soma, reading.obs_filter, reading.duplicates)
+    cells = sum(len(part.ids_N) for part in parts)
+    with open_cells(parts[0], reading) as tables:
+        described = _describe_tables(tables) | {"obs_columns": _columns(tables[0].obs), "cells": cells}
+        described["var_columns"] = _columns(tables[0].var)
+    if parts[0].dataset is None:
+        return described
+    why = f"{cells:,} cells selected in {len(parts):,} dataset(s); in the first, {described['why']}"
+    selected = [{"dataset": part.dataset, "cells": len(part.ids_N), "about": part.about} for part in parts]
+    return described | {"why": why, "selected": selected}
 
 
 def _describe_fragments(layout: Layout, reading: Reading) -> dict:

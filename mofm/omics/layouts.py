@@ -1,8 +1,8 @@
 """What a file or folder is, told by what is in it: a suffix decides nothing.
 
 Known are the files that labs have: h5ad, h5mu, 10x Genomics HDF5 (Cell Ranger 1 to 9), 10x matrix folders, the output
-folders of Cell Ranger (`count`, `multi`, ATAC, ARC), and fragment files. Anything else is refused with what was looked
-for.
+folders of Cell Ranger (`count`, `multi`, ATAC, ARC), fragment files, and experiments of TileDB-SOMA, which CELLxGENE
+Census is one of. Anything else is refused with what was looked for. Of URLs only those of SOMA are read.
 """
 
 import gzip
@@ -13,9 +13,11 @@ from typing import Literal, NamedTuple
 import h5py
 
 from mofm.errors import InputError
+from mofm.files import Location
 from mofm.omics.hdf5 import open_hdf5, reading
+from mofm.omics.soma import SomaPlace, find_soma, is_tiledb_folder
 
-Kind = Literal["h5ad", "h5mu", "10x h5", "10x mtx", "10x outs", "fragments"]
+Kind = Literal["h5ad", "h5mu", "10x h5", "10x mtx", "10x outs", "fragments", "soma"]
 
 _MATRICES = (
     "filtered_feature_bc_matrix.h5",
@@ -27,7 +29,10 @@ _MATRICES = (
 )
 _FRAGMENTS = ("atac_fragments.tsv.gz", "fragments.tsv.gz")
 _FEATURES = ("features.tsv", "genes.tsv", "peaks.bed")
-_KNOWN = "h5ad, h5mu, 10x HDF5, a 10x folder of matrix.mtx, a Cell Ranger outs folder or fragments.tsv.gz"
+_KNOWN = (
+    "h5ad, h5mu, 10x HDF5, a 10x folder of matrix.mtx, a Cell Ranger outs folder, fragments.tsv.gz or a TileDB-SOMA "
+    "experiment"
+)
 
 
 class Layout(NamedTuple):
@@ -38,12 +43,14 @@ class Layout(NamedTuple):
       path: as it was given.
       files: what is read of it, but for fragments. A matrix of mtx: matrix, features, barcodes.
       fragments: the fragments that are to be counted; None where there are none to count.
+      soma: the experiment, whose files are not listed; None for anything else.
     """
 
     kind: Kind
-    path: Path
+    path: Location
     files: tuple[Path, ...]
     fragments: Path | None = None
+    soma: SomaPlace | None = None
 
     @property
     def all_files(self) -> tuple[Path, ...]:
@@ -51,7 +58,7 @@ class Layout(NamedTuple):
         return self.files if self.fragments is None else (*self.files, self.fragments)
 
 
-def layout_of(path: Path, *, with_fragments: bool = False) -> Layout:
+def layout_of(path: Location, *, with_fragments: bool = False) -> Layout:
     """What `path` is.
 
     Args:
@@ -60,6 +67,8 @@ def layout_of(path: Path, *, with_fragments: bool = False) -> Layout:
     Raises:
       InputError: it is missing, unreadable or of no known layout.
     """
+    if isinstance(path, str):
+        return Layout("soma", path, (), soma=find_soma(path))
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     if path.is_dir():
@@ -124,6 +133,8 @@ def _first_line(path: Path) -> str:
 
 
 def _folder(path: Path, with_fragments: bool) -> Layout:
+    if is_tiledb_folder(path):
+        return Layout("soma", path, (), soma=find_soma(path))
     inside = path / "outs" if (path / "outs").is_dir() else path
     matrix = next((inside / name for name in _MATRICES if (inside / name).exists()), None)
     fragments = next((inside / name for name in _FRAGMENTS if (inside / name).exists()), None)

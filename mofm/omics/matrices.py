@@ -54,7 +54,7 @@ class StoredMatrix(abc.ABC):
       keep_zeros: whether the zeros of a dense matrix are entries, as of fractions, where NaN is what was not measured.
     """
 
-    layout: Literal["csr", "csc", "dense", "mtx", "fragments"]
+    layout: Literal["csr", "csc", "dense", "mtx", "fragments", "soma"]
     keep_zeros = False
 
     def __init__(self, path: Path | str, name: str, shape: tuple[int, int], dtype: np.dtype, n_stored: int):

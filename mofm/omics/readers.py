@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mofm.axes import MODALITIES, Modality
 from mofm.errors import InputError
+from mofm.files import location
 from mofm.omics import fragments, tenx
 from mofm.omics.anndatas import LooksLike, Member, h5ad_member, h5mu_members, open_member
 from mofm.omics.checks import gene_share
@@ -24,6 +25,8 @@ from mofm.omics.choice import matrix_keys
 from mofm.omics.hdf5 import open_hdf5
 from mofm.omics.layouts import Kind, Layout, layout_of
 from mofm.omics.modalities import modalities_told
+from mofm.omics.soma_cells import SomaCells, select_cells
+from mofm.omics.soma_table import open_soma
 from mofm.omics.table import CountTable
 
 
@@ -40,6 +43,8 @@ class Reading:
       tile_width: bp; fragments are counted over tiles.
       barcodes: a barcodes.tsv; of fragments, the cells.
       min_fragments: of fragments without `barcodes`, the fragments that make a barcode a cell.
+      obs_filter: of a SOMA experiment, which cells, in its own language (see `soma_cells.py`).
+      duplicates: of a SOMA experiment, also the cells that are not primary data.
     """
 
     modality: Modality | None = None
@@ -49,6 +54,8 @@ class Reading:
     tile_width: int | None = None
     barcodes: Path | None = None
     min_fragments: int | None = None
+    obs_filter: str | None = None
+    duplicates: bool = False
 
     def __post_init__(self):
         if self.modality not in (None, *MODALITIES):
@@ -100,9 +107,12 @@ class Tables(Sequence[CountTable]):
 
 def find_layout(path: str | Path, reading: Reading = Reading()) -> Layout:
     """What a file is and which files will be read. Raises `InputError` where it is of no known layout."""
-    layout = layout_of(Path(path), with_fragments=reading.recounts)
+    layout = layout_of(location(path), with_fragments=reading.recounts)
+    if layout.kind != "soma" and (reading.obs_filter is not None or reading.duplicates):
+        said = "--duplicates" if reading.obs_filter is None else "--obs-filter"
+        raise InputError(f"{path}: {said} is for cells of a SOMA experiment, and this is {layout.kind}; leave it out")
     if layout.kind == "10x outs" and not reading.recounts:
-        whole = layout_of(Path(path), with_fragments=True)
+        whole = layout_of(layout.path, with_fragments=True)
         return whole if whole.fragments and not _has_peaks(layout) else layout
     return layout
 
@@ -188,10 +198,29 @@ def _open(
             return _tables_of_members(
                 _of_modality(members, reading, layout.path), reading, others, looks, resources
             ), left_out
+        case "soma":
+            return [_open_soma(layout, reading, looks, resources)], {}
         case "fragments":
             return [_count_fragments(layout, reading, None, resources)], {}
         case _:
             return _open_10x(layout, reading, others, looks, resources), {}
+
+
+def _open_soma(layout: Layout, reading: Reading, looks: LooksLike, resources: ExitStack) -> CountTable:
+    """The table of a selection that lies in one dataset: two do not measure the same genes."""
+    parts = select_cells(layout.soma, reading.obs_filter, reading.duplicates)
+    if len(parts) > 1:
+        raise InputError(
+            f"{layout.path}: {len(parts):,} datasets; `mofm ingest` takes them all, here one is needed: "
+            f"--obs-filter \"dataset_id == '{parts[0].dataset}'\""
+        )
+    return resources.enter_context(open_soma(parts[0], reading.modality, reading.counts_from, looks))
+
+
+def open_cells(cells: SomaCells, reading: Reading) -> Tables:
+    """Opens a dataset of a SOMA experiment. Raises `InputError` as `open_tables`."""
+    table = open_soma(cells, reading.modality, reading.counts_from)
+    return Tables(Layout("soma", table.path, (), soma=cells.place), [table], {}, table.resources)
 
 
 def _of_modality(members: list[Member], reading: Reading, path: Path) -> list[Member]:

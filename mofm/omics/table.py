@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 
 from mofm.axes import Modality
 from mofm.errors import InputError
+from mofm.files import Location
 from mofm.omics.checks import BadValue
 from mofm.omics.choice import Candidate
 from mofm.omics.counts import to_counts, to_recovered_counts
@@ -64,7 +64,7 @@ class CountTable:
     """Counts of one modality in a file that is open for streaming. A context manager; `close` closes the file.
 
     Attributes:
-      path: the file or folder.
+      path: the file or folder, or a URL.
       kind: what that is.
       where: the table's name in messages: the path, and the modality where the file has several.
       modality: what was measured.
@@ -82,7 +82,7 @@ class CountTable:
       resources: what `close` closes.
     """
 
-    path: Path
+    path: Location
     kind: Kind
     where: str
     modality: Modality
