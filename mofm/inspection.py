@@ -12,6 +12,7 @@ from mofm.axes import FEATURES
 from mofm.corpus.ingest import IngestResult
 from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.names import shared_names
+from mofm.corpus.places import is_url
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.omics.build_evidence import check_build
@@ -26,16 +27,17 @@ UNKNOWN_SHOWN = 20
 """So many unknown names are listed."""
 
 
-def inspect(path: Path, reading: Reading | None = None, species: str | None = None) -> dict:
+def inspect(path: str | Path, reading: Reading | None = None, species: str | None = None) -> dict:
     """A JSON-able report with "usable" and "why" on top; of files, "features" tells how those of each modality resolve.
 
     Args:
+      path: a file, a folder that is one's layout, or a corpus; a URL is that of a corpus.
       species: whose gene table resolves them, as `gene_table` takes it; None for the bundled one that fits best.
 
     Raises:
       InputError: nothing is there, or it is neither a file of a known layout nor a corpus.
     """
-    if (path / MANIFEST).exists():
+    if is_url(path) or (path / MANIFEST).exists():
         return _inspect_corpus(path)
     report = describe(path, reading)
     if report["usable"] and report["kind"] != "fragments":
@@ -46,7 +48,7 @@ def inspect(path: Path, reading: Reading | None = None, species: str | None = No
     return report
 
 
-def _inspect_corpus(path: Path) -> dict:
+def _inspect_corpus(path: str | Path) -> dict:
     corpus = open_corpus(path)
     entries = corpus.manifest.stores
     return {

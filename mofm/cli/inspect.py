@@ -1,14 +1,12 @@
 """`mofm inspect`: what a file or a corpus holds."""
 
-from pathlib import Path
-
-from mofm.cli.options import INPUTS, add_reading_options, add_species_option, add_verb
+from mofm.cli.options import INPUTS, add_reading_options, add_species_option, add_verb, place
 
 
 def add(verbs) -> None:
     """Adds `mofm inspect`."""
     verb = add_verb(verbs, "inspect", run, "Say what a file or a corpus holds, and whether mofm can use it.")
-    verb.add_argument("path", type=Path, help=f"{INPUTS}, or a corpus directory")
+    verb.add_argument("path", type=place, help=f"{INPUTS}, or a corpus (a directory, or a URL: s3://, gs://, https://)")
     verb.add_argument("--json", action="store_true", help="for programs")
     add_species_option(verb, "that of most genes, human or mouse")
     add_reading_options(verb)

@@ -18,6 +18,11 @@ def add_verb(verbs, name: str, run, summary: str, details: str = "") -> argparse
     return verb
 
 
+def place(text: str) -> Path | str:
+    """Type of an argument that is a path or a URL, whose slashes a path would lose."""
+    return text if "://" in text else Path(text)
+
+
 def add_counts_options(verb: argparse.ArgumentParser) -> None:
     """Where the counts are."""
     verb.add_argument(

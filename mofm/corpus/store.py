@@ -1,4 +1,4 @@
-"""Stores, read and written through TensorStore: the only file that imports it.
+"""Stores, read and written through TensorStore.
 
 A store's matrix is three arrays of zarr v3, `X/data`, `X/indices` and `X/indptr`; the methylated reads of a
 methylation store are `layers/methylated/data`, in the places of `X/data`. TensorStore decodes chunks in its own
@@ -17,7 +17,6 @@ threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and 
 """
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -31,7 +30,9 @@ from mofm.corpus.buffers import RowBuffers, aligned
 from mofm.corpus.datasets import Corpus
 from mofm.corpus.features import features_from_bytes, with_builds
 from mofm.corpus.manifest import FEATURES, GENE_TABLE, MANIFEST, Manifest, StoreEntry
+from mofm.corpus.places import PATIENCE_S, cause_of, context, is_url, join, kvstore, open_files, read_file, unreachable
 from mofm.corpus.tables import read_index, read_table
+from mofm.corpus.zarr_files import ZarrFiles
 from mofm.errors import InputError
 from mofm.omics.genome import GeneTable, bundled_species, gene_table, read_gene_table
 from mofm.omics.rows import CountRows
@@ -42,24 +43,6 @@ CACHE_BYTES = 64 * 2**20
 
 Span = tuple[int, int]
 """The first of some consecutive cells, and the one behind the last."""
-
-
-def kvstore(root: str | Path, *parts: str) -> str | dict:
-    """TensorStore's spec of the folder `parts` of `root`, a local path or a URL (gs://, s3://, http://, file://)."""
-    if "://" in str(root):
-        return "/".join([str(root).rstrip("/"), *parts, ""])
-    return {"driver": "file", "path": os.path.join(os.path.abspath(root), *parts, "")}
-
-
-def read_file(root: str | Path, name: str) -> bytes | None:
-    """The bytes of the file `name` in `root`, None where there is none. Raises `InputError` where it cannot be read."""
-    try:
-        read = ts.KvStore.open(kvstore(root)).result().read(name).result()
-    except Exception as error:
-        raise InputError(
-            f"{root}: {name} cannot be read ({cause_of(error)}); check the path and its permissions"
-        ) from error
-    return None if read.state == "missing" else read.value
 
 
 def create_array(folder: Path, metadata: dict) -> ts.TensorStore:
@@ -85,7 +68,7 @@ class PendingRows:
         for (start, stop), reads in zip(self._spans, self._reads, strict=True):
             try:
                 for read in reads:
-                    read.result()
+                    read.result(PATIENCE_S)
             except Exception as error:
                 raise self._store.damaged(f"cells {start:,} to {stop - 1:,}", error) from error
         self._reads = [()] * len(self._spans)
@@ -130,7 +113,7 @@ class Store:
     @functools.cached_property
     def _arrays(self) -> dict[str, ts.TensorStore]:
         try:
-            arrays = {key: opening.result() for key, opening in self._opening.items()}
+            arrays = {key: opening.result(PATIENCE_S) for key, opening in self._opening.items()}
         except Exception as error:
             raise self.damaged("X", error) from error
         lengths = {key: array.size for key, array in arrays.items()}
@@ -144,8 +127,10 @@ class Store:
         _ = self._arrays
 
     def damaged(self, what: str, cause: Exception | str) -> InputError:
-        """The error that says that a part of this store cannot be read."""
-        where = "/".join([str(self._root).rstrip("/"), self.entry.path])
+        """The error that says that a part of this store cannot be read: it is damaged, or its server does not give it."""
+        where = join(self._root, self.entry.path)
+        if isinstance(cause, Exception) and (refused := unreachable(where, what, cause)):
+            return refused
         cause = cause if isinstance(cause, str) else cause_of(cause)
         if "ignored by server" in cause:
             return InputError(f"{where}: its web server gives no byte ranges; use one that does, or copy the corpus")
@@ -157,7 +142,7 @@ class Store:
     @functools.cached_property
     def _indptr(self) -> np.ndarray:
         try:
-            indptr = np.asarray(self._arrays["indptr"].read().result(), np.int64)
+            indptr = np.asarray(self._arrays["indptr"].read().result(PATIENCE_S), np.int64)
         except InputError:
             raise
         except Exception as error:
@@ -170,7 +155,7 @@ class Store:
     def feature_rows(self) -> np.ndarray:
         """int32, one for each column: its row of the corpus's feature table. Read once."""
         try:
-            rows = np.asarray(self._open("var/feature_row").result().read().result())
+            rows = np.asarray(self._open("var/feature_row").result(PATIENCE_S).read().result(PATIENCE_S))
         except Exception as error:
             raise self.damaged("var/feature_row", error) from error
         if rows.shape != (self.n_features,) or rows.dtype != np.int32:
@@ -231,9 +216,9 @@ class Store:
         """The columns: the index their identities; symbol, name_in_file (joined by ";"), resolved, feature_row."""
         return self._read(read_table, "var")
 
-    def _read(self, read: Callable[[str, str], T], key: str) -> T:
+    def _read(self, read: Callable[[ZarrFiles, str], T], key: str) -> T:
         try:
-            return read(os.path.join(self._root, self.entry.path), key)
+            return read(ZarrFiles(open_files(self._root, self.entry.path)), key)
         except Exception as error:
             raise self.damaged(key, error) from error
 
@@ -253,12 +238,12 @@ class Store:
 def read_manifest(path: str | Path) -> Manifest | None:
     """The manifest of the corpus at `path`; None where there is none."""
     content = read_file(path, MANIFEST)
-    return None if content is None else Manifest.from_json(content, f"{str(path).rstrip('/')}/{MANIFEST}")
+    return None if content is None else Manifest.from_json(content, join(path, MANIFEST))
 
 
 def read_features(path: str | Path, manifest: Manifest) -> pd.DataFrame:
     """The feature table of the corpus at `path`, as long as its manifest says, and as the newest format has it."""
-    where = f"{str(path).rstrip('/')}/{FEATURES}"
+    where = join(path, FEATURES)
     features = features_from_bytes(read_file(path, FEATURES), manifest.n_features, where)
     return with_builds(features, manifest, str(path))
 
@@ -269,7 +254,7 @@ def read_gene_table_of(path: str | Path, manifest: Manifest) -> GeneTable:
     Raises:
       InputError: the copy is damaged, or is missing and mofm ships none.
     """
-    where, content = f"{str(path).rstrip('/')}/{GENE_TABLE}", read_file(path, GENE_TABLE)
+    where, content = join(path, GENE_TABLE), read_file(path, GENE_TABLE, optional=True)
     if content is not None:
         return read_gene_table(where, content)
     if manifest.species not in bundled_species():
@@ -289,7 +274,7 @@ def open_corpus(
     """Opens a corpus for reading.
 
     Args:
-      path: a local path or a URL (gs://, s3://, http://, file://).
+      path: a local path or a URL (gs://, s3://, http://, https://, file://); see `places.py`.
       expect_modality: refuse a corpus that holds another.
       cache_bytes: memory for decoded chunks, shared by all stores. A chunk is about 64 cells.
       copy_threads: threads that decode and copy; None is one for each core.
@@ -299,20 +284,16 @@ def open_corpus(
     """
     manifest = read_manifest(path)
     if manifest is None:
-        raise InputError(f"{path}: not a corpus ({MANIFEST} is missing); give a folder made by mofm ingest")
+        what = "check the bucket and the path" if is_url(path) else "give a folder made by mofm ingest"
+        raise InputError(f"{path}: not a corpus ({MANIFEST} is missing); {what}")
     other = [entry for entry in manifest.stores if expect_modality not in (None, entry.modality)]
     if other:
         raise InputError(f"{path}: store {other[0].name!r} holds {other[0].modality}, {expect_modality} is needed")
     features = read_features(path, manifest)
     threads = {} if copy_threads is None else {"limit": copy_threads}
-    context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}, "data_copy_concurrency": threads})
+    resources = context(cache_pool={"total_bytes_limit": cache_bytes}, data_copy_concurrency=threads)
     number = {name: place for place, name in enumerate(dict.fromkeys(entry.name for entry in manifest.stores))}
-    stores = tuple(Store(path, entry, number[entry.name], context) for entry in manifest.stores)
+    stores = tuple(Store(path, entry, number[entry.name], resources) for entry in manifest.stores)
     for store in stores:
         store.check()
     return Corpus(path, manifest, stores, features)
-
-
-def cause_of(error: Exception) -> str:
-    """An exception's message on one line, without TensorStore's copy of the whole spec."""
-    return " ".join(str(error).split(" [tensorstore_spec")[0].split()) or type(error).__name__
