@@ -1,6 +1,7 @@
 """The config of the stream: what a batch is made of."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from mofm.batches.mixture import parse_stratum
 from mofm.errors import InputError, check_at_least
@@ -26,6 +27,8 @@ class DataConfig:
         equally often, 0 every dataset; below 1, one atlas does not drown the rest.
       quotas: stratum -> its share of a batch, up to a factor: {"rna": 2, "atac": 1, "rna+atac": 1} makes half of the
         cells RNA alone. Empty: by the cells and the temperature. Shares are met in whole rows, at least one each.
+      damaged: what to do with cells in a damaged part of the corpus. "stop": an error that names it. "skip": they are left
+        out, told once and counted; their rows are padding, and all other rows are what they would have been.
       quota_multiple: each stratum has a multiple of this many rows, so that every view divides by as many devices.
     """
 
@@ -44,6 +47,7 @@ class DataConfig:
     temperature: float = 1.0
     quotas: dict[str, float] = field(default_factory=dict)
     quota_multiple: int = 1
+    damaged: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self):
         check_at_least("data", self, ("batch_size", "tokens", "block_cells", "window_blocks", "quota_multiple"), 1)

@@ -77,7 +77,8 @@ def _shared(key: str | None, profile: str | None) -> ts.Context:
     spec: dict = {f"{kind}_request_retries": RETRIES for kind in ("s3", "gcs", "http")}
     spec |= {f"{kind}_request_concurrency": CONCURRENCY for kind in ("s3", "gcs", "http")}
     # A key is what the default chain would take, too, but first it would log that there is no ~/.aws.
-    return ts.Context(spec | {"aws_credentials": {"type": "environment" if key and not profile else "default"}})
+    credentials = {"type": "environment"} if key else {"type": "default", "profile": profile or "default"}
+    return ts.Context(spec | {"aws_credentials": credentials})
 
 
 def open_files(root: str | Path, *parts: str) -> ts.KvStore:
@@ -98,7 +99,7 @@ def read_file(root: str | Path, name: str, *, optional: bool = False) -> bytes |
     try:
         read = open_files(root).read(name).result(PATIENCE_S)
     except Exception as error:
-        if optional and _status(error) in _NO_ACCESS:
+        if optional and status_of(error) in _NO_ACCESS:
             return None
         raise unreachable(root, name, error) or InputError(
             f"{root}: {name} cannot be read ({cause_of(error)}); check the path and its permissions"
@@ -108,7 +109,10 @@ def read_file(root: str | Path, name: str, *, optional: bool = False) -> bytes |
 
 def unreachable(root: str | Path, what: str, error: Exception) -> InputError | None:
     """The error that says that a server cannot be reached or refuses, where that is what `error` is; else None."""
-    status, scheme = _status(error), str(root).partition("://")[0].removesuffix("s" if str(root)[:5] == "https" else "")
+    status, scheme = (
+        status_of(error),
+        str(root).partition("://")[0].removesuffix("s" if str(root)[:5] == "https" else ""),
+    )
     if scheme not in _REMOTE:
         return None
     if status in _NO_ACCESS:
@@ -121,7 +125,7 @@ def unreachable(root: str | Path, what: str, error: Exception) -> InputError | N
     return None
 
 
-def _status(error: Exception) -> str:
+def status_of(error: Exception) -> str:
     """The status code that TensorStore's messages begin with; that of a read that took too long."""
     if isinstance(error, TimeoutError):
         return "TIMEOUT"

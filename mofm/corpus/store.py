@@ -17,9 +17,11 @@ threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and 
 """
 
 import functools
+import itertools
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,6 +29,7 @@ import tensorstore as ts
 
 from mofm.axes import Modality
 from mofm.corpus.buffers import RowBuffers, aligned
+from mofm.corpus.damage import NO_RANGES, Damage
 from mofm.corpus.datasets import Corpus
 from mofm.corpus.features import features_from_bytes, with_builds
 from mofm.corpus.manifest import FEATURES, GENE_TABLE, MANIFEST, Manifest, StoreEntry
@@ -35,11 +38,14 @@ from mofm.corpus.tables import read_index, read_table
 from mofm.corpus.zarr_files import ZarrFiles
 from mofm.errors import InputError
 from mofm.omics.genome import GeneTable, bundled_species, gene_table, read_gene_table
-from mofm.omics.rows import CountRows
+from mofm.omics.rows import CountRows, join_rows, take_cells
 
 T = TypeVar("T")
 
 CACHE_BYTES = 64 * 2**20
+
+OnDamage = Literal["stop", "skip"]
+_log = logging.getLogger("mofm")
 
 Span = tuple[int, int]
 """The first of some consecutive cells, and the one behind the last."""
@@ -57,20 +63,31 @@ class PendingRows:
 
     def __init__(self, store: "Store", spans: Sequence[Span], reads: list, rows: CountRows):
         self._store, self._spans, self._reads, self._rows = store, spans, reads, rows
+        self._is_damaged = False
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is being written to their memory any more."""
-        return all(read.done() for reads in self._reads for read in reads)
+        """Whether nothing is being written to their memory any more, nor may be: a read that failed does not tell."""
+        return not self._is_damaged and all(read.done() for reads in self._reads for read in reads)
 
     def result(self) -> CountRows:
-        """The rows. Raises `InputError` naming the store and the cells where a chunk is damaged or missing."""
+        """The rows. Of a corpus that skips damage, they say which cells are lost.
+
+        Raises:
+          InputError: a chunk is damaged or missing: it names the store, the cells, the file and the chunk.
+        """
+        parts, row = [], 0
         for (start, stop), reads in zip(self._spans, self._reads, strict=True):
             try:
                 for read in reads:
                     read.result(PATIENCE_S)
+                parts.append((self._rows, row, row + stop - start))
             except Exception as error:
-                raise self._store.damaged(f"cells {start:,} to {stop - 1:,}", error) from error
+                self._is_damaged = True
+                parts.append((self._store.read_around(start, stop, error), 0, stop - start))
+            row += stop - start
+        if self._is_damaged:
+            self._rows = join_rows([take_cells(*part) for part in parts])
         self._reads = [()] * len(self._spans)
         return self._rows
 
@@ -90,15 +107,17 @@ class Store:
       entry: all that the manifest says of it.
     """
 
-    def __init__(self, root: str | Path, entry: StoreEntry, dataset: int, context: ts.Context):
-        self.entry, self.dataset = entry, dataset
+    def __init__(
+        self, root: str | Path, entry: StoreEntry, dataset: int, context: ts.Context, damaged: OnDamage = "stop"
+    ):
+        self.entry, self.dataset, self._on_damage = entry, dataset, damaged
         self.name, self.modality = entry.name, entry.modality
         self.n_cells, self.n_features = entry.cells, entry.features
         self._root, self._context = root, context
-        keys = {key: f"X/{key}" for key in ("data", "indices", "indptr")}
-        keys |= {"hits": f"{HITS}/data"} if entry.modality == "methylation" else {}
-        self._opening = {name: self._open(key) for name, key in keys.items()}
-        self._read_keys = tuple(name for name in ("indices", "data", "hits") if name in keys)
+        self._keys = {key: f"X/{key}" for key in ("data", "indices", "indptr")}
+        self._keys |= {"hits": f"{HITS}/data"} if entry.modality == "methylation" else {}
+        self._opening = {name: self._open(key) for name, key in self._keys.items()}
+        self._read_keys = tuple(name for name in ("indices", "data", "hits") if name in self._keys)
 
     def _open(self, key: str) -> ts.Future:
         spec = {
@@ -132,7 +151,7 @@ class Store:
         if isinstance(cause, Exception) and (refused := unreachable(where, what, cause)):
             return refused
         cause = cause if isinstance(cause, str) else cause_of(cause)
-        if "ignored by server" in cause:
+        if NO_RANGES in cause:
             return InputError(f"{where}: its web server gives no byte ranges; use one that does, or copy the corpus")
         return InputError(
             f"{where}: {what} of store {self.name!r} cannot be read: the store is damaged or incomplete ({cause}); "
@@ -150,6 +169,40 @@ class Store:
         if indptr[0] != 0 or indptr[-1] != self.entry.entries or (np.diff(indptr) < 0).any():
             raise self.damaged("X/indptr", "it does not grow steadily")
         return indptr
+
+    @functools.cached_property
+    def _damage(self) -> Damage:
+        return Damage({self._keys[name]: self._arrays[name] for name in self._read_keys}, self._indptr)
+
+    @property
+    def n_lost(self) -> int:
+        """Cells that were found damaged and are left out."""
+        return self._damage.n_lost if "_damage" in self.__dict__ else 0
+
+    def read_around(self, start: int, stop: int, error: Exception) -> CountRows:
+        """Cells start..stop-1, whose reading failed with `error`, without those that are damaged: read anew, waited for.
+
+        Raises:
+          InputError: damage is not to be skipped, or something else is the matter.
+        """
+        what = f"cells {start:,} to {stop - 1:,}"
+        try:
+            found, new = self._damage.look(start, stop)
+        except Exception as other:
+            raise self.damaged(what, other) from other
+        if not found or self._on_damage == "stop":
+            raise self.damaged(what, "; ".join(map(str, found)) or error) from error
+        for file in new:
+            where = join(self._root, self.entry.path)
+            _log.warning("%s/%s; these cells of store %r are left out", where, file, self.name)
+        lost = self._damage.lost(start, stop)
+        bounds = [0, *(np.flatnonzero(np.diff(lost)) + 1).tolist(), stop - start]
+        nothing = self.read_spans([]).result()
+        parts = []
+        for first, last in itertools.pairwise(bounds):
+            gone = nothing._replace(indptr_N=np.zeros(last - first + 1, np.int64), lost_N=np.ones(last - first, bool))
+            parts.append(gone if lost[first] else self.read_rows(start + first, start + last).result())
+        return join_rows(parts)
 
     @functools.cached_property
     def feature_rows(self) -> np.ndarray:
@@ -270,6 +323,7 @@ def open_corpus(
     *,
     cache_bytes: int = CACHE_BYTES,
     copy_threads: int | None = None,
+    damaged: OnDamage = "stop",
 ) -> Corpus:
     """Opens a corpus for reading.
 
@@ -278,6 +332,8 @@ def open_corpus(
       expect_modality: refuse a corpus that holds another.
       cache_bytes: memory for decoded chunks, shared by all stores. A chunk is about 64 cells.
       copy_threads: threads that decode and copy; None is one for each core.
+      damaged: what reading does with a chunk that is damaged or missing: "stop" is an error, "skip" leaves the cells out
+        that have entries in it, says so once (a warning of logger "mofm"), and counts them in `Corpus.n_lost`.
 
     Raises:
       InputError: not a corpus, a damaged one, one of a newer format, or one of another modality.
@@ -293,7 +349,7 @@ def open_corpus(
     threads = {} if copy_threads is None else {"limit": copy_threads}
     resources = context(cache_pool={"total_bytes_limit": cache_bytes}, data_copy_concurrency=threads)
     number = {name: place for place, name in enumerate(dict.fromkeys(entry.name for entry in manifest.stores))}
-    stores = tuple(Store(path, entry, number[entry.name], resources) for entry in manifest.stores)
+    stores = tuple(Store(path, entry, number[entry.name], resources, damaged) for entry in manifest.stores)
     for store in stores:
         store.check()
     return Corpus(path, manifest, stores, features)

@@ -64,6 +64,23 @@ def content():
     return read
 
 
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory, draw_counts, write_h5ad, gene_ids):
+    """A corpus of two datasets, the first of several shards of several chunks; tests must leave it as it is."""
+    folder = tmp_path_factory.mktemp("sharded")
+    paths = [
+        write_h5ad(folder / f"{name}.h5ad", draw_counts(cells, 60, seed), gene_ids[:60], prefix=name)
+        for name, cells, seed in (("one", 230, 1), ("two", 57, 2))
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mofm.corpus.writer.SHARD_CHUNKS", 2)
+        patch.setattr("mofm.corpus.writer._CHUNK_ENTRIES", (16, 512))
+        from mofm.corpus.ingest import ingest
+
+        ingest(paths, folder / "corpus")
+    return folder / "corpus"
+
+
 class Bucket:
     """A bucket "corpora" on a local S3 server, which counts what it is asked and fails when it is told to.
 

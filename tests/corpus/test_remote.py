@@ -12,26 +12,10 @@ import pytest
 from mofm.batches.config import DataConfig
 from mofm.batches.stream import Stream
 from mofm.cli import main
-from mofm.corpus.ingest import ingest
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 
 DATA = {"batch_size": 16, "tokens": 32, "block_cells": 16, "window_blocks": 4, "holdout_fraction": 0.2}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, draw_counts, write_h5ad, gene_ids):
-    """A corpus of two datasets, the first of several shards of several chunks; tests must leave it as it is."""
-    folder = tmp_path_factory.mktemp("remote")
-    paths = [
-        write_h5ad(folder / f"{name}.h5ad", draw_counts(cells, 60, seed), gene_ids[:60], prefix=name)
-        for name, cells, seed in (("one", 230, 1), ("two", 57, 2))
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mofm.corpus.writer.SHARD_CHUNKS", 2)
-        patch.setattr("mofm.corpus.writer._CHUNK_ENTRIES", (16, 512))
-        ingest(paths, folder / "corpus")
-    return folder / "corpus"
 
 
 def batches(corpus, n: int = 30, **config):
@@ -60,8 +44,8 @@ def use(corpus) -> None:
         _ = store.feature_rows, store.obs(), store.var()
 
 
-def test_everything_reads_as_it_does_here(bucket, corpus):
-    there, here = open_corpus(bucket.upload(corpus, "a/b")), open_corpus(corpus)
+def test_everything_reads_as_it_does_here(bucket, sharded):
+    there, here = open_corpus(bucket.upload(sharded, "a/b")), open_corpus(sharded)
     assert there.digest == here.digest
     assert there.features.equals(here.features)
     for far, near in zip(there.stores, here.stores, strict=True):
@@ -72,12 +56,12 @@ def test_everything_reads_as_it_does_here(bucket, corpus):
         assert far.cell_names().tolist() == near.cell_names().tolist()
 
 
-def test_batches_are_the_same_bits(bucket, corpus):
-    assert_equal_batches(batches(open_corpus(bucket.upload(corpus, "x"))), batches(open_corpus(corpus)))
+def test_batches_are_the_same_bits(bucket, sharded):
+    assert_equal_batches(batches(open_corpus(bucket.upload(sharded, "x"))), batches(open_corpus(sharded)))
 
 
-def test_it_is_inspected_and_trained_from(bucket, corpus, tmp_path, capsys):
-    url = bucket.upload(corpus, "x")
+def test_it_is_inspected_and_trained_from(bucket, sharded, tmp_path, capsys):
+    url = bucket.upload(sharded, "x")
     assert main(["inspect", url, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert [(d["name"], d["cells"]) for d in report["datasets"]] == [("one", 230), ("two", 57)]
@@ -95,14 +79,14 @@ def test_it_is_inspected_and_trained_from(bucket, corpus, tmp_path, capsys):
 # --- what servers do ---
 
 
-def test_a_server_that_fails_now_and_then_is_asked_again(bucket, corpus):
-    url, seen = bucket.upload(corpus, "x"), Counter()
+def test_a_server_that_fails_now_and_then_is_asked_again(bucket, sharded):
+    url, seen = bucket.upload(sharded, "x"), Counter()
 
     def first_time(method, path):
         seen[path] += 1
         return 503 if seen[path] == 1 else None
 
-    expected = batches(open_corpus(corpus))
+    expected = batches(open_corpus(sharded))
     bucket.refuse = first_time
     assert_equal_batches(batches(open_corpus(url)), expected)
     use(url)
@@ -113,8 +97,8 @@ def test_a_server_that_fails_now_and_then_is_asked_again(bucket, corpus):
     "part", ["manifest.json", "features.parquet", "X/data/zarr.json", "indptr/c/0", "data/c", "obs"]
 )
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_a_server_that_goes_on_failing_is_told(bucket, corpus, part, status):
-    url = bucket.upload(corpus, "x")
+def test_a_server_that_goes_on_failing_is_told(bucket, sharded, part, status):
+    url = bucket.upload(sharded, "x")
     bucket.refuse = lambda method, path: status if f"/{part}" in path else None
     line = refusal(partial(use, url))
     assert "cannot be reached" in line
@@ -124,8 +108,8 @@ def test_a_server_that_goes_on_failing_is_told(bucket, corpus, part, status):
 
 
 @pytest.mark.parametrize("part", ["manifest.json", "X/data/zarr.json", "data/c", "obs"])
-def test_no_permission_is_told_with_what_gives_it(bucket, corpus, part):
-    url = bucket.upload(corpus, "x")
+def test_no_permission_is_told_with_what_gives_it(bucket, sharded, part):
+    url = bucket.upload(sharded, "x")
     bucket.refuse = lambda method, path: 403 if f"/{part}" in path else None
     line = refusal(partial(use, url))
     assert "may not be read" in line
@@ -133,34 +117,36 @@ def test_no_permission_is_told_with_what_gives_it(bucket, corpus, part):
     assert "damaged" not in line
 
 
-def test_without_credentials_a_private_bucket_stays_private(bucket, corpus, monkeypatch, tmp_path):
-    url = bucket.upload(corpus, "x")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
+def test_without_credentials_a_private_bucket_stays_private(bucket, sharded, monkeypatch, tmp_path):
+    url = bucket.upload(sharded, "x")
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(key)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     assert "may not be read" in refusal(partial(open_corpus, url))
 
 
-def test_a_profile_is_taken(bucket, corpus, monkeypatch, tmp_path):
-    url = bucket.upload(corpus, "x")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    (tmp_path / "config").write_text("[profile lab]\nregion = us-east-1\n")
-    (tmp_path / "credentials").write_text("[lab]\naws_access_key_id = lab\naws_secret_access_key = lab\n")
+@pytest.mark.parametrize("name", ["lab", "default"])
+def test_a_profile_is_taken(bucket, sharded, monkeypatch, tmp_path, name):
+    url = bucket.upload(sharded, "x")
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(key)
+    (tmp_path / "config").write_text("")
+    (tmp_path / "credentials").write_text(f"[{name}]\naws_access_key_id = lab\naws_secret_access_key = lab\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_PROFILE", "lab")
+    if name != "default":
+        monkeypatch.setenv("AWS_PROFILE", name)
     assert open_corpus(url).n_cells == 287
 
 
-def test_a_bucket_that_may_not_be_listed_forbids_what_is_not_there(bucket, corpus, tmp_path):
-    url = bucket.upload(corpus, "x")
+def test_a_bucket_that_may_not_be_listed_forbids_what_is_not_there(bucket, sharded, tmp_path):
+    url = bucket.upload(sharded, "x")
     bucket.refuse = lambda method, path: 403 if path.endswith("gene_table.parquet") else None
     from mofm.batches.spaces import corpus_spaces
 
-    assert len(corpus_spaces(open_corpus(url))[0]) == len(corpus_spaces(open_corpus(corpus))[0])
+    assert len(corpus_spaces(open_corpus(url))[0]) == len(corpus_spaces(open_corpus(sharded))[0])
 
 
 @pytest.mark.parametrize("url", ["s3://corpora/elsewhere", "s3://nowhere/x"])
@@ -175,7 +161,7 @@ def test_what_is_no_url_is_told(bucket, url):
     assert url in refusal(partial(open_corpus, url))
 
 
-def test_nobody_there_is_told(bucket, corpus, monkeypatch):
+def test_nobody_there_is_told(bucket, sharded, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "cannot be reached" in refusal(partial(open_corpus, "s3://corpora/x"))
     assert "cannot be reached" in refusal(partial(open_corpus, "http://127.0.0.1:9/x"))
