@@ -29,6 +29,9 @@ class DataConfig:
         cells RNA alone. Empty: by the cells and the temperature. Shares are met in whole rows, at least one each.
       damaged: what to do with cells in a damaged part of the corpus. "stop": an error that names it. "skip": they are left
         out, told once and counted; their rows are padding, and all other rows are what they would have been.
+      cache_dir: a local folder that keeps the files of a corpus in a bucket, shared by all runs of a host, so that a second
+        epoch asks the bucket for nothing. None: every epoch reads the bucket.
+      cache_gb: what that folder may hold, in 1e9 bytes. What does not fit is read in the bucket.
       quota_multiple: each stratum has a multiple of this many rows, so that every view divides by as many devices.
     """
 
@@ -47,6 +50,8 @@ class DataConfig:
     temperature: float = 1.0
     quotas: dict[str, float] = field(default_factory=dict)
     quota_multiple: int = 1
+    cache_dir: str | None = None
+    cache_gb: float = 100.0
     damaged: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self):
@@ -58,6 +63,10 @@ class DataConfig:
             raise InputError(f"data.expressed_fraction={self.expressed_fraction}: must be more than 0 and at most 1")
         if not 0 <= self.holdout_fraction < 1:
             raise InputError(f"data.holdout_fraction={self.holdout_fraction}: must be at least 0 and less than 1")
+        if not self.cache_gb > 0:
+            raise InputError(
+                f"data.cache_gb={self.cache_gb}: must be more than 0; leave data.cache_dir out for no cache"
+            )
         if not 0 <= self.temperature <= 1:
             raise InputError(f"data.temperature={self.temperature}: must be at least 0 and at most 1")
         for name, share in self.quotas.items():

@@ -19,7 +19,9 @@ threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and 
 import functools
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -29,6 +31,7 @@ import tensorstore as ts
 
 from mofm.axes import Modality
 from mofm.corpus.buffers import RowBuffers, aligned
+from mofm.corpus.cache import CachedStore, ShardCache
 from mofm.corpus.damage import NO_RANGES, Damage
 from mofm.corpus.datasets import Corpus
 from mofm.corpus.features import features_from_bytes, with_builds
@@ -108,9 +111,16 @@ class Store:
     """
 
     def __init__(
-        self, root: str | Path, entry: StoreEntry, dataset: int, context: ts.Context, damaged: OnDamage = "stop"
+        self,
+        root: str | Path,
+        entry: StoreEntry,
+        dataset: int,
+        context: ts.Context,
+        damaged: OnDamage = "stop",
+        cache: ShardCache | None = None,
     ):
-        self.entry, self.dataset, self._on_damage = entry, dataset, damaged
+        self.entry, self.dataset, self._on_damage, self._cache = entry, dataset, damaged, cache
+        self._lock = threading.Lock()
         self.name, self.modality = entry.name, entry.modality
         self.n_cells, self.n_features = entry.cells, entry.features
         self._root, self._context = root, context
@@ -143,7 +153,14 @@ class Store:
 
     def check(self) -> None:
         """Raises `InputError` where the store is missing or is not the one that the manifest describes."""
-        _ = self._arrays
+        _ = self._arrays, self._cached
+
+    @functools.cached_property
+    def _cached(self) -> CachedStore | None:
+        if self._cache is None:
+            return None
+        arrays = {self._keys[name]: self._arrays[name] for name in self._read_keys}
+        return CachedStore(self._cache, self._root, self.entry, arrays, self._context)
 
     def damaged(self, what: str, cause: Exception | str) -> InputError:
         """The error that says that a part of this store cannot be read: it is damaged, or its server does not give it."""
@@ -187,7 +204,9 @@ class Store:
         """
         what = f"cells {start:,} to {stop - 1:,}"
         try:
-            found, new = self._damage.look(start, stop)
+            with self._lock:
+                damage = self._damage
+            found, new = damage.look(start, stop)
         except Exception as other:
             raise self.damaged(what, other) from other
         if not found or self._on_damage == "stop":
@@ -195,7 +214,7 @@ class Store:
         for file in new:
             where = join(self._root, self.entry.path)
             _log.warning("%s/%s; these cells of store %r are left out", where, file, self.name)
-        lost = self._damage.lost(start, stop)
+        lost = damage.lost(start, stop)
         bounds = [0, *(np.flatnonzero(np.diff(lost)) + 1).tolist(), stop - start]
         nothing = self.read_spans([]).result()
         parts = []
@@ -258,7 +277,9 @@ class Store:
         ]
         return PendingRows(self, spans, reads, CountRows(indptr_N, *arrays.values()))
 
-    def _read_into(self, array: np.ndarray, key: str, first: int, last: int) -> ts.Future:
+    def _read_into(self, array: np.ndarray, key: str, first: int, last: int) -> ts.Future | Future:
+        if self._cached is not None:
+            return self._cached.read_into(array, self._keys[key], first, last)
         return ts.array(array, context=self._context, copy=False).write(self._arrays[key][first:last])
 
     def obs(self) -> pd.DataFrame:
@@ -324,6 +345,7 @@ def open_corpus(
     cache_bytes: int = CACHE_BYTES,
     copy_threads: int | None = None,
     damaged: OnDamage = "stop",
+    cache: ShardCache | None = None,
 ) -> Corpus:
     """Opens a corpus for reading.
 
@@ -334,6 +356,7 @@ def open_corpus(
       copy_threads: threads that decode and copy; None is one for each core.
       damaged: what reading does with a chunk that is damaged or missing: "stop" is an error, "skip" leaves the cells out
         that have entries in it, says so once (a warning of logger "mofm"), and counts them in `Corpus.n_lost`.
+      cache: keeps what is read of a URL on local disk. Nothing of a local corpus.
 
     Raises:
       InputError: not a corpus, a damaged one, one of a newer format, or one of another modality.
@@ -349,7 +372,8 @@ def open_corpus(
     threads = {} if copy_threads is None else {"limit": copy_threads}
     resources = context(cache_pool={"total_bytes_limit": cache_bytes}, data_copy_concurrency=threads)
     number = {name: place for place, name in enumerate(dict.fromkeys(entry.name for entry in manifest.stores))}
-    stores = tuple(Store(path, entry, number[entry.name], resources, damaged) for entry in manifest.stores)
+    cache = cache if is_url(path) and not str(path).startswith("file://") else None
+    stores = tuple(Store(path, entry, number[entry.name], resources, damaged, cache) for entry in manifest.stores)
     for store in stores:
         store.check()
     return Corpus(path, manifest, stores, features)

@@ -22,6 +22,7 @@ from mofm.axes import Modality
 from mofm.batch import CellBatch, Spaces, TokenBatch
 from mofm.batches.spaces import corpus_spaces
 from mofm.batches.stream import Stream
+from mofm.corpus.cache import ShardCache
 from mofm.corpus.store import Corpus, open_corpus
 from mofm.nn.model import ModelSpec
 from mofm.parallel.mesh import check_batch, check_views, make_mesh
@@ -63,7 +64,8 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     """
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size)
-    corpus = open_corpus(config.data.corpus, damaged=config.data.damaged)
+    cache = ShardCache(config.data.cache_dir, int(config.data.cache_gb * 1e9)) if config.data.cache_dir else None
+    corpus = open_corpus(config.data.corpus, damaged=config.data.damaged, cache=cache)
     stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
     check_views(mesh, stream.rows)
     genes, spaces = corpus_spaces(corpus)
