@@ -151,7 +151,7 @@ def _render_tables(console: Console, report: dict) -> None:
         _say(console, f"left out: {_left_out(kind, count)}")
 
 
-def render_ingest(results: list[IngestResult], out: Path) -> None:
+def render_ingest(results: list[IngestResult], out: str | Path) -> None:
     """Print what each input of an ingest gave."""
     rows = [
         {

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from mofm.cli.options import INPUTS, add_counts_options, add_names_options, add_reading_options, add_verb
+from mofm.cli.options import INPUTS, add_counts_options, add_names_options, add_reading_options, add_verb, place
 
 
 def add(verbs) -> None:
@@ -19,7 +19,9 @@ def add(verbs) -> None:
         "A corpus is of one species, in any of its genome builds; --orthologs brings in RNA of another species.",
     )
     verb.add_argument("inputs", nargs="+", type=Path, metavar="IN", help=f"{INPUTS}, with raw counts")
-    verb.add_argument("out", type=Path, metavar="OUT", help="the corpus directory, made or added to")
+    verb.add_argument(
+        "out", type=place, metavar="OUT", help="the corpus, made or added to: a directory, or s3:// or gs://"
+    )
     verb.add_argument("--names", nargs="+", metavar="NAME", help="names of the datasets (default: the files' names)")
     add_counts_options(verb)
     add_reading_options(verb)
