@@ -24,13 +24,13 @@ from typing import Literal
 
 from mofm.axes import Modality
 from mofm.corpus.bucket import Bucket
+from mofm.corpus.contents import read_features, read_gene_table_of, read_manifest
 from mofm.corpus.features import add_features, empty_features
 from mofm.corpus.inputs import Input, Options, already_there, check_input, check_names_free, store_names_of
 from mofm.corpus.manifest import GENE_TABLE, Manifest, StoreEntry
 from mofm.corpus.places import is_url, read_file
 from mofm.corpus.prepare import Prepared, prepare_all
 from mofm.corpus.staging import commit, replace_file, staging_folder
-from mofm.corpus.store import read_features, read_gene_table_of, read_manifest
 from mofm.corpus.writer import finish_store
 from mofm.errors import InputError
 from mofm.omics.genome import GeneTable, gene_table, is_bundled, same_genes
@@ -109,8 +109,8 @@ def ingest(
 
     Raises:
       InputError: `out` is a web server, or a bucket that cannot be written; an input cannot be used, a name is taken by
-        another file or by the same with other options, another ingest is running or came first, the disk is full. What was committed before stays and is passed over the
-        next time; of the rest nothing is left.
+        another file or by the same with other options, another ingest is running or came first, the disk is full. What
+        was committed before stays and is passed over the next time; of the rest nothing is left that a reader sees.
     """
     paths = [Path(path) for path in inputs]
     reading = Reading(modality, counts_from, recover_counts, peaks, tile_width, barcodes, min_fragments)

@@ -32,16 +32,16 @@ import tensorstore as ts
 from mofm.axes import Modality
 from mofm.corpus.buffers import RowBuffers, aligned
 from mofm.corpus.cache import CachedStore, ShardCache
+from mofm.corpus.contents import read_features, read_manifest
 from mofm.corpus.damage import NO_RANGES, Damage
 from mofm.corpus.datasets import Corpus
-from mofm.corpus.features import features_from_bytes, with_builds
-from mofm.corpus.manifest import FEATURES, GENE_TABLE, MANIFEST, Manifest, StoreEntry
-from mofm.corpus.places import PATIENCE_S, cause_of, context, is_url, join, kvstore, open_files, read_file, unreachable
+from mofm.corpus.manifest import MANIFEST, StoreEntry
+from mofm.corpus.pending import PendingRows, Span
+from mofm.corpus.places import PATIENCE_S, cause_of, context, is_url, join, kvstore, open_files, unreachable
 from mofm.corpus.tables import read_index, read_table
 from mofm.corpus.zarr_files import ZarrFiles
 from mofm.errors import InputError
-from mofm.omics.genome import GeneTable, bundled_species, gene_table, read_gene_table
-from mofm.omics.rows import CountRows, join_rows, take_cells
+from mofm.omics.rows import CountRows, join_rows
 
 T = TypeVar("T")
 
@@ -50,49 +50,12 @@ CACHE_BYTES = 64 * 2**20
 OnDamage = Literal["stop", "skip"]
 _log = logging.getLogger("mofm")
 
-Span = tuple[int, int]
-"""The first of some consecutive cells, and the one behind the last."""
-
 
 def create_array(folder: Path, metadata: dict) -> ts.TensorStore:
     """A new zarr v3 array in a local folder. What goes wrong, here and in writing it, is a ValueError."""
     # A chunk of zeros is stored like any other, so that a missing one can only mean damage.
     spec = {"driver": "zarr3", "kvstore": kvstore(folder), "store_data_equal_to_fill_value": True}
     return ts.open(spec | {"metadata": metadata}, create=True).result()
-
-
-class PendingRows:
-    """Rows on their way. `result()` waits for them."""
-
-    def __init__(self, store: "Store", spans: Sequence[Span], reads: list, rows: CountRows):
-        self._store, self._spans, self._reads, self._rows = store, spans, reads, rows
-        self._is_damaged = False
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is being written to their memory any more, nor may be: a read that failed does not tell."""
-        return not self._is_damaged and all(read.done() for reads in self._reads for read in reads)
-
-    def result(self) -> CountRows:
-        """The rows. Of a corpus that skips damage, they say which cells are lost.
-
-        Raises:
-          InputError: a chunk is damaged or missing: it names the store, the cells, the file and the chunk.
-        """
-        parts, row = [], 0
-        for (start, stop), reads in zip(self._spans, self._reads, strict=True):
-            try:
-                for read in reads:
-                    read.result(PATIENCE_S)
-                parts.append((self._rows, row, row + stop - start))
-            except Exception as error:
-                self._is_damaged = True
-                parts.append((self._store.read_around(start, stop, error), 0, stop - start))
-            row += stop - start
-        if self._is_damaged:
-            self._rows = join_rows([take_cells(*part) for part in parts])
-        self._reads = [()] * len(self._spans)
-        return self._rows
 
 
 HITS = "layers/methylated"
@@ -307,35 +270,6 @@ class Store:
     def cell_name(self, row: int) -> str:
         """The name of a cell in its file. Reads all names at the first call."""
         return str(self._cell_names[row])
-
-
-def read_manifest(path: str | Path) -> Manifest | None:
-    """The manifest of the corpus at `path`; None where there is none."""
-    content = read_file(path, MANIFEST)
-    return None if content is None else Manifest.from_json(content, join(path, MANIFEST))
-
-
-def read_features(path: str | Path, manifest: Manifest) -> pd.DataFrame:
-    """The feature table of the corpus at `path`, as long as its manifest says, and as the newest format has it."""
-    where = join(path, FEATURES)
-    features = features_from_bytes(read_file(path, FEATURES), manifest.n_features, where)
-    return with_builds(features, manifest, str(path))
-
-
-def read_gene_table_of(path: str | Path, manifest: Manifest) -> GeneTable:
-    """The gene table of the corpus at `path`: its own copy, or else the one that mofm ships of its species.
-
-    Raises:
-      InputError: the copy is damaged, or is missing and mofm ships none.
-    """
-    where, content = join(path, GENE_TABLE), read_file(path, GENE_TABLE, optional=True)
-    if content is not None:
-        return read_gene_table(where, content)
-    if manifest.species not in bundled_species():
-        raise InputError(
-            f"{where}: the gene table of its species {manifest.species!r} is missing; copy the corpus again"
-        )
-    return gene_table(manifest.species)
 
 
 def open_corpus(
