@@ -60,6 +60,9 @@ EXTRAS = {
         "import-linter>=2.1",  # the house's rooms, as contracts
         "snapatac2>=2.8",  # fragments are tested too
         "tiledbsoma>=2.3",  # so are SOMA experiments; URLs of the Census where cellxgene-census is installed by hand
+        "moto[s3]>=5.1",  # an S3 server, so that corpora in buckets are tested against one
+        "flask>=3",  # what moto's server is made of; moto's own extra of it brings forty packages more
+        "flask-cors>=5",
         'annbatch>=0.3 ; python_version >= "3.12"',  # that it opens a corpus is tested where it runs
         "igraph>=0.11",  # Leiden clustering in benchmarks
         "leidenalg>=0.10",

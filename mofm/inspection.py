@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mofm.axes import FEATURES
+from mofm.corpus.contents import read_manifest
 from mofm.corpus.ingest import IngestResult
 from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.names import shared_names
@@ -16,6 +17,7 @@ from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.files import Location
 from mofm.omics.build_evidence import check_build
+from mofm.omics.census import SCHEME
 from mofm.omics.describe import describe, open_some
 from mofm.omics.features import names_in, species_of
 from mofm.omics.genome import bundled_species, gene_table
@@ -32,12 +34,13 @@ def inspect(path: Location, reading: Reading | None = None, species: str | None 
     """A JSON-able report with "usable" and "why" on top; of files, "features" tells how those of each modality resolve.
 
     Args:
+      path: a file, a folder that is one's layout, or a corpus; or the URL of a corpus or a SOMA experiment.
       species: whose gene table resolves them, as `gene_table` takes it; None for the bundled one that fits best.
 
     Raises:
       InputError: nothing is there, or it is neither a file of a known layout nor a corpus.
     """
-    if isinstance(path, Path) and (path / MANIFEST).exists():
+    if _is_corpus(path):
         return _inspect_corpus(path)
     report = describe(path, reading)
     if report["usable"] and report["kind"] != "fragments":
@@ -48,7 +51,14 @@ def inspect(path: Location, reading: Reading | None = None, species: str | None 
     return report
 
 
-def _inspect_corpus(path: Path) -> dict:
+def _is_corpus(path: Location) -> bool:
+    """Of URLs, those of a web server can be nothing else; in a bucket, there may be a SOMA experiment."""
+    if isinstance(path, Path):
+        return (path / MANIFEST).exists()
+    return not path.startswith(SCHEME) and (path.startswith("http") or read_manifest(path) is not None)
+
+
+def _inspect_corpus(path: Location) -> dict:
     corpus = open_corpus(path)
     entries = corpus.manifest.stores
     return {
@@ -154,7 +164,7 @@ def _render_tables(console: Console, report: dict) -> None:
         _say(console, f"left out: {_left_out(kind, count)}")
 
 
-def render_ingest(results: list[IngestResult], out: Path) -> None:
+def render_ingest(results: list[IngestResult], out: str | Path) -> None:
     """Print what each input of an ingest gave."""
     rows = [
         {

@@ -134,6 +134,14 @@ def empty_tokens(
     )
 
 
+def leave_out(out: TokenBatch, places: np.ndarray) -> None:
+    """Makes rows of a batch padding, whatever they were: a cell that is lost has a place, but no token and no name."""
+    for leaf in out:
+        if leaf is not None:
+            leaf[places] = 0
+    out.cell_B[places] = out.dataset_B[places] = -1
+
+
 def collate(
     rows: CountRows,
     feature_rows_G: np.ndarray,

@@ -1,6 +1,7 @@
 """The config of the stream: what a batch is made of."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from mofm.batches.mixture import parse_stratum
 from mofm.errors import InputError, check_at_least
@@ -26,6 +27,11 @@ class DataConfig:
         equally often, 0 every dataset; below 1, one atlas does not drown the rest.
       quotas: stratum -> its share of a batch, up to a factor: {"rna": 2, "atac": 1, "rna+atac": 1} makes half of the
         cells RNA alone. Empty: by the cells and the temperature. Shares are met in whole rows, at least one each.
+      damaged: what to do with cells in a damaged part of the corpus. "stop": an error that names it. "skip": they are left
+        out, told once and counted; their rows are padding, and all other rows are what they would have been.
+      cache_dir: a local folder that keeps the files of a corpus in a bucket, shared by all runs of a host, so that a second
+        epoch asks the bucket for nothing. None: every epoch reads the bucket.
+      cache_gb: what that folder may hold, in 1e9 bytes. What does not fit is read in the bucket.
       quota_multiple: each stratum has a multiple of this many rows, so that every view divides by as many devices.
     """
 
@@ -44,6 +50,9 @@ class DataConfig:
     temperature: float = 1.0
     quotas: dict[str, float] = field(default_factory=dict)
     quota_multiple: int = 1
+    cache_dir: str | None = None
+    cache_gb: float = 100.0
+    damaged: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self):
         check_at_least("data", self, ("batch_size", "tokens", "block_cells", "window_blocks", "quota_multiple"), 1)
@@ -54,6 +63,10 @@ class DataConfig:
             raise InputError(f"data.expressed_fraction={self.expressed_fraction}: must be more than 0 and at most 1")
         if not 0 <= self.holdout_fraction < 1:
             raise InputError(f"data.holdout_fraction={self.holdout_fraction}: must be at least 0 and less than 1")
+        if not self.cache_gb > 0:
+            raise InputError(
+                f"data.cache_gb={self.cache_gb}: must be more than 0; leave data.cache_dir out for no cache"
+            )
         if not 0 <= self.temperature <= 1:
             raise InputError(f"data.temperature={self.temperature}: must be at least 0 and at most 1")
         for name, share in self.quotas.items():

@@ -54,7 +54,8 @@ def count_open(blocks: Iterable[CountRows], n_features: int, where: str) -> tupl
                 f"{where}: an entry is in column {len(in_block) - 1}, but there are {n_features} columns; "
                 "the store is damaged, ingest its file again"
             )
-        cells, opened = cells + rows.n_cells, opened + in_block
+        lost = 0 if rows.lost_N is None else int(rows.lost_N.sum())
+        cells, opened = cells + rows.n_cells - lost, opened + in_block
     return cells, opened
 
 

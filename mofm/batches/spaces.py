@@ -28,7 +28,8 @@ import pandas as pd
 
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import FeatureSpace, Spaces
-from mofm.corpus.store import Corpus, read_gene_table_of
+from mofm.corpus.contents import read_gene_table_of
+from mofm.corpus.store import Corpus
 from mofm.omics.genome import GeneTable, in_build
 from mofm.omics.links import FEATURES, link_regions
 from mofm.omics.proteins import resolve_proteins

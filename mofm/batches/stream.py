@@ -28,7 +28,7 @@ import numpy as np
 
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, TokenBatch
-from mofm.batches.collate import collate_into, empty_tokens, make_scratch
+from mofm.batches.collate import collate_into, empty_tokens, leave_out, make_scratch
 from mofm.batches.config import DataConfig
 from mofm.batches.memory import Recycler
 from mofm.batches.mixture import Stratum, host_part, make_strata, rows_of_views, shares_of
@@ -144,6 +144,11 @@ class Stream:
         """Cells never trained on."""
         return self._order.n_heldout
 
+    @property
+    def n_lost(self) -> int:
+        """Rows of stores found damaged so far and left out (see `DataConfig.damaged`)."""
+        return self._corpus.n_lost
+
     def heldout_cells(self) -> np.ndarray:
         """int64 global indices of the cells never trained on, ascending."""
         return self._order.heldout()
@@ -239,9 +244,14 @@ class Stream:
         scratch = make_scratch(self._panels.features[modality])
         for piece in pieces:
             known, name = self._panels.known(piece.dataset, modality), f"dataset {self._datasets[piece.dataset].name!r}"
-            out.dataset_B[piece.places] = piece.dataset
-            fraction, chosen = self._config.expressed_fraction, seeds[piece.places]
-            collate_into(out, piece.places, piece.read(), piece.which, known, chosen, fraction, scratch, name)
+            rows, which, places = piece.read(), piece.which, piece.places
+            if rows.lost_N is not None:
+                is_lost = rows.lost_N[which]
+                leave_out(out, places[is_lost])
+                which, places = which[~is_lost], places[~is_lost]
+            out.dataset_B[places] = piece.dataset
+            fraction, chosen = self._config.expressed_fraction, seeds[places]
+            collate_into(out, places, rows, which, known, chosen, fraction, scratch, name)
         return out
 
     def _made_ahead(self, make: Callable[[int], CellBatch], numbers: Iterable[int]) -> Iterator[CellBatch]:

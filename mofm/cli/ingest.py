@@ -1,7 +1,6 @@
 """`mofm ingest`: files to a corpus."""
 
 import sys
-from pathlib import Path
 
 from mofm.cli.options import INPUTS, add_counts_options, add_names_options, add_reading_options, add_verb
 from mofm.files import location
@@ -22,7 +21,9 @@ def add(verbs) -> None:
         "measures, and only primary data is read.",
     )
     verb.add_argument("inputs", nargs="+", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
-    verb.add_argument("out", type=Path, metavar="OUT", help="the corpus directory, made or added to")
+    verb.add_argument(
+        "out", type=location, metavar="OUT", help="the corpus, made or added to: a directory, or s3:// or gs://"
+    )
     verb.add_argument("--names", nargs="+", metavar="NAME", help="names of the datasets (default: the files' names)")
     add_counts_options(verb)
     add_reading_options(verb)

@@ -7,7 +7,9 @@ from mofm.files import location
 def add(verbs) -> None:
     """Adds `mofm inspect`."""
     verb = add_verb(verbs, "inspect", run, "Say what a file or a corpus holds, and whether mofm can use it.")
-    verb.add_argument("path", type=location, help=f"{INPUTS}, or a corpus directory")
+    verb.add_argument(
+        "path", type=location, help=f"{INPUTS}, or a corpus (a directory, or a URL: s3://, gs://, https://)"
+    )
     verb.add_argument("--json", action="store_true", help="for programs")
     add_species_option(verb, "that of most genes, human or mouse")
     add_reading_options(verb)

@@ -66,6 +66,11 @@ class Corpus:
         return int(self.offsets[-1])
 
     @property
+    def n_lost(self) -> int:
+        """Rows of stores that were found damaged and are left out; a cell counts once a modality."""
+        return sum(store.n_lost for store in self.stores)
+
+    @property
     def digest(self) -> str:
         """Names what the corpus holds: the same for the same files ingested in the same order with the same options."""
         return hashlib.blake2b(self.manifest.to_json(), digest_size=16).hexdigest()

@@ -76,8 +76,8 @@ def features_to_bytes(features: pd.DataFrame) -> bytes:
     return content.getvalue()
 
 
-def features_from_bytes(content: bytes | None, n_features: int, where: str) -> pd.DataFrame:
-    """The first `n_features` rows of a table; `where` names its file in messages.
+def features_from_bytes(content: bytes | None, n_features: int | None, where: str) -> pd.DataFrame:
+    """The first `n_features` rows of a table, or all; `where` names its file in messages.
 
     Raises:
       InputError: the table is missing (`content` is None), damaged or too short.
@@ -90,9 +90,9 @@ def features_from_bytes(content: bytes | None, n_features: int, where: str) -> p
     except Exception as error:
         cause = " ".join(str(error).split())
         raise InputError(f"{where}: cannot be read ({cause}); copy the corpus again or ingest it anew") from error
-    if tuple(features.columns) != COLUMNS or len(features) < n_features:
+    if tuple(features.columns) != COLUMNS or len(features) < (n_features or 0):
         raise InputError(
-            f"{where}: has {len(features):,} rows of {', '.join(features.columns)}, where {n_features:,} of "
+            f"{where}: has {len(features):,} rows of {', '.join(features.columns)}, where {n_features or 0:,} of "
             f"{', '.join(COLUMNS)} are needed; copy the corpus again or ingest it anew"
         )
     return features.iloc[:n_features]

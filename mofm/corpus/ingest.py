@@ -17,17 +17,20 @@ import dataclasses
 import importlib.metadata
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from mofm.axes import Modality
+from mofm.corpus.bucket import Bucket
+from mofm.corpus.contents import read_features, read_gene_table_of, read_manifest
 from mofm.corpus.features import add_features, empty_features
 from mofm.corpus.inputs import Input, Options, already_there, check_inputs, check_names_free, store_names_of
 from mofm.corpus.manifest import GENE_TABLE, Manifest, StoreEntry
+from mofm.corpus.places import is_url, read_file
 from mofm.corpus.prepare import Prepared, prepare_all
 from mofm.corpus.staging import commit, replace_file, staging_folder
-from mofm.corpus.store import read_features, read_gene_table_of, read_manifest
 from mofm.corpus.writer import finish_store
 from mofm.errors import InputError
 from mofm.files import Location, location
@@ -92,7 +95,7 @@ def ingest(
 
     Args:
       inputs: files, folders or URLs of any layout in `mofm.omics.layouts`.
-      out: folder of the corpus.
+      out: folder of the corpus, or its URL at s3:// or gs:// (see `bucket.py`).
       counts_from, recover_counts, modality, peaks, tile_width, barcodes, min_fragments, obs_filter,
         duplicates: see `Reading`; for all inputs.
       species: whose gene table resolves the names: of a bundled species, or a file of one (see `gene_table`). One a
@@ -109,11 +112,11 @@ def ingest(
       A result for each input, in order; for each dataset of a SOMA experiment.
 
     Raises:
-      InputError: `out` is a URL, an input cannot be used, a name is taken by another file or by the same with other
-        options, another ingest is running, the disk is full. What was committed before stays and is passed over the
-        next time; of the rest nothing is left.
+      InputError: `out` is a web server, or a bucket that cannot be written; an input cannot be used, a name is taken by
+        another file or by the same with other options, another ingest is running or came first, the disk is full. What
+        was committed before stays and is passed over the next time; of the rest nothing is left that a reader sees.
     """
-    root, paths = Path(out), [location(path) for path in inputs]
+    paths = [location(path) for path in inputs]
     reading = Reading(
         modality, counts_from, recover_counts, peaks, tile_width, barcodes, min_fragments, obs_filter, duplicates
     )
@@ -122,12 +125,14 @@ def ingest(
         raise InputError("nothing to ingest; name one or more files")
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: must be at least 1")
-    if re.match(r"[a-z0-9]+:/", str(out)):
-        raise InputError(f"{out}: a corpus is made in a local folder; name one, and copy it to the bucket when done")
+    if not is_url(out) and re.match(r"[a-z0-9]+:/", str(out)):
+        raise InputError(f"{out}: neither a local folder nor a URL such as s3://bucket/corpus")
     store_names = store_names_of(paths, names)
-    with staging_folder(root) as staging:
-        manifest = read_manifest(root)
-        table, named_by = _gene_table(root, manifest, species)
+    bucket = Bucket(out) if is_url(out) else None
+    root = bucket.url if bucket else Path(out)
+    with bucket.staging_folder() if bucket else staging_folder(root) as staging:
+        manifest = bucket.manifest if bucket else read_manifest(root)
+        table, named_by = _gene_table(root, manifest, species, staging)
         manifest = manifest or Manifest(_mofm_version(), table.species, table.version)
         named = zip(paths, store_names, strict=True)
         checked = [
@@ -138,13 +143,15 @@ def ingest(
         new = _new_among(checked, manifest, options)
         report = _reporter(on_progress, new, checked)
         if not manifest.stores and not is_bundled(table):
-            named_by = root / GENE_TABLE
-            replace_file(named_by, Path(species).read_bytes(), staging)
+            named_by, own = (staging if bucket else root) / GENE_TABLE, Path(species).read_bytes()
+            replace_file(named_by, own, staging)
+            if bucket:
+                bucket.put(GENE_TABLE, own)
         ready = prepare_all(new, named_by, options, staging, jobs, report)
         rates: dict[str, tuple[float | None, ...]] = {}
         for file, prepared in zip(new, ready, strict=True):
             check_names_free(file, [each.entry.name for each in prepared], manifest)
-            manifest = _commit(root, staging, manifest, prepared)
+            manifest = _upload(bucket, manifest, prepared) if bucket else _commit(root, staging, manifest, prepared)
             rates[file.digest] = tuple(each.entry.cells / each.seconds for each in prepared)
         return [_result(file, already_there(file, manifest, options), rates) for file in checked]
 
@@ -163,15 +170,22 @@ def _bytes_of(path: Location) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _gene_table(root: Path, manifest: Manifest | None, species: str | None) -> tuple[GeneTable, str | Path]:
-    """The gene table of a corpus, and what `gene_table` knows it by.
+def _gene_table(
+    root: str | Path, manifest: Manifest | None, species: str | None, staging: Path
+) -> tuple[GeneTable, str | Path]:
+    """The gene table of a corpus, and what `gene_table` knows it by: that of a bucket's own is copied to `staging`.
 
     Raises:
       InputError: there is none of `species`, or the corpus has another.
     """
     if manifest is None:
         return gene_table(species or "human"), species or "human"
-    own = root / GENE_TABLE if (root / GENE_TABLE).exists() else manifest.species
+    own = manifest.species
+    if isinstance(root, Path) and (root / GENE_TABLE).exists():
+        own = root / GENE_TABLE
+    elif not isinstance(root, Path) and (content := read_file(root, GENE_TABLE, optional=True)) is not None:
+        own = staging / GENE_TABLE
+        own.write_bytes(content)
     table = read_gene_table_of(root, manifest)
     given = table if species is None else gene_table(species)
     there = (manifest.species, manifest.gene_table)
@@ -209,6 +223,18 @@ def _commit(root: Path, staging: Path, manifest: Manifest, prepared: list[Prepar
         finish_store(folder, var.assign(feature_row=rows))
     manifest = manifest.with_stores([each.entry for each in prepared], len(features))
     commit(root, staging, [each.folder for each in prepared], manifest, features)
+    return manifest
+
+
+def _upload(bucket: Bucket, manifest: Manifest, prepared: list[Prepared]) -> Manifest:
+    """As `_commit`, to a bucket."""
+    rows_S, n_features = bucket.give_rows([(each.var, each.entry.modality) for each in prepared])
+    for (_, folder, var, _), rows in zip(prepared, rows_S, strict=True):
+        finish_store(folder, var.assign(feature_row=rows))
+    manifest = manifest.with_stores([each.entry for each in prepared], n_features)
+    bucket.commit([each.folder for each in prepared], manifest)
+    for each in prepared:
+        shutil.rmtree(each.folder)
     return manifest
 
 

@@ -24,8 +24,8 @@ from itertools import islice
 from pathlib import Path
 
 from mofm.axes import Modality
+from mofm.corpus.contents import read_manifest
 from mofm.corpus.ingest import IngestResult, ingest
-from mofm.corpus.store import read_manifest
 from mofm.errors import InputError
 from mofm.omics.simulate import SimulationConfig, simulate_any, to_mudata, write_mudata
 

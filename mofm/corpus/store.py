@@ -1,4 +1,4 @@
-"""Stores, read and written through TensorStore: the only file that imports it.
+"""Stores, read and written through TensorStore.
 
 A store's matrix is three arrays of zarr v3, `X/data`, `X/indices` and `X/indptr`; the methylated reads of a
 methylation store are `layers/methylated/data`, in the places of `X/data`. TensorStore decodes chunks in its own
@@ -17,10 +17,13 @@ threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and 
 """
 
 import functools
-import os
+import itertools
+import logging
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,38 +31,24 @@ import tensorstore as ts
 
 from mofm.axes import Modality
 from mofm.corpus.buffers import RowBuffers, aligned
+from mofm.corpus.cache import CachedStore, ShardCache
+from mofm.corpus.contents import read_features, read_manifest
+from mofm.corpus.damage import NO_RANGES, Damage
 from mofm.corpus.datasets import Corpus
-from mofm.corpus.features import features_from_bytes, with_builds
-from mofm.corpus.manifest import FEATURES, GENE_TABLE, MANIFEST, Manifest, StoreEntry
+from mofm.corpus.manifest import MANIFEST, StoreEntry
+from mofm.corpus.pending import PendingRows, Span
+from mofm.corpus.places import PATIENCE_S, cause_of, context, is_url, join, kvstore, open_files, unreachable
 from mofm.corpus.tables import read_index, read_table
+from mofm.corpus.zarr_files import ZarrFiles
 from mofm.errors import InputError
-from mofm.omics.genome import GeneTable, bundled_species, gene_table, read_gene_table
-from mofm.omics.rows import CountRows
+from mofm.omics.rows import CountRows, join_rows
 
 T = TypeVar("T")
 
 CACHE_BYTES = 16 * 2**20
 
-Span = tuple[int, int]
-"""The first of some consecutive cells, and the one behind the last."""
-
-
-def kvstore(root: str | Path, *parts: str) -> str | dict:
-    """TensorStore's spec of the folder `parts` of `root`, a local path or a URL (gs://, s3://, http://, file://)."""
-    if "://" in str(root):
-        return "/".join([str(root).rstrip("/"), *parts, ""])
-    return {"driver": "file", "path": os.path.join(os.path.abspath(root), *parts, "")}
-
-
-def read_file(root: str | Path, name: str) -> bytes | None:
-    """The bytes of the file `name` in `root`, None where there is none. Raises `InputError` where it cannot be read."""
-    try:
-        read = ts.KvStore.open(kvstore(root)).result().read(name).result()
-    except Exception as error:
-        raise InputError(
-            f"{root}: {name} cannot be read ({cause_of(error)}); check the path and its permissions"
-        ) from error
-    return None if read.state == "missing" else read.value
+OnDamage = Literal["stop", "skip"]
+_log = logging.getLogger("mofm")
 
 
 def create_array(folder: Path, metadata: dict) -> ts.TensorStore:
@@ -67,29 +56,6 @@ def create_array(folder: Path, metadata: dict) -> ts.TensorStore:
     # A chunk of zeros is stored like any other, so that a missing one can only mean damage.
     spec = {"driver": "zarr3", "kvstore": kvstore(folder), "store_data_equal_to_fill_value": True}
     return ts.open(spec | {"metadata": metadata}, create=True).result()
-
-
-class PendingRows:
-    """Rows on their way. `result()` waits for them."""
-
-    def __init__(self, store: "Store", spans: Sequence[Span], reads: list, rows: CountRows):
-        self._store, self._spans, self._reads, self._rows = store, spans, reads, rows
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is being written to their memory any more."""
-        return all(read.done() for reads in self._reads for read in reads)
-
-    def result(self) -> CountRows:
-        """The rows. Raises `InputError` naming the store and the cells where a chunk is damaged or missing."""
-        for (start, stop), reads in zip(self._spans, self._reads, strict=True):
-            try:
-                for read in reads:
-                    read.result()
-            except Exception as error:
-                raise self._store.damaged(f"cells {start:,} to {stop - 1:,}", error) from error
-        self._reads = [()] * len(self._spans)
-        return self._rows
 
 
 HITS = "layers/methylated"
@@ -107,15 +73,24 @@ class Store:
       entry: all that the manifest says of it.
     """
 
-    def __init__(self, root: str | Path, entry: StoreEntry, dataset: int, context: ts.Context):
-        self.entry, self.dataset = entry, dataset
+    def __init__(
+        self,
+        root: str | Path,
+        entry: StoreEntry,
+        dataset: int,
+        context: ts.Context,
+        damaged: OnDamage = "stop",
+        cache: ShardCache | None = None,
+    ):
+        self.entry, self.dataset, self._on_damage, self._cache = entry, dataset, damaged, cache
+        self._lock = threading.Lock()
         self.name, self.modality = entry.name, entry.modality
         self.n_cells, self.n_features = entry.cells, entry.features
         self._root, self._context = root, context
-        keys = {key: f"X/{key}" for key in ("data", "indices", "indptr")}
-        keys |= {"hits": f"{HITS}/data"} if entry.modality == "methylation" else {}
-        self._opening = {name: self._open(key) for name, key in keys.items()}
-        self._read_keys = tuple(name for name in ("indices", "data", "hits") if name in keys)
+        self._keys = {key: f"X/{key}" for key in ("data", "indices", "indptr")}
+        self._keys |= {"hits": f"{HITS}/data"} if entry.modality == "methylation" else {}
+        self._opening = {name: self._open(key) for name, key in self._keys.items()}
+        self._read_keys = tuple(name for name in ("indices", "data", "hits") if name in self._keys)
 
     def _open(self, key: str) -> ts.Future:
         spec = {
@@ -130,7 +105,7 @@ class Store:
     @functools.cached_property
     def _arrays(self) -> dict[str, ts.TensorStore]:
         try:
-            arrays = {key: opening.result() for key, opening in self._opening.items()}
+            arrays = {key: opening.result(PATIENCE_S) for key, opening in self._opening.items()}
         except Exception as error:
             raise self.damaged("X", error) from error
         lengths = {key: array.size for key, array in arrays.items()}
@@ -141,13 +116,22 @@ class Store:
 
     def check(self) -> None:
         """Raises `InputError` where the store is missing or is not the one that the manifest describes."""
-        _ = self._arrays
+        _ = self._arrays, self._cached
+
+    @functools.cached_property
+    def _cached(self) -> CachedStore | None:
+        if self._cache is None:
+            return None
+        arrays = {self._keys[name]: self._arrays[name] for name in self._read_keys}
+        return CachedStore(self._cache, self._root, self.entry, arrays, self._context)
 
     def damaged(self, what: str, cause: Exception | str) -> InputError:
-        """The error that says that a part of this store cannot be read."""
-        where = "/".join([str(self._root).rstrip("/"), self.entry.path])
+        """The error that says that a part of this store cannot be read: it is damaged, or its server does not give it."""
+        where = join(self._root, self.entry.path)
+        if isinstance(cause, Exception) and (refused := unreachable(where, what, cause)):
+            return refused
         cause = cause if isinstance(cause, str) else cause_of(cause)
-        if "ignored by server" in cause:
+        if NO_RANGES in cause:
             return InputError(f"{where}: its web server gives no byte ranges; use one that does, or copy the corpus")
         return InputError(
             f"{where}: {what} of store {self.name!r} cannot be read: the store is damaged or incomplete ({cause}); "
@@ -157,7 +141,7 @@ class Store:
     @functools.cached_property
     def _indptr(self) -> np.ndarray:
         try:
-            indptr = np.asarray(self._arrays["indptr"].read().result(), np.int64)
+            indptr = np.asarray(self._arrays["indptr"].read().result(PATIENCE_S), np.int64)
         except InputError:
             raise
         except Exception as error:
@@ -167,10 +151,46 @@ class Store:
         return indptr
 
     @functools.cached_property
+    def _damage(self) -> Damage:
+        return Damage({self._keys[name]: self._arrays[name] for name in self._read_keys}, self._indptr)
+
+    @property
+    def n_lost(self) -> int:
+        """Cells that were found damaged and are left out."""
+        return self._damage.n_lost if "_damage" in self.__dict__ else 0
+
+    def read_around(self, start: int, stop: int, error: Exception) -> CountRows:
+        """Cells start..stop-1, whose reading failed with `error`, without those that are damaged: read anew, waited for.
+
+        Raises:
+          InputError: damage is not to be skipped, or something else is the matter.
+        """
+        what = f"cells {start:,} to {stop - 1:,}"
+        try:
+            with self._lock:
+                damage = self._damage
+            found, new = damage.look(start, stop)
+        except Exception as other:
+            raise self.damaged(what, other) from other
+        if not found or self._on_damage == "stop":
+            raise self.damaged(what, "; ".join(map(str, found)) or error) from error
+        for file in new:
+            where = join(self._root, self.entry.path)
+            _log.warning("%s/%s; these cells of store %r are left out", where, file, self.name)
+        lost = damage.lost(start, stop)
+        bounds = [0, *(np.flatnonzero(np.diff(lost)) + 1).tolist(), stop - start]
+        nothing = self.read_spans([]).result()
+        parts = []
+        for first, last in itertools.pairwise(bounds):
+            gone = nothing._replace(indptr_N=np.zeros(last - first + 1, np.int64), lost_N=np.ones(last - first, bool))
+            parts.append(gone if lost[first] else self.read_rows(start + first, start + last).result())
+        return join_rows(parts)
+
+    @functools.cached_property
     def feature_rows(self) -> np.ndarray:
         """int32, one for each column: its row of the corpus's feature table. Read once."""
         try:
-            rows = np.asarray(self._open("var/feature_row").result().read().result())
+            rows = np.asarray(self._open("var/feature_row").result(PATIENCE_S).read().result(PATIENCE_S))
         except Exception as error:
             raise self.damaged("var/feature_row", error) from error
         if rows.shape != (self.n_features,) or rows.dtype != np.int32:
@@ -220,7 +240,9 @@ class Store:
         ]
         return PendingRows(self, spans, reads, CountRows(indptr_N, *arrays.values()))
 
-    def _read_into(self, array: np.ndarray, key: str, first: int, last: int) -> ts.Future:
+    def _read_into(self, array: np.ndarray, key: str, first: int, last: int) -> ts.Future | Future:
+        if self._cached is not None:
+            return self._cached.read_into(array, self._keys[key], first, last)
         return ts.array(array, context=self._context, copy=False).write(self._arrays[key][first:last])
 
     def obs(self) -> pd.DataFrame:
@@ -231,9 +253,9 @@ class Store:
         """The columns: the index their identities; symbol, name_in_file (joined by ";"), resolved, feature_row."""
         return self._read(read_table, "var")
 
-    def _read(self, read: Callable[[str, str], T], key: str) -> T:
+    def _read(self, read: Callable[[ZarrFiles, str], T], key: str) -> T:
         try:
-            return read(os.path.join(self._root, self.entry.path), key)
+            return read(ZarrFiles(open_files(self._root, self.entry.path)), key)
         except Exception as error:
             raise self.damaged(key, error) from error
 
@@ -250,69 +272,42 @@ class Store:
         return str(self._cell_names[row])
 
 
-def read_manifest(path: str | Path) -> Manifest | None:
-    """The manifest of the corpus at `path`; None where there is none."""
-    content = read_file(path, MANIFEST)
-    return None if content is None else Manifest.from_json(content, f"{str(path).rstrip('/')}/{MANIFEST}")
-
-
-def read_features(path: str | Path, manifest: Manifest) -> pd.DataFrame:
-    """The feature table of the corpus at `path`, as long as its manifest says, and as the newest format has it."""
-    where = f"{str(path).rstrip('/')}/{FEATURES}"
-    features = features_from_bytes(read_file(path, FEATURES), manifest.n_features, where)
-    return with_builds(features, manifest, str(path))
-
-
-def read_gene_table_of(path: str | Path, manifest: Manifest) -> GeneTable:
-    """The gene table of the corpus at `path`: its own copy, or else the one that mofm ships of its species.
-
-    Raises:
-      InputError: the copy is damaged, or is missing and mofm ships none.
-    """
-    where, content = f"{str(path).rstrip('/')}/{GENE_TABLE}", read_file(path, GENE_TABLE)
-    if content is not None:
-        return read_gene_table(where, content)
-    if manifest.species not in bundled_species():
-        raise InputError(
-            f"{where}: the gene table of its species {manifest.species!r} is missing; copy the corpus again"
-        )
-    return gene_table(manifest.species)
-
-
 def open_corpus(
     path: str | Path,
     expect_modality: Modality | None = None,
     *,
     cache_bytes: int = CACHE_BYTES,
     copy_threads: int | None = None,
+    damaged: OnDamage = "stop",
+    cache: ShardCache | None = None,
 ) -> Corpus:
     """Opens a corpus for reading.
 
     Args:
-      path: a local path or a URL (gs://, s3://, http://, file://).
+      path: a local path or a URL (gs://, s3://, http://, https://, file://); see `places.py`.
       expect_modality: refuse a corpus that holds another.
       cache_bytes: memory for decoded chunks, shared by all stores. A chunk is about 64 cells.
       copy_threads: threads that decode and copy; None is one for each core.
+      damaged: what reading does with a chunk that is damaged or missing: "stop" is an error, "skip" leaves the cells out
+        that have entries in it, says so once (a warning of logger "mofm"), and counts them in `Corpus.n_lost`.
+      cache: keeps what is read of a URL on local disk. Nothing of a local corpus.
 
     Raises:
       InputError: not a corpus, a damaged one, one of a newer format, or one of another modality.
     """
     manifest = read_manifest(path)
     if manifest is None:
-        raise InputError(f"{path}: not a corpus ({MANIFEST} is missing); give a folder made by mofm ingest")
+        what = "check the bucket and the path" if is_url(path) else "give a folder made by mofm ingest"
+        raise InputError(f"{path}: not a corpus ({MANIFEST} is missing); {what}")
     other = [entry for entry in manifest.stores if expect_modality not in (None, entry.modality)]
     if other:
         raise InputError(f"{path}: store {other[0].name!r} holds {other[0].modality}, {expect_modality} is needed")
     features = read_features(path, manifest)
     threads = {} if copy_threads is None else {"limit": copy_threads}
-    context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}, "data_copy_concurrency": threads})
+    resources = context(cache_pool={"total_bytes_limit": cache_bytes}, data_copy_concurrency=threads)
     number = {name: place for place, name in enumerate(dict.fromkeys(entry.name for entry in manifest.stores))}
-    stores = tuple(Store(path, entry, number[entry.name], context) for entry in manifest.stores)
+    cache = cache if is_url(path) and not str(path).startswith("file://") else None
+    stores = tuple(Store(path, entry, number[entry.name], resources, damaged, cache) for entry in manifest.stores)
     for store in stores:
         store.check()
     return Corpus(path, manifest, stores, features)
-
-
-def cause_of(error: Exception) -> str:
-    """An exception's message on one line, without TensorStore's copy of the whole spec."""
-    return " ".join(str(error).split(" [tensorstore_spec")[0].split()) or type(error).__name__

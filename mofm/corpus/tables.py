@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import zarr
 from pandas.api.types import infer_dtype, is_bool_dtype, is_float_dtype, is_integer_dtype
+from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import WrapperStore
 
 _CHECKED = {"compressors": [ZstdCodec(level=0, checksum=False), Crc32cCodec()]}
 _NO_CONTENT = ("layers", "obsm", "obsp", "uns", "varm", "varp")
@@ -45,30 +45,19 @@ def write_var(folder: Path, var: pd.DataFrame) -> None:
         zarr.consolidate_metadata(folder)
 
 
-def read_table(folder: str | Path, key: str) -> pd.DataFrame:
-    """The obs or var table of a store. Raises whatever zarr and anndata do where it is damaged or incomplete."""
-    return anndata.io.read_elem(_complete(folder)[key])
+def read_table(files: Store, key: str) -> pd.DataFrame:
+    """The obs or var table of a store whose files are `files`. Raises whatever zarr and anndata do where it is damaged."""
+    return anndata.io.read_elem(_group(files)[key])
 
 
-def read_index(folder: str | Path, key: str) -> np.ndarray:
+def read_index(files: Store, key: str) -> np.ndarray:
     """The index of such a table alone, object. Raises as `read_table`."""
-    table = _complete(folder)[key]
+    table = _group(files)[key]
     return np.asarray(anndata.io.read_elem(table[table.attrs["_index"]]), object)
 
 
-def _complete(folder: str | Path) -> zarr.Group:
-    group = zarr.open_group(folder, mode="r", zarr_format=3)
-    return zarr.open_group(_CompleteStore(group.store), path=group.path, mode="r", zarr_format=3)
-
-
-class _CompleteStore(WrapperStore):
-    """A zarr store that tells a missing chunk, where zarr would make up zeros."""
-
-    async def get(self, key: str, *args, **kwargs):
-        value = await super().get(key, *args, **kwargs)
-        if value is None and not key.endswith("zarr.json"):
-            raise FileNotFoundError(f"{key} is missing")
-        return value
+def _group(files: Store) -> zarr.Group:
+    return zarr.open_group(files, mode="r", zarr_format=3)
 
 
 def writable_obs(obs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -29,16 +29,23 @@ def masked_modelling(
     Returns:
       "token_nll": predicted from the token's own state, which sees the cell's other tokens.
       "cell_nll": predicted from the cell embedding alone.
-      "pool_size": mean square of what the attention pool adds to the cell embedding.
+      "pool_size": mean square of what the attention pool adds to the cell embedding, over cells with tokens.
       "hidden": number of tokens scored.
     """
     prediction = outputs.prediction
     return {
         "token_nll": masked_mean(likelihood(prediction, prediction.token_BL, view, modality), hidden_BL),
         "cell_nll": masked_mean(likelihood(prediction, prediction.cell_BL, view, modality), hidden_BL),
-        "pool_size": jnp.mean(jnp.square(outputs.pooled_BD)) if outputs.pooled_BD.size else jnp.zeros(()),
+        "pool_size": _pool_size(outputs.pooled_BD, view.mask_BL),
         "hidden": hidden_BL.sum(),
     }
+
+
+def _pool_size(pooled_BD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+    """Mean square over cells that have tokens: what the pool makes of padding alone means nothing."""
+    if not pooled_BD.size:
+        return jnp.zeros(())
+    return masked_mean(jnp.mean(jnp.square(pooled_BD), axis=1), mask_BL.any(axis=1))
 
 
 def likelihood(prediction: Prediction, predictor_BL: jax.Array, view: TokenBatch, modality: Modality) -> jax.Array:

@@ -73,7 +73,12 @@ class Config:
         everything = self.to_dict()
         del everything["mesh"]
         everything["run"] = {"steps": self.run.steps}
-        del everything["data"]["corpus"], everything["data"]["prefetch"]  # where it lies, not what it holds
+        for key in (
+            "corpus",
+            "prefetch",
+            "damaged",
+        ):  # where it lies, not what it holds; "stop" served none of the damage
+            del everything["data"][key]
         return everything
 
 

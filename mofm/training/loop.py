@@ -5,6 +5,7 @@ device never waits for the host to look. The position in the data is the step, s
 that an unbroken one would, and ends with the same bits.
 """
 
+import logging
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from mofm.axes import Modality
 from mofm.batch import CellBatch, Spaces, TokenBatch
 from mofm.batches.spaces import corpus_spaces
 from mofm.batches.stream import Stream
+from mofm.corpus.cache import ShardCache
 from mofm.corpus.store import Corpus, open_corpus
 from mofm.nn.model import ModelSpec
 from mofm.parallel.mesh import check_batch, check_views, make_mesh
@@ -44,6 +46,9 @@ COMPONENT_BATCH, COMPONENT_TOKENS = 256, 4_096
 """They are read in batches of this many cells and of all the genes that a cell expresses, up to this many."""
 
 
+_log = logging.getLogger("mofm")
+
+
 class DivergedError(Exception):
     """The loss is not finite. Says at which step, on which cells, and where the last good checkpoint is."""
 
@@ -59,7 +64,8 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     """
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size)
-    corpus = open_corpus(config.data.corpus)
+    cache = ShardCache(config.data.cache_dir, int(config.data.cache_gb * 1e9)) if config.data.cache_dir else None
+    corpus = open_corpus(config.data.corpus, damaged=config.data.damaged, cache=cache)
     stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
     check_views(mesh, stream.rows)
     genes, spaces = corpus_spaces(corpus)
@@ -89,6 +95,8 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
         finally:
             checkpoints.close()
             metrics.close()
+            if lost := stream.n_lost:
+                _log.warning("%s: %s rows are damaged and were left out", config.data.corpus, f"{lost:,}")
 
 
 class _Run:
@@ -159,8 +167,9 @@ class _Run:
             self.last_log = (now, step)
             rate = (step - last_step) * self.batch_size / max(now - then, 1e-9)
             training = {f"train/{name}": float(value) for name, value in values.items()}
-            learning_rate = float(self.schedule(step - 1))
-            self.metrics.write(step, training | {"learning_rate": learning_rate, "cells_per_s": rate})
+            training |= {"learning_rate": float(self.schedule(step - 1)), "cells_per_s": rate}
+            training |= {"lost_rows": lost} if (lost := self.stream.n_lost) else {}
+            self.metrics.write(step, training)
 
     def evaluate(self, state: TrainState, step: int) -> float | None:
         """The mean held-out loss, over the same cells and hidden tokens each time; None without held-out cells."""
@@ -223,6 +232,9 @@ def _views(batches: Iterable[CellBatch]) -> dict[Modality, list[TokenBatch]]:
     for batch in batches:
         for modality, view in batch._asdict().items():
             if view is not None:
+                is_there = view.cell_B >= 0  # a row that is padding is of no dataset
+                whole = is_there.all()
+                view = view if whole else TokenBatch(*(None if leaf is None else leaf[is_there] for leaf in view))
                 views.setdefault(modality, []).append(view)
     return views
 

@@ -23,7 +23,7 @@ from mofm.axes import MODALITIES
 from mofm.batch import FeatureSpace
 from mofm.corpus.datasets import Corpus
 from mofm.corpus.manifest import GENE_TABLE
-from mofm.corpus.store import read_file
+from mofm.corpus.places import read_file
 from mofm.errors import InputError
 from mofm.files import written_whole
 from mofm.omics.features import species_of
@@ -61,7 +61,7 @@ def open_workdir(workdir: Path, config: Config, corpus: Corpus, genes: pd.DataFr
     workdir.mkdir(parents=True, exist_ok=True)
     genes.to_parquet(workdir / "genes.parquet")
     (workdir / GENE_TABLE).unlink(missing_ok=True)  # of a start cut short; this one's corpus may have none
-    if (table := read_file(corpus.path, GENE_TABLE)) is not None:
+    if (table := read_file(corpus.path, GENE_TABLE, optional=True)) is not None:
         (workdir / GENE_TABLE).write_bytes(table)
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

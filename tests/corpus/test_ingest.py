@@ -279,7 +279,7 @@ def test_a_folder_of_other_things_stays_as_it_is(tmp_path, one, content):
     assert "cannot be written" in refusal([one], folder / "chapter1.tex")
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/corpus", "s3:/bucket/corpus", "file:///corpus"])
+@pytest.mark.parametrize("url", ["https://host/corpus", "s3:/bucket/corpus", "file:///corpus"])
 def test_a_url_is_no_folder(tmp_path, one, monkeypatch, url):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

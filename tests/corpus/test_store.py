@@ -241,6 +241,8 @@ def test_the_same_rows_come_over_http(serve, ingested, truth):
     assert there.digest == here.digest
     for far, near in zip(there.stores, here.stores, strict=True):
         assert far.feature_rows.tolist() == near.feature_rows.tolist()
+        assert far.obs().equals(near.obs())
+        assert far.var().equals(near.var())
         for start, stop in ((0, far.n_cells), (5, 5), (20, 30)):
             rows = far.read_rows(start, stop, RowBuffers()).result()
             np.testing.assert_array_equal(dense_of(rows, far.n_features), truth[far.name][start:stop])
