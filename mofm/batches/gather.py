@@ -74,7 +74,8 @@ def gather(parts: Sequence[Part], cell_B: np.ndarray, make: Callable[..., np.nda
             raise InputError(
                 f"{part.where}: an entry is in column {bad}, of {len(part.rows_G)}; the store is damaged, ingest its file again"
             )
-    return CountBatch(indptr_B, features, counts, hits if has_hits else None, np.asarray(cell_B, np.int32), dataset_B)
+    cell_B = np.where(dataset_B < 0, -1, cell_B).astype(np.int32)
+    return CountBatch(indptr_B, features, counts, hits if has_hits else None, cell_B, dataset_B)
 
 
 @compiled

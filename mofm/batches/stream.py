@@ -17,19 +17,17 @@ Batches are made ahead by `prefetch` threads. They run in parallel, as neither d
 interpreter lock; each makes a batch of its own, so that the threads share nothing but the windows.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
 
 import numpy as np
 
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, TokenBatch
+from mofm.batches.ahead import made_ahead
 from mofm.batches.collate import collate_into, empty_tokens, leave_out, make_scratch
 from mofm.batches.config import DataConfig
+from mofm.batches.gather import CountBatch, Part, gather
 from mofm.batches.memory import Recycler
 from mofm.batches.mixture import Stratum, host_part, make_strata, rows_of_views, shares_of
 from mofm.batches.order import Order, counter_hash
@@ -159,7 +157,15 @@ class Stream:
 
     def batches(self, start: int, stop: int) -> Iterator[CellBatch]:
         """`batch(start)` to `batch(stop - 1)`, made ahead in threads, which end when the generator is closed."""
-        return self._made_ahead(partial(self._train_batch, stop=stop), range(start, stop))
+        return made_ahead(partial(self._train_batch, stop=stop), range(start, stop), self._config.prefetch)
+
+    def count_batch(self, step: int) -> dict[Modality, CountBatch]:
+        """The same cells as in `batch(step)`, with all their counts and no tokens, for models other than mofm's."""
+        return self._count_batch(step, step + 1)
+
+    def count_batches(self, start: int, stop: int) -> Iterator[dict[Modality, CountBatch]]:
+        """`count_batch(start)` to `count_batch(stop - 1)`, made ahead as `batches` are."""
+        return made_ahead(partial(self._count_batch, stop=stop), range(start, stop), self._config.prefetch)
 
     def heldout_batches(self, max_cells: int | None = None) -> Iterator[CellBatch]:
         """This host's rows of batches of the held-out cells, in corpus order, the same tokens each time.
@@ -175,7 +181,7 @@ class Stream:
         limits = [max_cells and max(1, round(max_cells * stratum.quota / size)) for stratum in strata]
         cells = [self._order.heldout(n, stratum.datasets) for n, stratum in zip(limits, strata, strict=True)]
         batches = max(-(-len(some) // stratum.quota) for some, stratum in zip(cells, strata, strict=True))
-        return self._made_ahead(partial(self._heldout_batch, cells), range(batches))
+        return made_ahead(partial(self._heldout_batch, cells), range(batches), self._config.prefetch)
 
     def cell_names(self, cell_B: np.ndarray) -> list[str]:
         """What the corpus calls these cells (global indices, as in `cell_B`), for messages; "padding" for -1."""
@@ -187,7 +193,22 @@ class Stream:
             raise ValueError(f"step {step}")
         return CellBatch(**{modality: self._train_view(modality, step, stop) for modality in self._parts})
 
+    def _count_batch(self, step: int, stop: int) -> dict[Modality, CountBatch]:
+        if step < 0:
+            raise ValueError(f"step {step}")
+        batch = {}
+        for modality in self._parts:
+            cells, pieces = self._train_cells(modality, step, stop)
+            batch[modality] = gather([self._part(piece, modality) for piece in pieces], cells, self._memory.empty)
+        return batch
+
     def _train_view(self, modality: Modality, step: int, stop: int) -> TokenBatch:
+        part, (cells, pieces) = self._parts[modality], self._train_cells(modality, step, stop)
+        numbers = step * self.rows[modality] + np.arange(part.start, part.stop)
+        return self._tokens(modality, pieces, cells, self._seeds(_TRAIN, modality, numbers))
+
+    def _train_cells(self, modality: Modality, step: int, stop: int) -> tuple[np.ndarray, list[Piece]]:
+        """This host's cells of a view, and where they are."""
         part = self._parts[modality]
         cells, pieces = np.empty(part.stop - part.start, np.int64), []
         for share in shares_of(self.strata, modality, part):
@@ -198,8 +219,7 @@ class Stream:
                 mine, some = reader.pieces(seat, place, seats.reached(seat.number, stop))
                 cells[place : place + len(mine)] = mine
                 pieces += some
-        numbers = step * self.rows[modality] + np.arange(part.start, part.stop)
-        return self._tokens(modality, pieces, cells, self._seeds(_TRAIN, modality, numbers))
+        return cells, pieces
 
     def _heldout_batch(self, cells_S: list[np.ndarray], index: int) -> CellBatch:
         views = {}
@@ -243,32 +263,22 @@ class Stream:
         out.cell_B[:] = cells
         scratch = make_scratch(self._panels.features[modality])
         for piece in pieces:
-            known, name = self._panels.known(piece.dataset, modality), f"dataset {self._datasets[piece.dataset].name!r}"
-            rows, which, places = piece.read(), piece.which, piece.places
-            if rows.lost_N is not None:
-                is_lost = rows.lost_N[which]
-                leave_out(out, places[is_lost])
-                which, places = which[~is_lost], places[~is_lost]
-            out.dataset_B[places] = piece.dataset
-            fraction, chosen = self._config.expressed_fraction, seeds[places]
-            collate_into(out, places, rows, which, known, chosen, fraction, scratch, name)
+            known, part = self._panels.known(piece.dataset, modality), self._part(piece, modality)
+            if len(part.places) < len(piece.places):
+                leave_out(out, np.setdiff1d(piece.places, part.places))
+            out.dataset_B[part.places] = piece.dataset
+            fraction, chosen = self._config.expressed_fraction, seeds[part.places]
+            collate_into(out, part.places, part.rows, part.which, known, chosen, fraction, scratch, part.where)
         return out
 
-    def _made_ahead(self, make: Callable[[int], CellBatch], numbers: Iterable[int]) -> Iterator[CellBatch]:
-        """make(number) for each number in turn, `prefetch` of them under way in threads; their exceptions come here."""
-        if not self._config.prefetch:
-            yield from map(make, numbers)
-            return
-        threads = ThreadPoolExecutor(min(self._config.prefetch, os.cpu_count() or 1), "mofm-batches")
-        try:
-            left = iter(numbers)
-            under_way = deque(threads.submit(make, number) for number in islice(left, self._config.prefetch))
-            while under_way:
-                batch = under_way.popleft().result()
-                under_way.extend(threads.submit(make, number) for number in islice(left, 1))
-                yield batch
-        finally:
-            threads.shutdown(cancel_futures=True)
+    def _part(self, piece: Piece, modality: Modality) -> Part:
+        """The rows of a piece, waited for, less those that a damaged corpus no longer has."""
+        name, rows_G = self._datasets[piece.dataset].name, self._panels.known(piece.dataset, modality).rows_G
+        rows, which, places = piece.read(), piece.which, piece.places
+        if rows.lost_N is not None:
+            is_there = ~rows.lost_N[which]
+            which, places = which[is_there], places[is_there]
+        return Part(rows, which, places, rows_G, piece.dataset, f"dataset {name!r}")
 
 
 def _named(datasets: tuple[Dataset, ...], names: tuple[str, ...]) -> list[int]:

@@ -274,6 +274,22 @@ def test_held_out_cells_are_held_out_in_every_modality_and_evaluated_in_all():
         assert_same(a, b)
 
 
+def test_count_batches_of_methylation_have_both_reads():
+    corpus = FakeCorpus()
+    stream = stream_of(corpus)
+    for batch in stream.count_batches(0, 5):
+        assert batch.keys() == stream.rows.keys()
+        reads = batch["methylation"]
+        for i, (cell, number) in enumerate(zip(reads.cell_B, reads.dataset_B, strict=True)):
+            store = corpus.datasets[number].stores["methylation"]
+            row, mine = cell - corpus.offsets[number], slice(reads.indptr_B[i], reads.indptr_B[i + 1])
+            total, hits = np.zeros(WIDTHS["methylation"], int), np.zeros(WIDTHS["methylation"], int)
+            total[reads.features[mine]], hits[reads.features[mine]] = reads.counts[mine], reads.hits[mine]
+            columns = stream._panels.known(number, "methylation").rows_G
+            np.testing.assert_array_equal(total[columns], store.counts[row])
+            np.testing.assert_array_equal(hits[columns], store.hits[row])
+
+
 def test_some_held_out_cells_of_every_stratum():
     stream = stream_of(holdout_fraction=0.4)
     few = list(stream.heldout_batches(40))

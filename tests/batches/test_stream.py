@@ -211,6 +211,36 @@ def test_rows_of_a_batch_are_laid_block_by_block():
     assert (np.diff(runs) < 0).any()
 
 
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_count_batches_hold_all_counts_of_the_same_cells(hosts):
+    corpus = FakeCorpus()
+    for host in range(hosts):
+        stream = stream_of(corpus, host=host, hosts=hosts)
+        made = list(stream.count_batches(2, 9))
+        assert len(made) == 7
+        for step, batch in enumerate(made, 2):
+            tokens = stream.batch(step).rna
+            counts = batch["rna"]
+            assert counts.hits is None
+            assert counts.counts.dtype == np.uint16
+            assert counts.features.dtype == np.int32
+            np.testing.assert_array_equal(counts.cell_B, tokens.cell_B)
+            np.testing.assert_array_equal(counts.dataset_B, tokens.dataset_B)
+            dense = csr_matrix((counts.counts, counts.features, counts.indptr_B), shape=(24 // hosts, 80)).toarray()
+            for row, cell, dataset in zip(dense, counts.cell_B, counts.dataset_B, strict=True):
+                store = corpus.stores[dataset]
+                truth = np.zeros(80, int)
+                truth[store.feature_rows] = store.counts[cell - (0, 100, 103)[dataset]]
+                np.testing.assert_array_equal(row, truth)
+
+
+def test_a_damaged_store_is_named_by_count_batches_too():
+    corpus = FakeCorpus()
+    corpus.stores[0].feature_rows = corpus.stores[0].feature_rows[:5]
+    with pytest.raises(InputError, match="'blood': an entry is in column"):
+        list(stream_of(corpus).count_batches(0, 10))
+
+
 def test_seeds_and_epochs_show_other_tokens():
     stream = stream_of(batch_size=1, holdout_fraction=0.0)
     n = stream.n_train_cells
