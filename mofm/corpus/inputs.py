@@ -10,6 +10,7 @@ dataset_id, not by which of its cells were wanted: a dataset enters a corpus onc
 
 import dataclasses
 import hashlib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -225,7 +226,9 @@ def _check_same_reading(file: Input, entries: tuple[StoreEntry, ...], options: O
             f"--counts-from {entry.counts_from}" if entry.counts_from_given else f"{entry.counts_from} (found by mofm)"
         )
         how += " and --recover-counts" if recovered else ""
-        how += "".join(f", --{name} {value[:12] if name in _FILES else value!r}" for name, value in before.items())
+        how += "".join(
+            f", --{name} {value[:12] if name in _FILES else shlex.quote(value)}" for name, value in before.items()
+        )
         raise InputError(
             f"{file.path}: in the corpus already as {entries[0].input!r}, read from {how}; "
             "use the same options, or ingest it into another corpus"
