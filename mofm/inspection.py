@@ -22,6 +22,7 @@ from mofm.omics.describe import describe, open_some
 from mofm.omics.features import names_in, species_of
 from mofm.omics.genome import bundled_species, gene_table
 from mofm.omics.identity import holds_regions, resolve
+from mofm.omics.orthologs import read_orthologs
 from mofm.omics.readers import Reading, Tables
 from mofm.omics.regions import resolve_regions
 
@@ -30,12 +31,20 @@ UNKNOWN_SHOWN = 20
 DATASETS_SHOWN = 30
 
 
-def inspect(path: Location, reading: Reading | None = None, species: str | None = None) -> dict:
+def inspect(
+    path: Location,
+    reading: Reading | None = None,
+    species: str | None = None,
+    build: str | None = None,
+    orthologs: Path | None = None,
+) -> dict:
     """A JSON-able report with "usable" and "why" on top; of files, "features" tells how those of each modality resolve.
 
     Args:
       path: a file, a folder that is one's layout, or a corpus; or the URL of a corpus or a SOMA experiment.
-      species: whose gene table resolves them, as `gene_table` takes it; None for the bundled one that fits best.
+      species: whose gene table resolves them, as `gene_table` takes it; None for the bundled one that fits best, human
+        where there are `orthologs`.
+      build, orthologs: as `mofm.corpus.ingest.ingest` takes them.
 
     Raises:
       InputError: nothing is there, or it is neither a file of a known layout nor a corpus.
@@ -45,7 +54,7 @@ def inspect(path: Location, reading: Reading | None = None, species: str | None 
     report = describe(path, reading)
     if report["usable"] and report["kind"] != "fragments":
         try:
-            report["features"] = _resolutions(path, reading or Reading(), species)
+            report["features"] = _resolutions(path, reading or Reading(), species, build, orthologs)
         except InputError as error:
             report |= {"usable": False, "why": str(error)}
     return report
@@ -87,11 +96,14 @@ def _inspect_corpus(path: Location) -> dict:
     }
 
 
-def _resolutions(path: Location, reading: Reading, species: str | None) -> dict[str, dict]:
+def _resolutions(
+    path: Location, reading: Reading, species: str | None, build: str | None, orthologs: Path | None
+) -> dict[str, dict]:
     """How the features of each modality resolve, under `species` or that which most of the genes belong to."""
     with open_some(path, reading) as tables:
-        genes = gene_table(species or _species(tables))
-        resolved = {table.modality: (table, resolve(table, genes)) for table in tables}
+        genes = gene_table(species or ("human" if orthologs else _species(tables)))
+        other = None if orthologs is None else read_orthologs(orthologs, genes)
+        resolved = {table.modality: (table, resolve(table, genes, build, other)) for table in tables}
         return {
             modality: {
                 "species": genes.species,

@@ -13,6 +13,7 @@ from mofm.corpus.ingest import ingest
 from mofm.errors import InputError
 from mofm.inspection import inspect, render, render_ingest
 from mofm.omics.assemblies import chromosome_sizes
+from mofm.omics.genome import gene_table
 from mofm.omics.readers import Reading
 
 LONG_NAME = "a_dataset_of_pancreas_from_nine_donors_2024"
@@ -259,6 +260,19 @@ def test_the_table_of_several_omics_is_readable(multimodal, tmp_path, narrow):
     assert sum("left out" in line for line in lines) == 1
     shown = narrow(render, inspect(tmp_path / "corpus"))
     assert shown[0] == "usable: 30 cells in 2 dataset(s), 154 features"
+
+
+def test_orthologs_and_a_build_are_tried_before_an_ingest(tmp_path):
+    mouse, human = gene_table("mouse").frame["gene_id"][:6].tolist(), gene_table("human").frame["gene_id"][:4].tolist()
+    table = tmp_path / "mouse_human.tsv"
+    table.write_text("mouse\thuman\n" + "".join(f"{a}\t{b}\n" for a, b in zip(mouse, human, strict=False)))
+    ad.AnnData(np.ones((5, 6), np.float32), var=pd.DataFrame(index=mouse)).write_h5ad(tmp_path / "mouse.h5ad")
+    rna = inspect(tmp_path / "mouse.h5ad", orthologs=table)["features"]["rna"]
+    assert (rna["species"], rna["ortholog"], rna["unknown"]) == ("human", 4, mouse[4:])
+    assert inspect(tmp_path / "mouse.h5ad")["features"]["rna"]["species"] == "mouse"
+    peaks = ad.AnnData(np.ones((5, 2), np.float32), var=pd.DataFrame(index=["chr1:5-900", "chr2:5-900"]))
+    peaks.write_h5ad(tmp_path / "peaks.h5ad")
+    assert inspect(tmp_path / "peaks.h5ad", build="hg19")["features"]["atac"]["build"] == "GRCh37"
 
 
 def test_mouse_peaks_alone_are_known_as_mouse(tmp_path):

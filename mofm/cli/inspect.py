@@ -1,6 +1,6 @@
 """`mofm inspect`: what a file or a corpus holds."""
 
-from mofm.cli.options import INPUTS, add_reading_options, add_species_option, add_verb
+from mofm.cli.options import INPUTS, add_names_options, add_reading_options, add_verb
 from mofm.files import location
 
 
@@ -11,7 +11,7 @@ def add(verbs) -> None:
         "path", type=location, help=f"{INPUTS}, or a corpus (a directory, or a URL: s3://, gs://, https://)"
     )
     verb.add_argument("--json", action="store_true", help="for programs")
-    add_species_option(verb, "that of most genes, human or mouse")
+    add_names_options(verb, "that of most genes, human or mouse; human with --orthologs")
     add_reading_options(verb)
 
 
@@ -21,6 +21,7 @@ def run(args) -> int:
     from mofm.omics.readers import Reading
 
     names = ("modality", "peaks", "tile_width", "barcodes", "min_fragments", "obs_filter", "duplicates")
-    report = inspect(args.path, Reading(**{name: getattr(args, name) for name in names}), args.species)
+    reading = Reading(**{name: getattr(args, name) for name in names})
+    report = inspect(args.path, reading, args.species, args.build, args.orthologs)
     render(report, as_json=args.json)
     return 0 if report["usable"] else 2

@@ -1,4 +1,4 @@
-"""Which genome build regions are of: given, told by their names, or found by where they lie."""
+"""Which genome build regions are of: given, told by their file, or found by where they lie."""
 
 import dataclasses
 
@@ -36,7 +36,8 @@ class BuildEvidence:
 
 
 def build_told(regions: RegionResolution, where: str) -> str | None:
-    """The build that stands before the places, as 10x Genomics writes "GRCh38_chr1:100-200"; None where none does.
+    """The build that stands before the places, as in "GRCh38_chr1:100-200", or in a column genome, both as 10x Genomics
+    writes them; None where none does.
 
     Raises:
       InputError: there are several, and the same place in each would be taken for one.
@@ -44,7 +45,7 @@ def build_told(regions: RegionResolution, where: str) -> str | None:
     builds = sorted(set(regions.told) - {""})
     if len(builds) > 1:
         raise InputError(
-            f"{where}: holds regions of {' and '.join(builds)}, by their names; write those of each to a file of its own"
+            f"{where}: holds regions of {' and '.join(builds)}, by the file; write those of each to a file of its own"
         )
     return builds[0] if builds else None
 
@@ -72,7 +73,7 @@ def find_build(regions: RegionResolution, n_sample: int = 20_000) -> BuildEviden
 
 
 def check_build(regions: RegionResolution, build: str | None, where: str) -> BuildEvidence:
-    """The build of the regions of `where` (a file, a modality): as given or told by their names, where the evidence
+    """The build of the regions of `where` (a file, a modality): as given or told by the file, where the evidence
     allows it, or as found.
 
     Args:
@@ -89,23 +90,23 @@ def check_build(regions: RegionResolution, build: str | None, where: str) -> Bui
     given, told = build and build_name(build), build_told(regions, where)
     if told is not None and told not in SPECIES:
         raise InputError(
-            f"{where}: the regions are of {told}, by their names, a genome build that mofm does not have; convert their "
+            f"{where}: the regions are of {told}, by the file, a genome build that mofm does not have; convert their "
             f"places to one of {', '.join(SPECIES)} (UCSC liftOver does), or give a gene table of {told} with --species "
             "FILE.parquet"
         )
     if given and told and given != told:
         raise InputError(
-            f"{where}: the regions are of {told}, by their names, and --build says {given}; leave --build out, or take "
-            "the build off the names where it is wrong"
+            f"{where}: the regions are of {told}, by the file, and --build says {given}; leave --build out, or take "
+            "the build off the names, or out of the column genome, where it is wrong"
         )
     found = find_build(regions)
     if not (given or told):
         return found
-    said, by = given or told, "told by the names" if told else "given"
+    said, by = given or told, "told by the file" if told else "given"
     n_placed = int(np.count_nonzero(regions.placed))
     if _ruled_out(found.tallies[said], n_placed) or found.build not in (None, said):
         raise InputError(
-            f"{where}: the regions are not of {said}{' as their names tell' if told else ''}: "
+            f"{where}: the regions are not of {said}{' as the file tells' if told else ''}: "
             f"{_against(said, found, n_placed)}; {_advice(told is not None, found)}"
         )
     sentence = f"{said}, {by}" + (found.sentence.removeprefix(said) if found.build else "")
@@ -114,7 +115,7 @@ def check_build(regions: RegionResolution, build: str | None, where: str) -> Bui
 
 def _advice(is_told: bool, found: BuildEvidence) -> str:
     if is_told:
-        return "mend the build in the names, or take it off"
+        return "mend the build in the names or in the column genome, or take it off"
     return f"give --build {found.build}" if found.build else "give their own with --build"
 
 

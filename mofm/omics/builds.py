@@ -33,6 +33,7 @@ _FORMS = (
 PREFIX = rf"(?:(?P<build>(?i:{'|'.join(_FORMS)})(?:\.p\d+)?)_+(?!(?i:\w*PATCH)))?"
 """Of a regular expression: the build in front of a region's name, as in "GRCh38_chr1:1-2" or "mm10___chr1"; may be absent."""
 
+_ANY = re.compile("|".join(_FORMS), re.IGNORECASE)
 _PATCH = re.compile(r"\.p\d+$", re.IGNORECASE)
 
 
@@ -40,6 +41,12 @@ def plain_name(name: str) -> str:
     """A build by mofm's name, "GRCh38" for "hg38", "GRCh38.p14" or "grch38"; one that mofm does not have without patch."""
     bare = _PATCH.sub("", name.strip())
     return _KNOWN.get(_key(bare), bare)
+
+
+def told_build(text: str) -> str:
+    """The build that a text names and nothing else, by its plain name; "" where it names none."""
+    plain = plain_name(text)
+    return plain if plain in SPECIES or _ANY.fullmatch(plain) else ""
 
 
 def build_name(name: str) -> str:

@@ -24,7 +24,7 @@ import pandas as pd
 
 from mofm.errors import InputError
 from mofm.omics.assemblies import chromosome_name
-from mofm.omics.builds import PREFIX, plain_name
+from mofm.omics.builds import PREFIX, plain_name, told_build
 from mofm.omics.resolution import ResolvedNames
 
 RULES = {
@@ -41,6 +41,8 @@ RULES = {
 LONGEST = 10_000_000
 """bp; no peak, tile or CpG region is longer."""
 
+GENOME_COLUMN = "genome"
+"""Column of `var` in which 10x Genomics writes the build of each feature. Other names in it than a build's say nothing."""
 CHROM_COLUMNS = ("chrom", "chr", "chromosome", "seqnames", "seqname", "seqid", "contig", "seq_name")
 START_COLUMNS = ("start", "chromstart", "chrom_start", "peak_start", "start_position")
 END_COLUMNS = ("end", "stop", "chromend", "chrom_end", "peak_end", "end_position")
@@ -62,7 +64,8 @@ class RegionResolution(ResolvedNames):
 
     Attributes:
       ids: "chr1:100-200" where it was placed, else the name itself.
-      told: object[N] of str, the build that stands before the place, by mofm's name where it has one; "" for none.
+      told: object[N] of str, the build that stands before the place or in `GENOME_COLUMN`, by mofm's name where it has
+        one; "" for none.
       chrom: str[N], "" where not placed.
       start, end: int64[N], bp from 0, end exclusive; -1 where not placed.
       how: "name", "columns" or "unresolved".
@@ -107,6 +110,10 @@ def resolve_regions(names: Sequence[str], var: pd.DataFrame | None = None) -> Re
                 part[fill] = given[fill]
             rule[fill] = "columns"
     told, chrom, start, end = places
+    if var is not None and GENOME_COLUMN in var:
+        named = pd.Categorical(var[GENOME_COLUMN].astype(str))
+        stated = np.array([told_build(name) for name in named.categories], dtype=object)[named.codes]
+        told = np.where(told == "", stated, told)
     read = rule != "unknown"
     rule[read & (end < start)] = "reversed"
     rule[read & (end == start)] = "empty"

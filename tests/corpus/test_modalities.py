@@ -260,7 +260,7 @@ def test_peaks_that_are_named_with_their_build_are_peaks(tmp_path, make_anndata)
     names = [f"GRCh38_{place}" for place in PEAKS]
     make_anndata([f"cell-{i}" for i in range(8)], names).write_h5ad(tmp_path / "a.h5ad")
     (entry,) = ingest([tmp_path / "a.h5ad"], tmp_path / "corpus")[0].entries
-    assert (entry.modality, entry.build, entry.build_evidence) == ("atac", "GRCh38", "GRCh38, told by the names")
+    assert (entry.modality, entry.build, entry.build_evidence) == ("atac", "GRCh38", "GRCh38, told by the file")
     assert open_corpus(tmp_path / "corpus").features["id"].tolist() == names
 
 

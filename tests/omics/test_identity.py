@@ -64,16 +64,16 @@ def regions_by(where: str, names: list[str]) -> CountTable:
 def test_names_of_regions_tell_their_build(where):
     names = ["GRCh37_chr1:100-200", "GRCh37_chr1:300-400"]
     found = resolve(regions_by(where, names), gene_table("human"))
-    assert (found.build, found.ids, found.build_evidence) == ("GRCh37", names, "GRCh37, told by the names")
+    assert (found.build, found.ids, found.build_evidence) == ("GRCh37", names, "GRCh37, told by the file")
     assert resolve(regions_by(where, names), gene_table("human"), "hg19").build == "GRCh37"
     refused = {
-        r"the regions are of GRCh37, by their names, and --build says GRCh38; leave --build out": (names, "hg38"),
+        r"the regions are of GRCh37, by the file, and --build says GRCh38; leave --build out": (names, "hg38"),
         r"the regions are of GRCm38, a mouse genome, and human ones": (["mm10_chr1:100-200"], None),
         r"holds regions of GRCh38 and GRCm38, .* to a file of its own": (
             ["hg38_chr1:100-200", "mm10___chr1:100-200"],
             None,
         ),
-        r"the regions are of mm9, by their names, a genome build that mofm does not have": (
+        r"the regions are of mm9, by the file, a genome build that mofm does not have": (
             ["mm9_chr1:100-200"],
             "mm10",
         ),
@@ -121,7 +121,7 @@ def test_regions_named_as_of_the_genes_own_build_are_of_it():
     assert (found.ids, found.build) == (["chr1:1000000-1000500"], None)
     assert "taken to be of the build of the fish genes" in found.build_evidence
     assert len(identities("atac", found.ids, genes).feature_E)
-    with pytest.raises(InputError, match=r"of GRCz10, by their names, .*--species FILE\.parquet"):
+    with pytest.raises(InputError, match=r"of GRCz10, by the file, .*--species FILE\.parquet"):
         resolve(table("atac", ["GRCz10_chr1:100-200"]), genes)
 
 

@@ -166,9 +166,7 @@ def test_what_is_told_of_a_build_is_taken_off_the_place(written, build, read_fro
     assert found.told.tolist() == [build, build]
     assert build_told(found, "a.h5ad") == build
     if build not in SPECIES:
-        with pytest.raises(
-            InputError, match=rf"a\.h5ad: .* of {build}, by their names, .*liftOver.*--species"
-        ) as error:
+        with pytest.raises(InputError, match=rf"a\.h5ad: .* of {build}, by the file, .*liftOver.*--species") as error:
             check_build(found, None, "a.h5ad")
         assert "\n" not in str(error.value)
 
@@ -269,9 +267,7 @@ def test_wrong_build_is_refused_and_the_right_one_named(build):
 
 def test_a_wrong_build_in_the_names_is_refused():
     regions = resolve_regions([f"hg19_{name}" for name in peaks_of("GRCh38", 3000)])
-    with pytest.raises(
-        InputError, match=r"not of GRCh37 as their names tell: .*; mend the build in the names"
-    ) as error:
+    with pytest.raises(InputError, match=r"not of GRCh37 as the file tells: .*; mend the build in the names") as error:
         check_build(regions, None, "a.h5ad")
     assert "--build" not in str(error.value)
 
@@ -316,3 +312,16 @@ def test_build_of_real_peaks(name, build):
     for other in SPECIES.keys() - {build}:
         with pytest.raises(InputError, match=f"give --build {build}"):
             check_build(regions, other, name)
+
+
+def test_a_build_in_the_column_genome_is_told_like_one_in_the_names():
+    """As Cell Ranger writes it; a reference that a lab gave a name of its own tells nothing."""
+    var = pd.DataFrame({"genome": ["hg19", "my_reference", "GRCh38.p14", "mm9"]})
+    found = resolve_regions(["chr1:5-900", "chr1:5-900", "mm10_chr1:5-900", "no place"], var)
+    assert found.told.tolist() == ["GRCh37", "", "GRCm38", ""]
+    evidence = check_build(resolve_regions(["chr1:5-900"], var[:1]), None, "a.h5")
+    assert (evidence.build, evidence.sentence) == ("GRCh37", "GRCh37, told by the file")
+    with pytest.raises(InputError, match=r"a\.h5: the regions are of mm9, by the file"):
+        check_build(resolve_regions(["chr1:5-900"], var[3:]), None, "a.h5")
+    with pytest.raises(InputError, match="regions of GRCh37 and GRCh38, by the file"):
+        check_build(resolve_regions(["chr1:5-900", "chr2:5-900"], var[[True, False, True, False]]), None, "a.h5")
