@@ -7,7 +7,7 @@ committed together. Choices and their cost:
 - Inputs are opened twice, to be checked and to be read, so that memory holds one at a time however many there are.
   Their names are resolved twice (some seconds for 200,000 peaks), so that a file of another species is told at once.
   Where counts are recovered from log1p-normalised values, the check is a pass over the matrix, and made twice.
-- Every byte of an input is read once more for the digest, about a second a gigabyte.
+- Every byte of an input is read once more for the digest, about a second a gigabyte, in a thread beside the reading.
 - Columns of one gene are summed on the way in, rather than in every epoch.
 - Several inputs are prepared at once, in processes (`prepare.py`), and committed in the order given: the bytes of the
   corpus do not depend on how many.
@@ -23,7 +23,7 @@ from typing import Literal
 
 from mofm.axes import Modality
 from mofm.corpus.features import add_features, empty_features
-from mofm.corpus.inputs import Input, Options, already_there, check_input, check_names_free, store_names_of
+from mofm.corpus.inputs import Input, Options, already_there, check_inputs, check_names_free, store_names_of
 from mofm.corpus.manifest import GENE_TABLE, Manifest, StoreEntry
 from mofm.corpus.prepare import Prepared, prepare_all
 from mofm.corpus.staging import commit, replace_file, staging_folder
@@ -123,20 +123,22 @@ def ingest(
         manifest = read_manifest(root)
         table, named_by = _gene_table(root, manifest, species)
         manifest = manifest or Manifest(_mofm_version(), table.species, table.version)
-        named = zip(paths, store_names, strict=True)
-        checked = [check_input(path, name, manifest, options, table) for path, name in named]
+        checked = check_inputs(paths, store_names, manifest, options, table)
         new = _new_among(checked, manifest, options)
         report = _reporter(on_progress, new, checked)
         if not manifest.stores and not is_bundled(table):
             named_by = root / GENE_TABLE
             replace_file(named_by, Path(species).read_bytes(), staging)
         ready = prepare_all(new, named_by, options, staging, jobs, report)
+        digests = {file.name: file.digest for file in checked}
         rates: dict[str, tuple[float | None, ...]] = {}
         for file, prepared in zip(new, ready, strict=True):
             check_names_free(file, [each.entry.name for each in prepared], manifest)
             manifest = _commit(root, staging, manifest, prepared)
-            rates[file.digest] = tuple(each.entry.cells / each.seconds for each in prepared)
-        return [_result(file, already_there(file, manifest, options), rates) for file in checked]
+            digests[file.name] = prepared[0].entry.digest
+            rates[digests[file.name]] = tuple(each.entry.cells / each.seconds for each in prepared)
+        known = [dataclasses.replace(file, digest=digests[file.name]) for file in checked]
+        return [_result(file, already_there(file, manifest, options), rates) for file in known]
 
 
 def jobs_for(inputs: Sequence[Path]) -> int:
@@ -177,7 +179,7 @@ def _new_among(checked: list[Input], manifest: Manifest, options: Options) -> li
     new: dict[str, Input] = {}
     for file in checked:
         if not already_there(file, manifest, options):
-            new.setdefault(file.digest, file)
+            new.setdefault(file.digest or file.name, file)
     made_by: dict[str, Input] = {}
     for file in new.values():
         for name in file.datasets:

@@ -2,11 +2,14 @@
 
 An input is known by the digest of the bytes of its files, not by name or date. What was read from it is known by the
 options. The same bytes are never ingested twice, under whatever name: cells that are there twice would be learned
-twice, and would stand on both sides of a held-out split.
+twice, and would stand on both sides of a held-out split. Taking a digest is reading every byte; but files of other sizes
+are other files, so it is taken beforehand only of an input that has as many bytes as one that is there or another given.
 """
 
 import dataclasses
 import hashlib
+import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,15 +73,16 @@ class Input:
     Attributes:
       path, name: as given.
       kind: what it is.
-      digest: BLAKE2b (32 bytes, hexadecimal) of the file; of several files, of the names, sizes and bytes of each.
-      files: size and time of the last change of each, when the digest was taken.
+      digest: BLAKE2b (32 bytes, hexadecimal) of the file; of several files, of the names, sizes and bytes of each. None
+        where its size alone tells that it is new: it is taken while the input is read.
+      files: size and time of the last change of each, before anything was read.
       datasets: the names that its datasets will have. Those that come of counting fragments are not known before.
     """
 
     path: Path
     name: str
     kind: Kind
-    digest: str
+    digest: str | None
     files: tuple[_FileState, ...]
     datasets: tuple[str, ...] = ()
 
@@ -95,27 +99,44 @@ class Input:
             return True
 
 
-def check_input(path: Path, name: str, manifest: Manifest, options: Options, genes: GeneTable) -> Input:
-    """The input, after a look at its bytes and, where the corpus does not have it yet, at its counts and names.
+def check_inputs(
+    paths: Sequence[Path], names: Sequence[str], manifest: Manifest, options: Options, genes: GeneTable
+) -> list[Input]:
+    """The inputs, after a look at their sizes and, of those that the corpus does not have yet, at counts and names.
 
     Raises:
       InputError: as `open_tables`, `resolutions` and `already_there`.
     """
-    layout = find_layout(path, options.reading)
+    layouts = [find_layout(path, options.reading) for path in paths]
+    given = [_input(path, name, layout) for path, name, layout in zip(paths, names, layouts, strict=True)]
+    sizes = Counter([file.n_bytes for file in given]) + Counter({entry.source_bytes for entry in manifest.stores})
+    return [
+        _check(file, layout, sizes[file.n_bytes] > 1, manifest, options, genes)
+        for file, layout in zip(given, layouts, strict=True)
+    ]
+
+
+def _input(path: Path, name: str, layout: Layout) -> Input:
     try:
-        states = tuple(_state(file) for file in layout.all_files)
+        return Input(path, name, layout.kind, None, tuple(_state(file) for file in layout.all_files))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
-    checked = Input(path, name, layout.kind, _digest(layout.all_files), states)
-    if already_there(checked, manifest, options):
-        return checked
-    checked = dataclasses.replace(checked, datasets=_datasets(layout, name, options, genes))
-    check_names_free(checked, checked.datasets, manifest)
-    return checked
+
+
+def _check(
+    file: Input, layout: Layout, may_be_known: bool, manifest: Manifest, options: Options, genes: GeneTable
+) -> Input:
+    if may_be_known:
+        file = dataclasses.replace(file, digest=digest_of(file))
+        if already_there(file, manifest, options):
+            return file
+    file = dataclasses.replace(file, datasets=_datasets(layout, file.name, options, genes))
+    check_names_free(file, file.datasets, manifest)
+    return file
 
 
 def already_there(file: Input, manifest: Manifest, options: Options) -> tuple[StoreEntry, ...]:
-    """The stores made of this input, under whatever name; none for a new one.
+    """The stores made of this input, under whatever name; none for a new one, whose digest may be unknown.
 
     Raises:
       InputError: it was read with other options.
@@ -217,19 +238,36 @@ def _state(file: Path) -> _FileState:
     return _FileState(file, status.st_size, status.st_mtime_ns)
 
 
-def _digest(files: Sequence[Path]) -> str:
+def digest_of(file: Input, stop: threading.Event | None = None) -> str:
+    """Its digest. Raises `InputError` where it cannot be read; `DigestStoppedError` soon after `stop` is set."""
+    return _digest([state.path for state in file.files], stop)
+
+
+class DigestStoppedError(Exception):
+    """No one waits for the digest any more."""
+
+
+def _digest(files: Sequence[Path], stop: threading.Event | None = None) -> str:
     try:
         if len(files) == 1:
-            with files[0].open("rb") as file:
-                return hashlib.file_digest(file, _blake).hexdigest()
+            return _of_bytes(files[0], stop).hexdigest()
         together = _blake()
         for path in files:
-            with path.open("rb") as file:
-                part = hashlib.file_digest(file, _blake).digest()
+            part = _of_bytes(path, stop).digest()
             together.update(f"{path.name}\0{path.stat().st_size}\0".encode() + part)
         return together.hexdigest()
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror or error}); check the path") from error
+
+
+def _of_bytes(path: Path, stop: threading.Event | None):
+    digest, piece = _blake(), memoryview(bytearray(2**20))
+    with path.open("rb", buffering=0) as file:
+        while length := file.readinto(piece):
+            digest.update(piece[:length])
+            if stop is not None and stop.is_set():
+                raise DigestStoppedError
+    return digest
 
 
 def _blake():

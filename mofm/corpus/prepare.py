@@ -10,14 +10,16 @@ processes of their own: the bytes do not depend on how many there were, nor on w
 - A process that is killed takes its work with it, and is told as an `InputError`; the others end with their parent.
 """
 
+import dataclasses
 import multiprocessing
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -25,11 +27,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mofm.corpus.inputs import Input, Options, resolutions
+from mofm.corpus.inputs import Input, Options, digest_of, resolutions
 from mofm.corpus.manifest import StoreEntry
 from mofm.corpus.tables import make_table, text_column, writable_obs
 from mofm.corpus.writer import write_store
 from mofm.errors import InputError
+from mofm.omics.ahead import read_ahead
 from mofm.omics.features import merge_columns
 from mofm.omics.genome import gene_table
 from mofm.omics.identity import Resolution
@@ -69,7 +72,7 @@ def prepare(file: Input, species: str | Path, options: Options, folder: Path, re
       InputError: the input cannot be used, or changed while it was read.
       OSError: the disk is full or fails.
     """
-    with open_tables(file.path, options.reading) as tables:
+    with _digesting(file) as digest, open_tables(file.path, options.reading) as tables:
         resolved = resolutions(tables, options, gene_table(species))
         parts = pair(tables, unpaired=options.unpaired)
         counter = _Counter(report, sum(part.n_cells * len(part.modalities) for part in parts))
@@ -81,9 +84,26 @@ def prepare(file: Input, species: str | Path, options: Options, folder: Path, re
                     prepared.append(
                         _write(file, tables, table, part, resolved[table.modality], options, place, counter)
                     )
+        _check_unchanged(file)
+        known = digest.result()
+    _check_unchanged(file)
+    return [each._replace(entry=dataclasses.replace(each.entry, digest=known)) for each in prepared]
+
+
+def _check_unchanged(file: Input) -> None:
     if file.is_changed():
         raise InputError(f"{file.path}: was changed while it was read; run this again when it is complete")
-    return prepared
+
+
+@contextmanager
+def _digesting(file: Input) -> Iterator[Future[str]]:
+    """The digest of the file, taken in a thread where it is not known. Stops when the context ends."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, "mofm-digest") as thread:
+        try:
+            yield thread.submit(lambda: file.digest or digest_of(file, stop))
+        finally:
+            stop.set()
 
 
 class _Counter:
@@ -130,7 +150,7 @@ def _write(
         kind=file.kind,
         source=file.path.absolute().name,
         source_bytes=file.n_bytes,
-        digest=file.digest,
+        digest=file.digest or "",
         given=options.given(),
         cells=table.n_cells,
         features=len(ids),
@@ -159,7 +179,7 @@ def _write(
 
 def _merged(table: CountTable, merge: ColumnMerger) -> Iterator[CountRows]:
     try:
-        yield from map(merge, table.rows())
+        yield from map(merge, read_ahead(table.rows()))
     except CountOverflowError as error:
         raise InputError(
             f"{table.where}: {table.counts_from}: {error}, more than a count can be: name another "

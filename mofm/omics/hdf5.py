@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
+from mofm.omics.chunks import read_inflated
 
 RESAVE = "open it with anndata.read_h5ad(...), write it again with .write_h5ad(...) and use the new file"
 
@@ -90,7 +91,9 @@ def read_table(file: h5py.Group, path: Path | str, key: str) -> pd.DataFrame:
 def read_slice(dataset: h5py.Dataset, path: Path | str, key: str, start: int, stop: int) -> np.ndarray:
     """`dataset[start:stop]` in native byte order; bool becomes uint8, float16 float32 (scipy has neither)."""
     with reading(path, key):
-        values = dataset[start:stop]
+        values = read_inflated(dataset, start, stop)
+        if values is None:
+            values = dataset[start:stop]
     return values.astype(dtype_read(values.dtype), copy=False)
 
 

@@ -4,6 +4,7 @@ Kills are real: a process that ingests is ended by SIGKILL at a chosen point, in
 """
 
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from mofm.corpus import inputs, prepare
 from mofm.corpus.ingest import ingest
 from mofm.corpus.manifest import MANIFEST
 from mofm.corpus.staging import STAGING
@@ -182,6 +184,25 @@ def test_the_same_bytes_are_never_there_twice(tmp_path, one, content):
     results = ingest([one, copy], tmp_path / "corpus", names=["a", "b"])
     assert [(result.name, result.status) for result in results] == [("a", "ingested"), ("a", "already there")]
     assert len(open_corpus(tmp_path / "corpus").stores) == 1
+
+
+def test_a_file_is_read_for_its_digest_beforehand_only_where_it_may_be_known(tmp_path, one, two, monkeypatch):
+    taken = []
+
+    def digest_of(file, stop=None):
+        taken.append((file.name, stop is None))
+        return original(file, stop)
+
+    original = inputs.digest_of
+    for module in (inputs, prepare):
+        monkeypatch.setattr(module, "digest_of", digest_of)
+    assert one.stat().st_size != two.stat().st_size
+    ingest([one, two], tmp_path / "corpus")
+    assert taken == [("one", False), ("two", False)]
+    ingest([one], tmp_path / "corpus")
+    assert taken[2:] == [("one", True)]
+    digests = [hashlib.blake2b(path.read_bytes(), digest_size=32).hexdigest() for path in (one, two)]
+    assert [entry.digest for entry in read_manifest(tmp_path / "corpus").stores] == digests
 
 
 def test_another_file_of_a_known_name_is_refused(tmp_path, one, two, content):
