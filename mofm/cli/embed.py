@@ -22,11 +22,17 @@ def add(verbs) -> None:
         'Write each cell\'s embedding to obsm["X_mofm"] of a copy of the file.',
         "Of a file of several modalities each is embedded, and the mean of a cell's embeddings besides.\n"
         'uns["mofm"] says which model it was and what share of the file\'s features and counts the model knows.\n'
+        "Of a zarr store OUT is an h5ad of its obs and the embeddings, without the counts.\n"
         "Files are of the model's species, in any of its genome builds; --orthologs reads RNA of another species.",
     )
     verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
     verb.add_argument("input", type=Path, metavar="IN", help=f"{INPUTS}, with raw counts")
-    verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
+    verb.add_argument(
+        "output",
+        type=Path,
+        metavar="OUT",
+        help="the file to write: h5mu of an h5mu, h5ad of others",
+    )
     verb.add_argument("--step", type=int, help="which checkpoint (default: the best by held-out loss)")
     verb.add_argument("--batch-size", type=int, default=64, help="cells at a time (default: 64)")
     verb.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a cell (default: 2048)")

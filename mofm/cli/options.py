@@ -6,7 +6,7 @@ from pathlib import Path
 from mofm.axes import MODALITIES
 from mofm.errors import InputError
 
-INPUTS = "h5ad, h5mu, 10x HDF5 or matrix folder, Cell Ranger outs folder, or fragments.tsv.gz"
+INPUTS = "h5ad, h5mu, AnnData zarr store, 10x HDF5 or matrix folder, Cell Ranger outs folder, or fragments.tsv.gz"
 
 
 def add_verb(verbs, name: str, run, summary: str, details: str = "") -> argparse.ArgumentParser:

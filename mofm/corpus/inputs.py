@@ -230,7 +230,7 @@ def _stem(path: Path) -> str:
         return path.absolute().parent.name
     if path.suffix == ".gz":
         name = name.removesuffix(".gz")
-    return Path(name).stem if not path.is_dir() else name
+    return Path(name).stem if not path.is_dir() else name.removesuffix(".zarr")
 
 
 def _state(file: Path) -> _FileState:
@@ -240,21 +240,23 @@ def _state(file: Path) -> _FileState:
 
 def digest_of(file: Input, stop: threading.Event | None = None) -> str:
     """Its digest. Raises `InputError` where it cannot be read; `DigestStoppedError` soon after `stop` is set."""
-    return _digest([state.path for state in file.files], stop)
+    root = file.path if file.kind.startswith("zarr") else None
+    return _digest([state.path for state in file.files], stop, root)
 
 
 class DigestStoppedError(Exception):
     """No one waits for the digest any more."""
 
 
-def _digest(files: Sequence[Path], stop: threading.Event | None = None) -> str:
+def _digest(files: Sequence[Path], stop: threading.Event | None = None, root: Path | None = None) -> str:
     try:
         if len(files) == 1:
             return _of_bytes(files[0], stop).hexdigest()
         together = _blake()
         for path in files:
             part = _of_bytes(path, stop).digest()
-            together.update(f"{path.name}\0{path.stat().st_size}\0".encode() + part)
+            name = path.name if root is None else path.relative_to(root).as_posix()
+            together.update(f"{name}\0{path.stat().st_size}\0".encode() + part)
         return together.hexdigest()
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror or error}); check the path") from error

@@ -51,7 +51,7 @@ class StoreEntry:
       name: of the dataset; unique in the corpus together with the modality.
       modality: what was measured.
       input: the name that the file was given. Another than `name` where the file's modalities share only some cells.
-      kind: what the file is: "h5ad", "h5mu", "10x h5", "10x mtx", "10x outs" or "fragments".
+      kind: what the file is: "h5ad", "10x h5" and so on, see `mofm.omics.layouts.Kind`.
       source, source_bytes: name (without folders) and size of the file or folder that was ingested.
       digest: BLAKE2b (32 bytes, hexadecimal) of its bytes (see `mofm.corpus.inputs`).
       given: options, other than those of the counts, that decide what was read: name -> value.

@@ -18,7 +18,8 @@ import pandas as pd
 import zarr
 from pandas.api.types import infer_dtype, is_bool_dtype, is_float_dtype, is_integer_dtype
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import WrapperStore
+
+from mofm.omics.zarrs import CompleteStore
 
 _CHECKED = {"compressors": [ZstdCodec(level=0, checksum=False), Crc32cCodec()]}
 _NO_CONTENT = ("layers", "obsm", "obsp", "uns", "varm", "varp")
@@ -58,17 +59,7 @@ def read_index(folder: str | Path, key: str) -> np.ndarray:
 
 def _complete(folder: str | Path) -> zarr.Group:
     group = zarr.open_group(folder, mode="r", zarr_format=3)
-    return zarr.open_group(_CompleteStore(group.store), path=group.path, mode="r", zarr_format=3)
-
-
-class _CompleteStore(WrapperStore):
-    """A zarr store that tells a missing chunk, where zarr would make up zeros."""
-
-    async def get(self, key: str, *args, **kwargs):
-        value = await super().get(key, *args, **kwargs)
-        if value is None and not key.endswith("zarr.json"):
-            raise FileNotFoundError(f"{key} is missing")
-        return value
+    return zarr.open_group(CompleteStore(group.store), path=group.path, mode="r", zarr_format=3)
 
 
 def writable_obs(obs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

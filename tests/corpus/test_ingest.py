@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -97,6 +98,36 @@ def test_layouts_of_the_same_counts_give_the_same_store(tmp_path, one, counts, c
     assert result.entry.counts_from == place
     np.testing.assert_array_equal(dense_of(tmp_path / "corpus", "one"), counts)
     assert content(tmp_path / "corpus" / "stores") == csr_stores
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_zarr_store_of_the_same_counts_gives_the_same_store(tmp_path, one, content, csr_stores, version):
+    with anndata.settings.override(zarr_write_format=version):
+        anndata.read_h5ad(one).write_zarr(tmp_path / "one.zarr")
+    (result,) = ingest([tmp_path / "one.zarr"], tmp_path / "corpus")
+    assert (result.name, result.entry.kind, result.entry.source) == ("one", "zarr", "one.zarr")
+    assert content(tmp_path / "corpus" / "stores") == csr_stores
+    assert ingest([tmp_path / "one.zarr"], tmp_path / "corpus")[0].status == "already there"
+
+
+def test_a_store_of_a_corpus_is_an_input(tmp_path, one, counts):
+    ingest([one], tmp_path / "corpus")
+    (result,) = ingest([tmp_path / "corpus" / "stores" / "one.rna.zarr"], tmp_path / "another")
+    assert result.name == "one.rna"
+    np.testing.assert_array_equal(dense_of(tmp_path / "another", "one.rna"), counts)
+    there, here = (open_corpus(tmp_path / name) for name in ("corpus", "another"))
+    assert here.features["id"].tolist() == there.features["id"].tolist()
+    assert here.stores[0].obs().equals(there.stores[0].obs())
+
+
+def test_a_zarr_store_of_other_chunks_in_the_same_files_is_another_input(tmp_path, one):
+    """Its files are told by where they are in it, not by their names alone."""
+    anndata.read_h5ad(one).write_zarr(tmp_path / "a.zarr")
+    shutil.copytree(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    (tmp_path / "b.zarr/obsm").rename(tmp_path / "b.zarr/obsx")
+    results = ingest([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "corpus")
+    assert [result.status for result in results] == ["ingested"] * 2
+    assert len({result.entry.digest for result in results}) == 2
 
 
 def test_names_of_one_gene_become_one_column(tmp_path, write_h5ad):
