@@ -79,6 +79,8 @@ def complete(array: Array) -> Array:
 def check_names_written(table: Group) -> None:
     """Raises `FileNotFoundError` where names of a table in zarr are lost: zarr reads them as empty."""
     names = table.get(table.attrs.get("_index", "_index"))
+    if isinstance(names, zarr.Group):  # text that may be missing: values and a mask
+        names = names.get("values")
     if isinstance(names, zarr.Array):
         complete(names)[:]
 

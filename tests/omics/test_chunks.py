@@ -35,10 +35,17 @@ def test_slices_are_those_of_hdf5(file, values, shuffle, start, stop):
 
 
 def test_a_chunk_that_was_stored_as_it_is_is_read(file):
-    values = VALUES["float32"][:640]
-    dataset = file.create_dataset("x", data=values, chunks=(64,), compression="gzip", shuffle=True)
-    dataset.id.write_direct_chunk((64,), values[64:128].tobytes(), filter_mask=0b11)
-    assert dataset.id.read_direct_chunk((64,))[0] == 0b11
+    values, how = VALUES["float32"][:640], {"chunks": (64,), "compression": "gzip", "shuffle": True}
+    dataset = file.create_dataset("x", (640,), np.float32, **how)
+    whole = file.create_dataset("whole", data=values, **how)
+    file.flush()
+    for first in range(0, 640, 64):
+        mask, stored = whole.id.read_direct_chunk((first,))
+        as_it_is = first == 128
+        dataset.id.write_direct_chunk(
+            (first,), values[first : first + 64].tobytes() if as_it_is else stored, 0b11 if as_it_is else mask
+        )
+    assert dataset.id.read_direct_chunk((128,))[0] == 0b11
     np.testing.assert_array_equal(read_inflated(dataset, 0, 640), values)
 
 
