@@ -35,6 +35,7 @@ EXTRAS = {
     # Counts ATAC fragments over peaks or tiles, out of core and in Rust, as the field does. Only fragments need it, and
     # it brings plotting, peak calling, a data frame library of its own and pandas before 3: so an extra.
     "atac": ["snapatac2>=2.8"],
+    "dask": ["distributed>=2024.12"],  # `mofm ingest --scheduler`: inputs prepared by many machines
     "tpu": ["jax[tpu]"],  # libtpu, at the version that this jax pins
     "cuda": ["jax[cuda13]"],  # CUDA, cuDNN and NCCL as wheels; an older driver takes `pip install "jax[cuda12]"`
     "portal": [
@@ -54,6 +55,7 @@ EXTRAS = {
         "ruff>=0.8",  # lint and format
         "import-linter>=2.1",  # the house's rooms, as contracts
         "snapatac2>=2.8",  # fragments are tested too
+        "distributed>=2024.12",  # an ingest by the workers of a cluster is tested too
         'annbatch>=0.3 ; python_version >= "3.12"',  # that it opens a corpus is tested where it runs
         "igraph>=0.11",  # Leiden clustering in benchmarks
         "leidenalg>=0.10",

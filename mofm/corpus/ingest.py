@@ -9,8 +9,8 @@ committed together. Choices and their cost:
   Where counts are recovered from log1p-normalised values, the check is a pass over the matrix, and made twice.
 - Every byte of an input is read once more for the digest, about a second a gigabyte, in a thread beside the reading.
 - Columns of one gene are summed on the way in, rather than in every epoch.
-- Several inputs are prepared at once, in processes (`prepare.py`), and committed in the order given: the bytes of the
-  corpus do not depend on how many.
+- Several inputs are prepared at once, in processes or on other machines (`engines.py`), and committed in the order
+  given: the bytes of the corpus do not depend on how many.
 """
 
 import dataclasses
@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Literal
 
 from mofm.axes import Modality
+from mofm.corpus.engines import Task, engine_for
 from mofm.corpus.features import add_features, empty_features
 from mofm.corpus.inputs import Input, Options, already_there, check_inputs, check_names_free, store_names_of
 from mofm.corpus.manifest import GENE_TABLE, Manifest, StoreEntry
-from mofm.corpus.prepare import Prepared, prepare_all
+from mofm.corpus.prepare import Prepared
 from mofm.corpus.staging import commit, replace_file, staging_folder
 from mofm.corpus.store import read_features, read_gene_table_of, read_manifest
 from mofm.corpus.writer import finish_store
@@ -83,6 +84,7 @@ def ingest(
     barcodes: Path | None = None,
     min_fragments: int | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
     on_progress: Progress | None = None,
 ) -> list[IngestResult]:
     """Adds every modality of some files to the corpus at `out`, which is made where there is none.
@@ -99,6 +101,7 @@ def ingest(
       unpaired: modalities of a file that share no cell names are of different cells.
       jobs: inputs to prepare at once, in processes where there are more than one. A script that asks for several needs
         the usual `if __name__ == "__main__"`.
+      scheduler: address of a Dask scheduler, whose workers prepare the inputs; `jobs` is then not asked.
       on_progress: called after each block of cells.
 
     Returns:
@@ -129,7 +132,8 @@ def ingest(
         if not manifest.stores and not is_bundled(table):
             named_by = root / GENE_TABLE
             replace_file(named_by, Path(species).read_bytes(), staging)
-        ready = prepare_all(new, named_by, options, staging, jobs, report)
+        tasks = [Task(n, file, named_by, options, staging / f"input-{n}") for n, file in enumerate(new)]
+        ready = engine_for(jobs, len(tasks), scheduler)(tasks, report)
         digests = {file.name: file.digest for file in checked}
         rates: dict[str, tuple[float | None, ...]] = {}
         for file, prepared in zip(new, ready, strict=True):
