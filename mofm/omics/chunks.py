@@ -31,16 +31,18 @@ def read_inflated(dataset: h5py.Dataset, start: int, stop: int) -> np.ndarray | 
     size = dataset.chunks[0]
     values = np.empty(stop - start, dataset.dtype)
 
-    def inflate(first: int, mask: int, stored: bytes) -> None:
-        chunk = _decode(stored, filters, mask, dataset.dtype, size)
-        low, high = max(start, first), min(stop, first + size)
-        values[low - start : high - start] = chunk[low - first : high - first]
+    def inflate(chunks: list[tuple[int, int, bytes]]) -> None:
+        for first, mask, stored in chunks:
+            chunk = _decode(stored, filters, mask, dataset.dtype, size)
+            low, high = max(start, first), min(stop, first + size)
+            values[low - start : high - start] = chunk[low - first : high - first]
 
-    # What HDF5 hands out is small beside `values`, so it is all taken before the first thread is waited for.
-    under_way = [
-        _threads().submit(inflate, first, *dataset.id.read_direct_chunk((first,)))
-        for first in range(start - start % size, stop, size)
-    ]
+    firsts = range(start - start % size, stop, size)
+    share = -(-len(firsts) // _workers())  # a chunk is too little work to wake a thread for
+    under_way = []
+    for begin in range(0, len(firsts), share):
+        chunks = [(first, *dataset.id.read_direct_chunk((first,))) for first in firsts[begin : begin + share]]
+        under_way.append(_threads().submit(inflate, chunks))
     for one in under_way:
         one.result()
     return values
@@ -76,4 +78,8 @@ def _decode(stored: bytes, filters: tuple[int, ...], mask: int, dtype: np.dtype,
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), "mofm-inflate")
+    return ThreadPoolExecutor(_workers(), "mofm-inflate")
+
+
+def _workers() -> int:
+    return min(8, os.cpu_count() or 1)
