@@ -31,7 +31,7 @@ from mofm.corpus.buffers import RowBuffers, aligned
 from mofm.corpus.datasets import Corpus
 from mofm.corpus.features import features_from_bytes, with_builds
 from mofm.corpus.manifest import FEATURES, GENE_TABLE, MANIFEST, Manifest, StoreEntry
-from mofm.corpus.tables import read_index, read_table
+from mofm.corpus.tables import read_index, read_name_hashes, read_table
 from mofm.errors import InputError
 from mofm.omics.genome import GeneTable, bundled_species, gene_table, read_gene_table
 from mofm.omics.rows import CountRows
@@ -240,6 +240,10 @@ class Store:
     def cell_names(self) -> np.ndarray:
         """The names of all cells, in their file; object."""
         return self._read(read_index, "obs")
+
+    def name_hashes(self) -> np.ndarray:
+        """uint64, a hash of each cell's name: the same in every store. Read anew at every call."""
+        return self._read(lambda folder, _: read_name_hashes(folder), "uns/name_hashes")
 
     @functools.cached_property
     def _cell_names(self) -> np.ndarray:
