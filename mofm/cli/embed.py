@@ -23,6 +23,7 @@ def add(verbs) -> None:
         'Write each cell\'s embedding to obsm["X_mofm"] of a copy of the file.',
         "Of a file of several modalities each is embedded, and the mean of a cell's embeddings besides.\n"
         'uns["mofm"] says which model it was and what share of the file\'s features and counts the model knows.\n'
+        "Of a zarr store OUT is an h5ad of its obs and the embeddings, without the counts.\n"
         "Files are of the model's species, in any of its genome builds; --orthologs reads RNA of another species.",
     )
     verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")

@@ -32,6 +32,12 @@ def add(verbs) -> None:
         "--unpaired", action="store_true", help="modalities that share no cell names are of different cells"
     )
     verb.add_argument("--jobs", type=int, help="files to read at once (default: the cores, where it is worth it)")
+    verb.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="have the workers of this Dask scheduler (tcp://HOST:8786) read the files; all machines must see files and "
+        "corpus under the same path",
+    )
 
 
 def run(args) -> int:
@@ -51,6 +57,7 @@ def run(args) -> int:
             args.out,
             **{name: getattr(args, name) for name in options},
             jobs=jobs,
+            scheduler=args.scheduler,
             on_progress=on_progress,
         )
     render_ingest(results, args.out)

@@ -7,8 +7,8 @@ from mofm.axes import MODALITIES
 from mofm.errors import InputError
 
 INPUTS = (
-    "h5ad, h5mu, 10x HDF5 or matrix folder, Cell Ranger outs folder, fragments.tsv.gz, census://VERSION/ORGANISM, or a "
-    "TileDB-SOMA experiment"
+    "h5ad, h5mu, AnnData zarr store, 10x HDF5 or matrix folder, Cell Ranger outs folder, fragments.tsv.gz, "
+    "census://VERSION/ORGANISM, or a TileDB-SOMA experiment"
 )
 
 

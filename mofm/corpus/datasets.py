@@ -37,6 +37,10 @@ class Dataset:
         """Of all cells, in their files. Read anew at every call."""
         return next(iter(self.stores.values())).cell_names()
 
+    def name_hashes(self) -> np.ndarray:
+        """uint64, a hash of each cell's name. Read anew at every call."""
+        return next(iter(self.stores.values())).name_hashes()
+
     def cell_name(self, row: int) -> str:
         """The name of a cell in its file. Reads all names at the first call."""
         return next(iter(self.stores.values())).cell_name(row)

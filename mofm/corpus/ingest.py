@@ -7,10 +7,10 @@ committed together. Choices and their cost:
 - Inputs are opened twice, to be checked and to be read, so that memory holds one at a time however many there are.
   Their names are resolved twice (some seconds for 200,000 peaks), so that a file of another species is told at once.
   Where counts are recovered from log1p-normalised values, the check is a pass over the matrix, and made twice.
-- Every byte of an input is read once more for the digest, about a second a gigabyte.
+- Every byte of an input is read once more for the digest, about a second a gigabyte, in a thread beside the reading.
 - Columns of one gene are summed on the way in, rather than in every epoch.
-- Several inputs are prepared at once, in processes (`prepare.py`), and committed in the order given: the bytes of the
-  corpus do not depend on how many.
+- Several inputs are prepared at once, in processes or on other machines (`engines.py`), and committed in the order
+  given: the bytes of the corpus do not depend on how many.
 """
 
 import dataclasses
@@ -25,11 +25,12 @@ from typing import Literal
 from mofm.axes import Modality
 from mofm.corpus.bucket import Bucket
 from mofm.corpus.contents import read_features, read_gene_table_of, read_manifest
+from mofm.corpus.engines import Task, engine_for
 from mofm.corpus.features import add_features, empty_features
 from mofm.corpus.inputs import Input, Options, already_there, check_inputs, check_names_free, store_names_of
 from mofm.corpus.manifest import GENE_TABLE, Manifest, StoreEntry
 from mofm.corpus.places import is_url, read_file
-from mofm.corpus.prepare import Prepared, prepare_all
+from mofm.corpus.prepare import Prepared
 from mofm.corpus.staging import commit, replace_file, staging_folder
 from mofm.corpus.writer import finish_store
 from mofm.errors import InputError
@@ -89,6 +90,7 @@ def ingest(
     obs_filter: str | None = None,
     duplicates: bool = False,
     jobs: int = 1,
+    scheduler: str | None = None,
     on_progress: Progress | None = None,
 ) -> list[IngestResult]:
     """Adds every modality of some files to the corpus at `out`, which is made where there is none.
@@ -106,6 +108,7 @@ def ingest(
       unpaired: modalities of a file that share no cell names are of different cells.
       jobs: inputs to prepare at once, in processes where there are more than one. A script that asks for several needs
         the usual `if __name__ == "__main__"`.
+      scheduler: address of a Dask scheduler, whose workers prepare the inputs; `jobs` is then not asked.
       on_progress: called after each block of cells.
 
     Returns:
@@ -134,12 +137,7 @@ def ingest(
         manifest = bucket.manifest if bucket else read_manifest(root)
         table, named_by = _gene_table(root, manifest, species, staging)
         manifest = manifest or Manifest(_mofm_version(), table.species, table.version)
-        named = zip(paths, store_names, strict=True)
-        checked = [
-            one
-            for path, name in named
-            for one in check_inputs(path, name, manifest, options, table, is_named=names is not None)
-        ]
+        checked = check_inputs(paths, store_names, manifest, options, table, is_named=names is not None)
         new = _new_among(checked, manifest, options)
         report = _reporter(on_progress, new, checked)
         if not manifest.stores and not is_bundled(table):
@@ -147,13 +145,17 @@ def ingest(
             replace_file(named_by, own, staging)
             if bucket:
                 bucket.put(GENE_TABLE, own)
-        ready = prepare_all(new, named_by, options, staging, jobs, report)
+        tasks = [Task(n, file, named_by, options, staging / f"input-{n}") for n, file in enumerate(new)]
+        ready = engine_for(jobs, len(tasks), scheduler)(tasks, report)
+        digests = {file.name: file.digest for file in checked}
         rates: dict[str, tuple[float | None, ...]] = {}
         for file, prepared in zip(new, ready, strict=True):
             check_names_free(file, [each.entry.name for each in prepared], manifest)
             manifest = _upload(bucket, manifest, prepared) if bucket else _commit(root, staging, manifest, prepared)
-            rates[file.digest] = tuple(each.entry.cells / each.seconds for each in prepared)
-        return [_result(file, already_there(file, manifest, options), rates) for file in checked]
+            digests[file.name] = prepared[0].entry.digest
+            rates[digests[file.name]] = tuple(each.entry.cells / each.seconds for each in prepared)
+        known = [dataclasses.replace(file, digest=digests[file.name]) for file in checked]
+        return [_result(file, already_there(file, manifest, options), rates) for file in known]
 
 
 def jobs_for(inputs: Sequence[Location]) -> int:
@@ -203,7 +205,7 @@ def _new_among(checked: list[Input], manifest: Manifest, options: Options) -> li
     new: dict[str, Input] = {}
     for file in checked:
         if not already_there(file, manifest, options):
-            new.setdefault(file.digest, file)
+            new.setdefault(file.digest or file.name, file)
     made_by: dict[str, Input] = {}
     for file in new.values():
         for name in file.datasets:

@@ -2,7 +2,8 @@
 
 An input is known by the digest of the bytes of its files, not by name or date. What was read from it is known by the
 options. The same bytes are never ingested twice, under whatever name: cells that are there twice would be learned
-twice, and would stand on both sides of a held-out split.
+twice, and would stand on both sides of a held-out split. Taking a digest is reading every byte; but files of other sizes
+are other files, so it is taken beforehand only of an input that has as many bytes as one that is there or another given.
 
 A SOMA experiment is as many inputs as it has datasets. Each is known by what the experiment is (`omics/soma.py`) and its
 dataset_id, not by which of its cells were wanted: a dataset enters a corpus once, by one filter.
@@ -10,7 +11,9 @@ dataset_id, not by which of its cells were wanted: a dataset enters a corpus onc
 
 import dataclasses
 import hashlib
-import shlex
+import re
+import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -81,8 +84,9 @@ class Input:
       path, name: as given.
       kind: what it is.
       digest: BLAKE2b (32 bytes, hexadecimal) of the file; of several files, of the names, sizes and bytes of each; of a
-        SOMA experiment, of its identity and the dataset_id.
-      files: size and time of the last change of each, when the digest was taken.
+        SOMA experiment, of its identity and the dataset_id. None where its size alone tells that it is new: it is taken
+        while the input is read.
+      files: size and time of the last change of each, before anything was read.
       datasets: the names that its datasets will have. Those that come of counting fragments are not known before.
       cells: the selected cells of a SOMA experiment; None of anything else.
     """
@@ -90,7 +94,7 @@ class Input:
     path: Location
     name: str
     kind: Kind
-    digest: str
+    digest: str | None
     files: tuple[_FileState, ...]
     datasets: tuple[str, ...] = ()
     cells: SomaCells | None = None
@@ -120,29 +124,43 @@ class Input:
 
 
 def check_inputs(
-    path: Location, name: str, manifest: Manifest, options: Options, genes: GeneTable, *, is_named: bool = False
+    paths: Sequence[Location],
+    names: Sequence[str],
+    manifest: Manifest,
+    options: Options,
+    genes: GeneTable,
+    *,
+    is_named: bool = False,
 ) -> list[Input]:
-    """What `path` gives, after a look at its bytes and, where the corpus does not have it yet, at its counts and names.
+    """What `paths` give, after a look at their sizes and, of what the corpus does not have yet, at counts and names.
 
     Args:
-      name: of its dataset; put before the names of those of a SOMA experiment where `is_named`: the user gave it.
+      names: of their datasets; put before the names of those of a SOMA experiment where `is_named`: the user gave them.
 
     Raises:
       InputError: as `open_tables`, `resolutions` and `already_there`.
     """
-    layout = find_layout(path, options.reading)
-    if layout.soma is not None:
-        return _check_soma(layout, name, is_named, manifest, options, genes)
+    layouts = [find_layout(path, options.reading) for path in paths]
+    named = list(zip(paths, names, layouts, strict=True))
+    given = {name: _input(path, name, layout) for path, name, layout in named if layout.soma is None}
+    sizes = Counter(file.n_bytes for file in given.values()) + Counter(
+        {entry.source_bytes for entry in manifest.stores}
+    )
+    inputs = []
+    for _, name, layout in named:
+        if layout.soma is not None:
+            inputs += _check_soma(layout, name, is_named, manifest, options, genes)
+        else:
+            file = given[name]
+            inputs.append(_check(file, layout, sizes[file.n_bytes] > 1, manifest, options, genes))
+    return inputs
+
+
+def _input(path: Path, name: str, layout: Layout) -> Input:
     try:
-        states = tuple(_state(file) for file in layout.all_files)
+        return Input(path, name, layout.kind, None, tuple(_state(file) for file in layout.all_files))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
-    checked = Input(path, name, layout.kind, _digest(layout.all_files), states)
-    if already_there(checked, manifest, options):
-        return [checked]
-    checked = dataclasses.replace(checked, datasets=_datasets(layout, name, options, genes))
-    check_names_free(checked, checked.datasets, manifest)
-    return [checked]
 
 
 def _check_soma(
@@ -164,8 +182,20 @@ def _check_soma(
     return inputs
 
 
+def _check(
+    file: Input, layout: Layout, may_be_known: bool, manifest: Manifest, options: Options, genes: GeneTable
+) -> Input:
+    if may_be_known:
+        file = dataclasses.replace(file, digest=digest_of(file))
+        if already_there(file, manifest, options):
+            return file
+    file = dataclasses.replace(file, datasets=_datasets(layout, file.name, options, genes))
+    check_names_free(file, file.datasets, manifest)
+    return file
+
+
 def already_there(file: Input, manifest: Manifest, options: Options) -> tuple[StoreEntry, ...]:
-    """The stores made of this input, under whatever name; none for a new one.
+    """The stores made of this input, under whatever name; none for a new one, whose digest may be unknown.
 
     Raises:
       InputError: it was read with other options.
@@ -227,12 +257,17 @@ def _check_same_reading(file: Input, entries: tuple[StoreEntry, ...], options: O
         )
         how += " and --recover-counts" if recovered else ""
         how += "".join(
-            f", --{name} {value[:12] if name in _FILES else shlex.quote(value)}" for name, value in before.items()
+            f", --{name} {value[:12] if name in _FILES else _quoted(value)}" for name, value in before.items()
         )
         raise InputError(
             f"{file.path}: in the corpus already as {entries[0].input!r}, read from {how}; "
             "use the same options, or ingest it into another corpus"
         )
+
+
+def _quoted(value: str) -> str:
+    """As a person would type it."""
+    return value if re.fullmatch(r"[\w.+-]+", value) else f'"{value}"'
 
 
 def store_names_of(paths: Sequence[Location], names: Sequence[str] | None) -> list[str]:
@@ -264,7 +299,7 @@ def _stem(path: Location) -> str:
         return path.absolute().parent.name
     if path.suffix == ".gz":
         name = name.removesuffix(".gz")
-    return Path(name).stem if not path.is_dir() else name
+    return Path(name).stem if not path.is_dir() else name.removesuffix(".zarr")
 
 
 def _state(file: Path) -> _FileState:
@@ -272,19 +307,38 @@ def _state(file: Path) -> _FileState:
     return _FileState(file, status.st_size, status.st_mtime_ns)
 
 
-def _digest(files: Sequence[Path]) -> str:
+def digest_of(file: Input, stop: threading.Event | None = None) -> str:
+    """Its digest. Raises `InputError` where it cannot be read; `DigestStoppedError` soon after `stop` is set."""
+    root = file.path if file.kind.startswith("zarr") else None
+    return _digest([state.path for state in file.files], stop, root)
+
+
+class DigestStoppedError(Exception):
+    """No one waits for the digest any more."""
+
+
+def _digest(files: Sequence[Path], stop: threading.Event | None = None, root: Path | None = None) -> str:
     try:
         if len(files) == 1:
-            with files[0].open("rb") as file:
-                return hashlib.file_digest(file, _blake).hexdigest()
+            return _of_bytes(files[0], stop).hexdigest()
         together = _blake()
         for path in files:
-            with path.open("rb") as file:
-                part = hashlib.file_digest(file, _blake).digest()
-            together.update(f"{path.name}\0{path.stat().st_size}\0".encode() + part)
+            part = _of_bytes(path, stop).digest()
+            name = path.name if root is None else path.relative_to(root).as_posix()
+            together.update(f"{name}\0{path.stat().st_size}\0".encode() + part)
         return together.hexdigest()
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror or error}); check the path") from error
+
+
+def _of_bytes(path: Path, stop: threading.Event | None):
+    digest, piece = _blake(), memoryview(bytearray(2**20))
+    with path.open("rb", buffering=0) as file:
+        while length := file.readinto(piece):
+            digest.update(piece[:length])
+            if stop is not None and stop.is_set():
+                raise DigestStoppedError
+    return digest
 
 
 def _blake(content: bytes = b""):

@@ -51,7 +51,7 @@ class StoreEntry:
       name: of the dataset; unique in the corpus together with the modality.
       modality: what was measured.
       input: the name that the file was given. Another than `name` where the file's modalities share only some cells.
-      kind: what the file is: "h5ad", "h5mu", "10x h5", "10x mtx", "10x outs", "fragments" or "soma".
+      kind: what the file is: "h5ad", "10x h5" and so on, see `mofm.omics.layouts.Kind`.
       source, source_bytes: name (without folders) and size of the file or folder that was ingested; of a SOMA
         experiment its name or URL, and 0.
       digest: BLAKE2b (32 bytes, hexadecimal) of its bytes, or of what else it is known by (see `mofm.corpus.inputs`).

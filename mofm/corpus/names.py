@@ -8,7 +8,6 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from mofm.corpus.datasets import Corpus
 
@@ -24,19 +23,31 @@ class SharedNames(NamedTuple):
 def shared_names(corpus: Corpus, new: Collection[str]) -> SharedNames | None:
     """What the datasets of the names `new` share with others, and with each other; None where there is nothing.
 
-    Names are compared by hashes of 64 bits, 8 bytes a cell in memory.
+    Names are compared by hashes of 64 bits, which stores keep: of other datasets no name is read, and of all of them 8
+    bytes a cell, one dataset at a time.
     """
-    hashes = [pd.util.hash_array(np.asarray(dataset.cell_names(), object)) for dataset in corpus.datasets]
-    if not hashes:
+    hashes_new = {dataset.number: dataset.name_hashes() for dataset in corpus.datasets if dataset.name in new}
+    if not hashes_new:
         return None
-    every = np.concatenate(hashes)
-    dataset_N = np.repeat(np.arange(len(hashes)), [len(some) for some in hashes])
-    _, which, count = np.unique(every, return_inverse=True, return_counts=True)
-    is_new = np.isin(dataset_N, [dataset.number for dataset in corpus.datasets if dataset.name in new])
-    shared = np.flatnonzero(is_new & (count[which] > 1))
-    if not len(shared):
+    names = np.unique(np.concatenate(list(hashes_new.values())))
+    count, holders = np.zeros(len(names), np.int64), []
+    for dataset in corpus.datasets:
+        hashes = hashes_new.get(dataset.number)
+        place = _places(names, dataset.name_hashes() if hashes is None else hashes)
+        count[place] += 1
+        holders.append(place)
+    shared = {number: count[_places(names, hashes)] > 1 for number, hashes in hashes_new.items()}
+    cells = sum(int(cells.sum()) for cells in shared.values())
+    if not cells:
         return None
-    cell = int(shared[0])
-    both = dataset_N[which == which[cell]][:2]
-    example = str(corpus.cell_name(cell)).partition(":")[2]
-    return SharedNames(len(shared), example, tuple(corpus.datasets[number].name for number in both))
+    first = next(number for number in shared if shared[number].any())
+    row = int(np.argmax(shared[first]))
+    wanted = _places(names, hashes_new[first][row : row + 1])
+    both = [data.name for data, place in zip(corpus.datasets, holders, strict=True) if np.isin(wanted, place).all()][:2]
+    return SharedNames(cells, corpus.datasets[first].cell_name(row), tuple(both))
+
+
+def _places(names: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """The place in `names` (ascending) of those of `hashes` that are there."""
+    place = np.minimum(np.searchsorted(names, hashes), len(names) - 1)
+    return place[names[place] == hashes]

@@ -1,35 +1,28 @@
 """One input made into stores that want only their place in the feature table, which commits give in order.
 
-This is the work of an ingest, and needs nothing of the corpus, so that several inputs can be prepared at once in
-processes of their own: the bytes do not depend on how many there were, nor on which was done first. Choices and cost:
-
-- Processes, not threads: HDF5 reads under one lock, and the parsing of Python holds another. One input keeps about one
-  core busy. Processes are spawned (TensorStore's threads do not survive a fork) and import anew, three to five seconds of
-  a core each: worth it for inputs that take longer than that, and where cores are idle.
-- At most one finished input a process waits for its turn to be committed; it waits on disk, in the staging folder.
-- A process that is killed takes its work with it, and is told as an `InputError`; the others end with their parent.
+This is the work of an ingest, and needs nothing of the corpus, so that several inputs can be prepared at once wherever
+(`engines.py`): the bytes do not depend on where, nor on which was done first. Within one input the digest, the reading,
+the checks and the writing go side by side, in threads: each stage spends its time in code that frees Python's lock.
 """
 
-import multiprocessing
-import os
+import dataclasses
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from mofm.corpus.inputs import Input, Options, resolutions
+from mofm.corpus.inputs import Input, Options, digest_of, resolutions
 from mofm.corpus.manifest import StoreEntry
 from mofm.corpus.tables import make_table, text_column, writable_obs
 from mofm.corpus.writer import write_store
 from mofm.errors import InputError
+from mofm.omics.ahead import read_ahead
 from mofm.omics.features import merge_columns
 from mofm.omics.genome import gene_table
 from mofm.omics.identity import Resolution
@@ -69,7 +62,7 @@ def prepare(file: Input, species: str | Path, options: Options, folder: Path, re
       InputError: the input cannot be used, or changed while it was read.
       OSError: the disk is full or fails.
     """
-    with file.open(options.reading) as tables:
+    with _digesting(file) as digest, file.open(options.reading) as tables:
         resolved = resolutions(tables, options, gene_table(species))
         parts = pair(tables, unpaired=options.unpaired)
         counter = _Counter(report, sum(part.n_cells * len(part.modalities) for part in parts))
@@ -81,9 +74,26 @@ def prepare(file: Input, species: str | Path, options: Options, folder: Path, re
                     prepared.append(
                         _write(file, tables, table, part, resolved[table.modality], options, place, counter)
                     )
+        _check_unchanged(file)
+        known = digest.result()
+    _check_unchanged(file)
+    return [each._replace(entry=dataclasses.replace(each.entry, digest=known)) for each in prepared]
+
+
+def _check_unchanged(file: Input) -> None:
     if file.is_changed():
         raise InputError(f"{file.path}: was changed while it was read; run this again when it is complete")
-    return prepared
+
+
+@contextmanager
+def _digesting(file: Input) -> Iterator[Future[str]]:
+    """The digest of the file, taken in a thread where it is not known. Stops when the context ends."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, "mofm-digest") as thread:
+        try:
+            yield thread.submit(lambda: file.digest or digest_of(file, stop))
+        finally:
+            stop.set()
 
 
 class _Counter:
@@ -130,7 +140,7 @@ def _write(
         kind=file.kind,
         source=file.source,
         source_bytes=file.n_bytes,
-        digest=file.digest,
+        digest=file.digest or "",
         given=options.given(),
         cells=table.n_cells,
         features=len(ids),
@@ -159,7 +169,7 @@ def _write(
 
 def _merged(table: CountTable, merge: ColumnMerger) -> Iterator[CountRows]:
     try:
-        yield from map(merge, table.rows())
+        yield from map(merge, read_ahead(table.rows()))
     except CountOverflowError as error:
         raise InputError(
             f"{table.where}: {table.counts_from}: {error}, more than a count can be: name another "
@@ -179,83 +189,3 @@ def _var(names: Sequence[str], resolution: Resolution, ids: list[str], column_to
         "resolved": pd.Categorical(resolution.how[first].astype(object)),
     }
     return make_table(columns, ids)
-
-
-def prepare_all(
-    files: Sequence[Input],
-    species: str | Path,
-    options: Options,
-    staging: Path,
-    jobs: int,
-    report: Callable[[int, int, int], None],
-) -> Iterator[list[Prepared]]:
-    """`prepare` of each file, in their order; `jobs` at a time.
-
-    Args:
-      staging: an empty folder; the stores of file i are below `staging/i`.
-      report: told (number of the file, cells done, cells in all), never by two threads at once.
-    """
-    folders = [staging / f"input-{number}" for number in range(len(files))]
-    if jobs <= 1 or len(files) <= 1:
-        for number, (file, folder) in enumerate(zip(files, folders, strict=True)):
-            yield prepare(file, species, options, folder, lambda done, total, n=number: report(n, done, total))
-        return
-    spawn = multiprocessing.get_context("spawn")
-    told, stop = spawn.SimpleQueue(), spawn.Event()
-    listener = threading.Thread(target=_listen, args=(told, report), daemon=True)
-    listener.start()
-    workers = ProcessPoolExecutor(min(jobs, len(files)), spawn, _begin, (told, stop))
-    try:
-        left = iter(
-            [(n, file, species, options, folder) for n, (file, folder) in enumerate(zip(files, folders, strict=True))]
-        )
-        under_way = deque(workers.submit(_work, *task) for task in islice(left, 2 * jobs))
-        for file in files:
-            yield _result(file, under_way.popleft())
-            under_way.extend(workers.submit(_work, *task) for task in islice(left, 1))
-    finally:
-        stop.set()
-        workers.shutdown(cancel_futures=True)
-        told.put(None)
-        listener.join()
-
-
-def _result(file: Input, future: Future) -> list[Prepared]:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"{file.path}: a process that read inputs was killed (out of memory?); run this again, with --jobs 1"
-        ) from error
-
-
-class _StoppedError(Exception):
-    """The ingest has ended, this process has nothing more to do."""
-
-
-_told = _stop = None  # of a worker process
-
-
-def _begin(told, stop) -> None:
-    global _told, _stop
-    _told, _stop = told, stop
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _work(number: int, file: Input, species: str | Path, options: Options, folder: Path) -> list[Prepared]:
-    def report(done: int, total: int) -> None:
-        if _stop.is_set():
-            raise _StoppedError
-        _told.put((number, done, total))
-
-    return prepare(file, species, options, folder, report)
-
-
-def _listen(told, report: Callable[[int, int, int], None]) -> None:
-    while (message := told.get()) is not None:
-        report(*message)

@@ -38,7 +38,7 @@ from mofm.corpus.datasets import Corpus
 from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.pending import PendingRows, Span
 from mofm.corpus.places import PATIENCE_S, cause_of, context, is_url, join, kvstore, open_files, unreachable
-from mofm.corpus.tables import read_index, read_table
+from mofm.corpus.tables import read_index, read_name_hashes, read_table
 from mofm.corpus.zarr_files import ZarrFiles
 from mofm.errors import InputError
 from mofm.omics.rows import CountRows, join_rows
@@ -262,6 +262,10 @@ class Store:
     def cell_names(self) -> np.ndarray:
         """The names of all cells, in their file; object."""
         return self._read(read_index, "obs")
+
+    def name_hashes(self) -> np.ndarray:
+        """uint64, a hash of each cell's name: the same in every store. Read anew at every call."""
+        return self._read(lambda files, _: read_name_hashes(files), "uns/name_hashes")
 
     @functools.cached_property
     def _cell_names(self) -> np.ndarray:

@@ -21,7 +21,8 @@ from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 _CHECKED = {"compressors": [ZstdCodec(level=0, checksum=False), Crc32cCodec()]}
-_NO_CONTENT = ("layers", "obsm", "obsp", "uns", "varm", "varp")
+_NO_CONTENT = ("layers", "obsm", "obsp", "varm", "varp")
+_NAME_HASHES = "name_hashes"  # in uns: names are compared over whole corpora, and text takes seconds a million to read
 
 
 def write_obs(folder: Path, obs: pd.DataFrame, n_features: int, layers: Iterable[str] = ()) -> None:
@@ -32,6 +33,8 @@ def write_obs(folder: Path, obs: pd.DataFrame, n_features: int, layers: Iterable
         anndata.io.write_elem(root, "obs", obs, dataset_kwargs=_CHECKED)
         for key in _NO_CONTENT:
             anndata.io.write_elem(root, key, {})
+        hashes = {_NAME_HASHES: hash_names(obs.index)}
+        anndata.io.write_elem(root, "uns", hashes, dataset_kwargs=_CHECKED)
         attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [len(obs), n_features]}
         for key in ("X", *layers):
             root.create_group(key, attributes=attributes)
@@ -54,6 +57,17 @@ def read_index(files: Store, key: str) -> np.ndarray:
     """The index of such a table alone, object. Raises as `read_table`."""
     table = _group(files)[key]
     return np.asarray(anndata.io.read_elem(table[table.attrs["_index"]]), object)
+
+
+def hash_names(names: Iterable[str]) -> np.ndarray:
+    """uint64, the same in every version of pandas."""
+    return pd.util.hash_array(np.asarray(names, object))
+
+
+def read_name_hashes(files: Store) -> np.ndarray:
+    """`hash_names` of the cells. Of a store of before there were any, of the names themselves. Raises as `read_table`."""
+    kept = _group(files)["uns"]
+    return kept[_NAME_HASHES][:] if _NAME_HASHES in kept else hash_names(read_index(files, "obs"))
 
 
 def _group(files: Store) -> zarr.Group:

@@ -20,8 +20,8 @@ Choices and their cost:
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +64,7 @@ def write_store(
     obs: pd.DataFrame,
     n_features: int,
     with_hits: bool,
-    blocks: Callable[[], Iterable[CountRows]],
+    blocks: Callable[[], Generator[CountRows]],
     on_cells: Callable[[int], None],
 ) -> Written:
     """Writes an AnnData store but for its var; `finish_store` makes it whole.
@@ -85,7 +85,8 @@ def write_store(
         write_obs(folder, obs, n_features, matrices[1:])
         places = [folder / matrix for matrix in matrices]
         try:
-            return _write_counts(places, dtype, len(obs), n_features, blocks(), on_cells)
+            with closing(blocks()) as stream:
+                return _write_counts(places, dtype, len(obs), n_features, stream, on_cells)
         except _TooWide as wider:
             dtype = wider.dtype
             shutil.rmtree(folder)
@@ -107,27 +108,31 @@ def _write_counts(
 ) -> Written:
     indptr, cells, entries, total, hits, largest = [np.zeros(1, np.int64)], 0, 0, 0, 0, 0
     writer = None
-    for rows in blocks:
-        largest = max(largest, int(rows.data.max(initial=0)))
-        if largest > np.iinfo(dtype).max:
-            wider = np.min_scalar_type(largest)
-            if writer is not None:
-                raise _TooWide(wider)
-            dtype = wider
-        if writer is None:
-            columns = np.dtype(np.uint16 if n_features < 2**16 else np.uint32)
-            writer = _Entries(places, columns, dtype, len(rows.data) / max(1, rows.n_cells))
-        both = (rows.data,) if rows.hits is None else (rows.data, rows.hits)
-        writer.append(*(array for values in both for array in (rows.indices, values)))
-        indptr.append(rows.indptr_N[1:] + entries)
-        cells += rows.n_cells
-        entries += len(rows.data)
-        total, hits = (sum_ + int(values.sum(dtype=np.uint64)) for sum_, values in ((total, both[0]), (hits, both[-1])))
-        on_cells(cells)
-    indptr_N = np.concatenate(indptr)
-    if writer is None or cells != n_cells:
-        raise ValueError(f"{cells} cells of counts for {n_cells} rows of obs")
-    writer.finish()
+    # Nothing may still be written to a folder that is about to be deleted, whatever ended this.
+    with ExitStack() as writing:
+        for rows in blocks:
+            largest = max(largest, int(rows.data.max(initial=0)))
+            if largest > np.iinfo(dtype).max:
+                wider = np.min_scalar_type(largest)
+                if writer is not None:
+                    raise _TooWide(wider)
+                dtype = wider
+            if writer is None:
+                columns = np.dtype(np.uint16 if n_features < 2**16 else np.uint32)
+                writer = _Entries(places, columns, dtype, len(rows.data) / max(1, rows.n_cells))
+                writing.callback(writer.settle)
+            both = (rows.data,) if rows.hits is None else (rows.data, rows.hits)
+            writer.append(*(array for values in both for array in (rows.indices, values)))
+            indptr.append(rows.indptr_N[1:] + entries)
+            cells += rows.n_cells
+            entries += len(rows.data)
+            total += int(rows.data.sum(dtype=np.uint64))
+            hits += 0 if rows.hits is None else int(rows.hits.sum(dtype=np.uint64))
+            on_cells(cells)
+        indptr_N = np.concatenate(indptr)
+        if writer is None or cells != n_cells:
+            raise ValueError(f"{cells} cells of counts for {n_cells} rows of obs")
+        writer.finish()
     for place in places:
         _write_whole(place / "indptr", indptr_N)
     empty = int((np.diff(indptr_N) == 0).sum())
@@ -135,7 +140,10 @@ def _write_counts(
 
 
 class _Entries:
-    """indices and data of one matrix, or of two with entries in the same places, written side by side, by the shard."""
+    """indices and data of one matrix, or of two with entries in the same places, written side by side, by the shard.
+
+    One shard is encoded and written, in TensorStore's threads, while the next is filled.
+    """
 
     def __init__(self, places: list[Path], columns: np.dtype, counts: np.dtype, entries_per_cell: float):
         power = round(np.log2(max(1.0, CHUNK_CELLS * entries_per_cell)))
@@ -143,7 +151,8 @@ class _Entries:
         shard = chunk * min(SHARD_CHUNKS, MAX_SHARD_ENTRIES // chunk)
         parts = [(place / name, dtype) for place in places for name, dtype in (("indices", columns), ("data", counts))]
         self._arrays = [_OutArray(path, dtype, chunk, shard) for path, dtype in parts]
-        self._shards = [np.empty(shard, dtype) for _, dtype in parts]
+        self._shards, self._others = ([np.empty(shard, dtype) for _, dtype in parts] for _ in range(2))
+        self._under_way: list = []
         self._filled = self._written = 0
 
     def append(self, *entries: np.ndarray) -> None:
@@ -157,15 +166,25 @@ class _Entries:
                 self._flush()
 
     def _flush(self) -> None:
+        """Starts writing what is filled, once the shard before is written: its memory is the next one's."""
+        _wait(self._under_way)
         pairs = zip(self._arrays, self._shards, strict=True)
-        _wait([array.write(self._written, buffer[: self._filled]) for array, buffer in pairs])
+        self._under_way = [array.write(self._written, buffer[: self._filled]) for array, buffer in pairs]
+        self._shards, self._others = self._others, self._shards
         self._written, self._filled = self._written + self._filled, 0
 
     def finish(self) -> None:
         if self._filled:
             self._flush()
+        _wait(self._under_way)
         for array in self._arrays:
             array.finish(self._written)
+
+    def settle(self) -> None:
+        """Returns when nothing is being written any more. How it ended no one asks: all is to be thrown away."""
+        for write in self._under_way:
+            with suppress(ValueError):
+                write.result()
 
 
 class _OutArray:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import anndata
@@ -11,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from mofm.axes import Modality
+from mofm.corpus.tables import writable_obs
 from mofm.files import output_file
 from mofm.inference.model import Embedding
 from mofm.omics.hdf5 import open_hdf5, read_table
-from mofm.omics.readers import find_layout
+from mofm.omics.layouts import ANNDATAS
+from mofm.omics.readers import Reading, find_layout, open_members
 
 BOOKKEEPING_BYTES = 2**20
 """What HDF5 may need to write an embedding, beside the values."""
@@ -38,7 +41,8 @@ def write_embedding(
 
     Of several modalities, obsm[key_added] is the mean of a cell's embeddings, obsm[key_added + "_rna"] and so on each,
     NaN where a cell was not measured; uns["mofm"] has a report for each. Of an h5mu file these are the obsm and uns of
-    the whole. Where `source` is no AnnData or MuData, `target` is an h5ad file of the cells' names and embeddings alone.
+    the whole. Of AnnData in zarr, `target` is an h5ad file of its obs and the embeddings. Where `source` is no AnnData or
+    MuData, it is one of the cells' names and embeddings alone.
 
     Raises:
       InputError: the disk is full, or `target` cannot be written for another reason.
@@ -52,6 +56,10 @@ def write_embedding(
             os.chmod(temporary, 0o644)
             with open_hdf5(source) as file:
                 cells = read_table(file, source, "obs").index
+        elif kind in ANNDATAS:
+            obs, _ = writable_obs(_obs_of(source))
+            cells = obs.index
+            anndata.AnnData(obs=obs).write_h5ad(temporary)
         else:
             cells = pd.Index(dict.fromkeys(name for one in several.values() for name in one.cells))
             anndata.AnnData(obs=pd.DataFrame(index=cells.astype(str))).write_h5ad(temporary)
@@ -67,6 +75,15 @@ def write_embedding(
             for key, embedding_NE in arrays.items():
                 anndata.io.write_elem(file["obsm"], key, embedding_NE)
             anndata.io.write_elem(file["uns"], "mofm", report)
+
+
+def _obs_of(source: Path) -> pd.DataFrame:
+    """The cells of zarr stores; of MuData, all of them, with nothing but their names."""
+    with ExitStack() as resources:
+        members, _ = open_members(find_layout(source), Reading(), resources)
+    if len(members) == 1:
+        return members[0].obs
+    return pd.DataFrame(index=pd.Index(dict.fromkeys(name for member in members for name in member.obs.index)))
 
 
 def _bytes_added(arrays: Mapping[str, np.ndarray], embeddings: Mapping[Modality, Embedding]) -> int:

@@ -1,10 +1,12 @@
-"""AnnData in an open HDF5 file as tables of counts: an h5ad file is one, an h5mu file has one a modality."""
+"""AnnData in an open file as tables of counts: an h5ad file or a zarr store is one, an h5mu file has one a modality.
+
+annbatch's collection is one too, in parts (see `zarrs.py`).
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import h5py
 import pandas as pd
 
 from mofm.axes import MODALITIES, Modality
@@ -16,6 +18,7 @@ from mofm.omics.layouts import Kind
 from mofm.omics.methylation import choose_methylation, has_methylation_layers
 from mofm.omics.modalities import feature_kinds, has_types, modalities_told, modality_of, region_share
 from mofm.omics.table import BLOCK_ENTRIES, CountSource, CountTable
+from mofm.omics.zarrs import Group
 
 LooksLike = Callable[[Sequence[str]], float]
 
@@ -25,30 +28,37 @@ class Member:
     """An AnnData in an open file.
 
     Attributes:
-      group: where it is.
+      groups: where it is; the parts of a collection, one behind the other.
       path, kind: the file's.
       where: its name in messages.
       obs: its cells.
       modalities: what was measured, as far as it is modelled.
     """
 
-    group: h5py.Group
+    groups: tuple[Group, ...]
     path: Path
     kind: Kind
     where: str
     obs: pd.DataFrame
     modalities: tuple[Modality, ...]
 
-
-def h5ad_member(file: h5py.File, path: Path, modality: Modality | None) -> Member:
-    """The AnnData of an h5ad file. Raises `InputError` where it is none, or holds nothing that is modelled."""
-    matrix_keys(file, str(path))
-    obs = read_table(file, path, "obs")
-    modalities = (modality,) if modality else _modalities_in(file, str(path))
-    return Member(file, path, "h5ad", str(path), obs, modalities)
+    @property
+    def group(self) -> Group:
+        """The first, whose features and matrices are those of all."""
+        return self.groups[0]
 
 
-def h5mu_members(file: h5py.File, path: Path) -> tuple[list[Member], dict[str, int]]:
+def whole_member(groups: Sequence[Group], path: Path, kind: Kind, modality: Modality | None) -> Member:
+    """The AnnData that a file is, or the parts of a collection are. Raises `InputError` where it is none, or holds nothing
+    that is modelled."""
+    for group in groups:
+        matrix_keys(group, str(path))
+    obs = [read_table(group, path, "obs") for group in groups]
+    modalities = (modality,) if modality else _modalities_in(groups[0], str(path))
+    return Member(tuple(groups), path, kind, str(path), obs[0] if len(obs) == 1 else pd.concat(obs), modalities)
+
+
+def h5mu_members(file: Group, path: Path, kind: Kind = "h5mu") -> tuple[list[Member], dict[str, int]]:
     """The AnnDatas of an h5mu file that are modelled, and the features of the others by their names.
 
     A cell's annotations are those of its modality, and those of the whole file that no modality claims.
@@ -65,7 +75,7 @@ def h5mu_members(file: h5py.File, path: Path) -> tuple[list[Member], dict[str, i
         modality = modality_of(name)
         modalities = (modality,) if modality else _modalities_told(group, where)
         if modalities:
-            members.append(Member(group, path, "h5mu", where, _obs(file, path, group, where, groups), modalities))
+            members.append(Member((group,), path, kind, where, _obs(file, path, group, where, groups), modalities))
         else:
             left_out[name] = len(read_table(group, where, "var"))
     found = [modality for member in members for modality in member.modalities]
@@ -97,7 +107,7 @@ def open_member(
       InputError: no matrix holds the counts, or names are wrong; one line says why and what to do.
     """
     where = f"{member.where}: {modality}" if len(member.modalities) > 1 else member.where
-    place = Place(member.group, where, len(member.obs), Wanted(modality, others))
+    place = Place(member.groups, where, len(member.obs), Wanted(modality, others))
     about = {"path": member.path, "kind": member.kind, "where": where, "modality": modality, "obs": member.obs}
     if modality == "methylation":
         source, totals, hits, notes = choose_methylation(place, counts_from, BLOCK_ENTRIES)
@@ -126,7 +136,7 @@ def check_names(table: CountTable, looks_like_genes: LooksLike) -> None:
     check_cell_names(table.where, table.obs.index)
 
 
-def _modalities_in(group: h5py.Group, where: str) -> tuple[Modality, ...]:
+def _modalities_in(group: Group, where: str) -> tuple[Modality, ...]:
     """What an AnnData holds: as its features' types tell, else by its layers and names, else RNA."""
     if told := _modalities_told(group, where):
         return told
@@ -142,14 +152,14 @@ def _modalities_in(group: h5py.Group, where: str) -> tuple[Modality, ...]:
     return ("atac",) if region_share(var.index) > 0.5 else ("rna",)
 
 
-def _modalities_told(group: h5py.Group, where: str) -> tuple[Modality, ...]:
+def _modalities_told(group: Group, where: str) -> tuple[Modality, ...]:
     """The modelled ones among the feature types of an AnnData; none where it has no types."""
     var = read_table(group, where, "var")
     meant = modalities_told(var) if has_types(var) else ()
     return tuple(modality for modality in MODALITIES if modality in meant)
 
 
-def _obs(file: h5py.File, path: Path, group: h5py.Group, where: str, groups: dict) -> pd.DataFrame:
+def _obs(file: Group, path: Path, group: Group, where: str, groups: dict) -> pd.DataFrame:
     own = read_table(group, where, "obs")
     if "obs" not in file or own.index.has_duplicates:
         return own

@@ -62,10 +62,15 @@ def look_at(values: np.ndarray) -> Look:
 
 
 def whole_counts(values: np.ndarray) -> np.ndarray:
-    """The same values as uint32. Raises `BadValue` at the first that is not one."""
+    """The same values as the smallest of uint8, uint16 and uint32 that holds them. Raises `BadValue` at the first that is
+    no count."""
+    largest = values.max(initial=0).item()
+    in_range = largest <= LARGEST_COUNT  # not, where it is NaN
     with np.errstate(invalid="ignore"):
-        counts = values.astype(np.uint32)
-    same = counts == values
+        counts = values.astype(np.min_scalar_type(int(largest)) if in_range else np.uint32)
+    # In range, whole numbers alone come back as they went. (What a negative or fractional one becomes on the way depends
+    # on the processor, but is never itself.) numpy would compare float32 with integers as float64, at thrice the cost.
+    same = (counts.astype(values.dtype) if in_range and values.dtype.kind == "f" else counts) == values
     if not same.all():
         position = int(np.argmin(same))
         raise BadValue(position, _what_is_wrong(values[position]))

@@ -1,24 +1,25 @@
 """Which matrix of an AnnData holds the counts: named by the user, or found by looking at samples of the values.
 
-An AnnData is an h5ad file, or a modality of an h5mu file. `where` names either in messages.
+An AnnData is an h5ad file, a zarr store, or a modality of an h5mu file. `where` names either in messages.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import pandas as pd
 
 from mofm.axes import FEATURES, Modality
 from mofm.errors import InputError, nearest_name
+from mofm.omics.chained import chain
 from mofm.omics.checks import BadValue, Look, look_at
 from mofm.omics.counts import recovery_of, select_columns
 from mofm.omics.hdf5 import read_table, reading
 from mofm.omics.matrices import StoredMatrix, StoredRows, open_matrix
 from mofm.omics.modalities import columns_of, feature_kinds
 from mofm.omics.recover import SHARE_NEEDED, Recovery
+from mofm.omics.zarrs import Array, Group, is_array
 
 USUAL_LAYERS = ("counts", "raw_counts", "count", "raw", "umi", "umis")
 
@@ -73,26 +74,31 @@ class Place:
     """An AnnData in an open file, and what is wanted of it.
 
     Attributes:
-      group: an h5ad file, or a modality of an h5mu file.
+      groups: an h5ad file, a zarr store, or a modality of an h5mu file; the parts of a collection.
       where: its name in messages.
       n_cells: rows of its obs.
     """
 
-    group: h5py.Group
+    groups: tuple[Group, ...]
     where: str
     n_cells: int
     wanted: Wanted
 
+    @property
+    def group(self) -> Group:
+        """The first, whose features and matrices are those of all."""
+        return self.groups[0]
 
-def matrix_keys(group: h5py.Group, where: str) -> dict[str, str]:
-    """Names of the matrices of an AnnData, in the order in which counts are looked for, and their HDF5 keys.
+
+def matrix_keys(group: Group, where: str) -> dict[str, str]:
+    """Names of the matrices of an AnnData, in the order in which counts are looked for, and their keys in the file.
 
     Raises `InputError` for anything but an AnnData.
     """
     with reading(where, "the list of its contents"):
         if "row_attrs" in group:
             raise InputError(f"{where}: is a loom file, not h5ad; write anndata.io.read_loom(...) as h5ad")
-        layers = list(group["layers"]) if isinstance(group.get("layers"), h5py.Group) else []
+        layers = list(group["layers"]) if "layers" in group and not is_array(group["layers"]) else []
         usual = sorted((x for x in layers if x.lower() in USUAL_LAYERS), key=lambda x: USUAL_LAYERS.index(x.lower()))
         others = [name for name in layers if name not in usual]
         keys = {f"layers/{name}": f"layers/{name}" for name in usual}
@@ -103,7 +109,7 @@ def matrix_keys(group: h5py.Group, where: str) -> dict[str, str]:
         keys = {name: key for name, key in keys.items() if not _is_null(group[key])}
         if not keys or not {"obs", "var"} <= set(group):
             raise InputError(
-                f"{where}: an HDF5 file but not h5ad (it holds {', '.join(list(group)[:6]) or 'nothing'}; X, obs and "
+                f"{where}: neither h5ad nor AnnData in zarr (it holds {', '.join(list(group)[:6]) or 'nothing'}; X, obs and "
                 "var are needed); write it with anndata"
             )
     return keys
@@ -116,8 +122,14 @@ def is_tried(name: str) -> bool:
 
 def load_candidate(place: Place, name: str, key: str) -> Candidate:
     """Opens the matrix and looks at a sample. Raises `InputError` where structure, shape or features are unsound."""
-    matrix = open_matrix(place.group, place.where, key, name)
-    var = read_table(place.group, place.where, "var" if name != "raw/X" else key.replace("X", "var"))
+    matrix = chain([open_matrix(group, place.where, key, name) for group in place.groups])
+    table = "var" if name != "raw/X" else key.replace("X", "var")
+    var = read_table(place.group, place.where, table)
+    for group in place.groups[1:]:
+        if not read_table(group, place.where, table).index.equals(var.index):
+            raise InputError(
+                f"{place.where}: {group.name} has other features than {place.group.name}; give each as an input of its own"
+            )
     if matrix.shape != (place.n_cells, len(var)):
         turned = matrix.shape == (len(var), place.n_cells)
         raise InputError(
@@ -227,5 +239,5 @@ def _first_look(candidate: Candidate) -> Look:
     return candidate.look
 
 
-def _is_null(node: h5py.Group | h5py.Dataset) -> bool:
-    return isinstance(node, h5py.Dataset) and node.shape is None
+def _is_null(node: Group | Array) -> bool:
+    return is_array(node) and (node.shape is None or node.attrs.get("encoding-type") == "null")

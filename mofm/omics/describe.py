@@ -9,12 +9,12 @@ from mofm.axes import FEATURES
 from mofm.errors import InputError
 from mofm.files import Location
 from mofm.omics import fragments
-from mofm.omics.anndatas import Member, h5ad_member, h5mu_members
+from mofm.omics.anndatas import Member
 from mofm.omics.choice import Place, Wanted, load_candidate, matrix_keys
-from mofm.omics.hdf5 import open_hdf5, read_table
-from mofm.omics.layouts import Layout
+from mofm.omics.hdf5 import read_table
+from mofm.omics.layouts import ANNDATAS, MUDATAS, Layout
 from mofm.omics.pairing import pair
-from mofm.omics.readers import Reading, Tables, find_layout, open_cells, open_tables
+from mofm.omics.readers import Reading, Tables, find_layout, open_cells, open_members, open_tables
 from mofm.omics.soma_cells import select_cells
 from mofm.omics.survey import survey
 
@@ -120,13 +120,12 @@ def _describe_fragments(layout: Layout, reading: Reading) -> dict:
 
 def _parts(layout: Layout, reading: Reading) -> list[dict]:
     """The AnnDatas of a file, each with its matrices, even where none can be used."""
-    if layout.kind not in ("h5ad", "h5mu"):
+    if layout.kind not in ANNDATAS:
         return []
     with ExitStack() as resources:
-        file = resources.enter_context(open_hdf5(layout.path))
-        if layout.kind == "h5ad":
-            return [_describe_part(h5ad_member(file, layout.path, reading.modality), "")]
-        members, _ = h5mu_members(file, layout.path)
+        members, _ = open_members(layout, reading, resources)
+        if layout.kind not in MUDATAS:
+            return [_describe_part(members[0], "")]
         return [_describe_part(member, member.group.name.split("/")[-1]) for member in members]
 
 
@@ -142,7 +141,7 @@ def _describe_part(member: Member, name: str) -> dict:
 def _describe_matrix(member: Member, name: str, key: str) -> dict:
     try:
         wanted = Wanted(member.modalities[0], member.modalities)
-        candidate = load_candidate(Place(member.group, member.where, len(member.obs), wanted), name, key)
+        candidate = load_candidate(Place(member.groups, member.where, len(member.obs), wanted), name, key)
     except InputError as error:
         return {"error": str(error)}
     matrix, look = candidate.matrix, candidate.look

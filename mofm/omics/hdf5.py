@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 
 from mofm.errors import InputError
+from mofm.omics.chunks import read_inflated
+from mofm.omics.zarrs import Array, Group, check_names_written, is_array
 
-RESAVE = "open it with anndata.read_h5ad(...), write it again with .write_h5ad(...) and use the new file"
+RESAVE = "open it with anndata.read_h5ad(...) or read_zarr(...), write it again and use the new file"
 
 
 @contextlib.contextmanager
@@ -68,16 +70,17 @@ def open_hdf5(path: Path) -> h5py.File:
         raise InputError(f"{path}: HDF5 cannot open it ({cause}); fetch or write the file again") from error
 
 
-def read_table(file: h5py.Group, path: Path | str, key: str) -> pd.DataFrame:
+def read_table(file: Group, path: Path | str, key: str) -> pd.DataFrame:
     """The obs or var table at `key`, whole, with names as strings. Raises `InputError` where it cannot be read."""
     if key not in file:
-        raise InputError(f"{path}: {key} is missing, so this is not a complete h5ad file; write it again with anndata")
+        raise InputError(f"{path}: {key} is missing, so this is not a complete AnnData; write it again with anndata")
     with reading(path, key):
         node = file[key]
-        if isinstance(node, h5py.Dataset):
+        if is_array(node):
             raise InputError(f"{path}: {key} is in the format of anndata before 0.7; {RESAVE}")
     try:
         table = anndata.io.read_elem(node)
+        check_names_written(node)
     # Foreign encodings and damage end in any exception at all; each of them means the same to the user.
     except Exception as error:
         raise InputError(f"{path}: {key} cannot be read as a table ({_one_line(error)}); {RESAVE}") from error
@@ -87,10 +90,12 @@ def read_table(file: h5py.Group, path: Path | str, key: str) -> pd.DataFrame:
     return table
 
 
-def read_slice(dataset: h5py.Dataset, path: Path | str, key: str, start: int, stop: int) -> np.ndarray:
+def read_slice(dataset: Array, path: Path | str, key: str, start: int, stop: int) -> np.ndarray:
     """`dataset[start:stop]` in native byte order; bool becomes uint8, float16 float32 (scipy has neither)."""
     with reading(path, key):
-        values = dataset[start:stop]
+        values = read_inflated(dataset, start, stop) if isinstance(dataset, h5py.Dataset) else None
+        if values is None:
+            values = dataset[start:stop]
     return values.astype(dtype_read(values.dtype), copy=False)
 
 
@@ -101,9 +106,12 @@ def dtype_read(stored: np.dtype) -> np.dtype:
     return narrow.get(native, native)
 
 
-def check_written(dataset: h5py.Dataset, path: Path | str, key: str) -> None:
-    """Raises `InputError` where blocks of `dataset` were never written: HDF5 would read them as zeros, silently."""
-    if dataset.size == 0:
+def check_written(dataset: Array, path: Path | str, key: str) -> None:
+    """Raises `InputError` where blocks of `dataset` were never written: HDF5 would read them as zeros, silently.
+
+    Of zarr see `zarrs.complete`.
+    """
+    if dataset.size == 0 or not isinstance(dataset, h5py.Dataset):
         return
     with reading(path, key):
         if dataset.chunks is None:

@@ -1,8 +1,9 @@
 """What a file or folder is, told by what is in it: a suffix decides nothing.
 
-Known are the files that labs have: h5ad, h5mu, 10x Genomics HDF5 (Cell Ranger 1 to 9), 10x matrix folders, the output
-folders of Cell Ranger (`count`, `multi`, ATAC, ARC), fragment files, and experiments of TileDB-SOMA, which CELLxGENE
-Census is one of. Anything else is refused with what was looked for. Of URLs only those of SOMA are read.
+Known are the files that labs have: h5ad, h5mu, AnnData and MuData in zarr, annbatch's collections of AnnData in zarr, 10x
+Genomics HDF5 (Cell Ranger 1 to 9), 10x matrix folders, the output folders of Cell Ranger (`count`, `multi`, ATAC, ARC),
+fragment files, and experiments of TileDB-SOMA, which CELLxGENE Census is one of. Anything else is refused with what was
+looked for. Of URLs only those of SOMA are read.
 """
 
 import gzip
@@ -16,8 +17,13 @@ from mofm.errors import InputError
 from mofm.files import Location
 from mofm.omics.hdf5 import open_hdf5, reading
 from mofm.omics.soma import SomaPlace, find_soma, is_tiledb_folder
+from mofm.omics.zarrs import is_zarr, open_zarr, parts_of
 
-Kind = Literal["h5ad", "h5mu", "10x h5", "10x mtx", "10x outs", "fragments", "soma"]
+Kind = Literal[
+    "h5ad", "h5mu", "zarr", "zarr mudata", "zarr collection", "10x h5", "10x mtx", "10x outs", "fragments", "soma"
+]  # fmt: skip
+MUDATAS = ("h5mu", "zarr mudata")
+ANNDATAS = ("h5ad", "zarr", "zarr collection", *MUDATAS)
 
 _MATRICES = (
     "filtered_feature_bc_matrix.h5",
@@ -30,8 +36,8 @@ _MATRICES = (
 _FRAGMENTS = ("atac_fragments.tsv.gz", "fragments.tsv.gz")
 _FEATURES = ("features.tsv", "genes.tsv", "peaks.bed")
 _KNOWN = (
-    "h5ad, h5mu, 10x HDF5, a 10x folder of matrix.mtx, a Cell Ranger outs folder, fragments.tsv.gz or a TileDB-SOMA "
-    "experiment"
+    "h5ad, h5mu, zarr, 10x HDF5, a 10x folder of matrix.mtx, a Cell Ranger outs folder, fragments.tsv.gz or a "
+    "TileDB-SOMA experiment"
 )
 
 
@@ -109,6 +115,14 @@ def _hdf5_kind(file: h5py.File, path: Path) -> Kind:
         return "h5ad"
 
 
+def _zarr_kind(path: Path) -> Kind:
+    group = open_zarr(path)
+    with reading(path, "the list of its contents"):
+        if "mod" in group:
+            return "zarr mudata"
+        return "zarr collection" if parts_of(group) and "obs" not in group else "zarr"
+
+
 def _is_hdf5(path: Path) -> bool:
     try:
         with path.open("rb"):
@@ -135,6 +149,8 @@ def _first_line(path: Path) -> str:
 def _folder(path: Path, with_fragments: bool) -> Layout:
     if is_tiledb_folder(path):
         return Layout("soma", path, (), soma=find_soma(path))
+    if is_zarr(path):
+        return Layout(_zarr_kind(path), path, tuple(sorted(file for file in path.rglob("*") if file.is_file())))
     inside = path / "outs" if (path / "outs").is_dir() else path
     matrix = next((inside / name for name in _MATRICES if (inside / name).exists()), None)
     fragments = next((inside / name for name in _FRAGMENTS if (inside / name).exists()), None)

@@ -1,4 +1,4 @@
-"""A matrix of an h5ad file, read as consecutive blocks of rows exactly as stored: CSR, CSC or dense.
+"""A matrix of an h5ad file or zarr store, read as consecutive blocks of rows exactly as stored: CSR, CSC or dense.
 
 Nothing is checked here but the structure that reading needs (pointers that only grow, indices in range, arrays of
 one length): values are judged in `checks.py`. Choices and their cost:
@@ -17,10 +17,12 @@ from typing import Literal, NamedTuple
 
 import h5py
 import numpy as np
+import zarr
 
 from mofm.errors import InputError
 from mofm.omics.hdf5 import RESAVE, check_written, read_slice, reading
 from mofm.omics.transpose import ColumnSlab, RowScratch, spans
+from mofm.omics.zarrs import BandedArray, Group, complete, is_array
 
 MAX_BLOCK_ROWS = 65_536
 _SAMPLE_PLACES = 16
@@ -82,18 +84,22 @@ class StoredMatrix(abc.ABC):
             self._scratch = None
 
 
-def open_matrix(file: h5py.Group, path: Path | str, key: str, name: str) -> StoredMatrix:
+def open_matrix(file: Group, path: Path | str, key: str, name: str) -> StoredMatrix:
     """The matrix at `key`, called `name` in messages. Raises `InputError` where its structure is not sound."""
     with reading(path, name):
         node = file[key]
-        if isinstance(node, h5py.Dataset):
+        if is_array(node):
             check_written(node, path, name)
             if node.ndim != 2:
                 raise InputError(f"{path}: {name} has {node.ndim} axes, cells x features are needed; {RESAVE}")
             shape, dtype, chunks = node.shape, node.dtype, node.chunks
+            if isinstance(node, zarr.Array):
+                bands = BandedArray(node)
+                return DenseMatrix(path, name, shape, dtype, bands, bands.band)
             # HDF5 gives a dataset its chunk cache at the first of its open handles: this one must be closed.
             del node
-            return DenseMatrix(path, name, file, key, shape, dtype, chunks)
+            dataset = _open_with_cache(file, key, shape, dtype, chunks)
+            return DenseMatrix(path, name, shape, dtype, dataset, chunks[0] if chunks else 1)
         encoding = node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", ""))
         encoding = encoding.decode() if isinstance(encoding, bytes) else str(encoding)
         shape = node.attrs.get("shape", node.attrs.get("h5sparse_shape"))
@@ -108,20 +114,20 @@ def open_matrix(file: h5py.Group, path: Path | str, key: str, name: str) -> Stor
 class _SparseMatrix(StoredMatrix):
     """What CSR and CSC share: three arrays and the checks that they belong together."""
 
-    def __init__(self, path: Path | str, name: str, group: h5py.Group, shape: tuple[int, int]):
-        self._values, self._indices, self._indptr = group["data"], group["indices"], group["indptr"]
+    def __init__(self, path: Path | str, name: str, group: Group, shape: tuple[int, int]):
+        self._values, self._indices, self._indptr = (complete(group[key]) for key in ("data", "indices", "indptr"))
         super().__init__(path, name, shape, self._values.dtype, self._indices.size)
         self._n_major, self._n_minor = shape if self.layout == "csr" else shape[::-1]
         for array in (self._values, self._indices, self._indptr):
             if array.ndim != 1 or (array is not self._values and array.dtype.kind not in "iu"):
                 self._broken(f"{array.name} is not a list of indices")
             check_written(array, path, name)
-        if len(self._indptr) != self._n_major + 1:
-            self._broken(f"indptr has {len(self._indptr):,} entries, its shape needs {self._n_major + 1:,}")
+        if self._indptr.size != self._n_major + 1:
+            self._broken(f"indptr has {self._indptr.size:,} entries, its shape needs {self._n_major + 1:,}")
         first, last = int(self._indptr[0]), int(self._indptr[-1])
-        if first != 0 or last != self.n_stored or len(self._values) != self.n_stored:
+        if first != 0 or last != self.n_stored or self._values.size != self.n_stored:
             self._broken(
-                f"indptr runs from {first:,} to {last:,} for {self.n_stored:,} indices, {len(self._values):,} values"
+                f"indptr runs from {first:,} to {last:,} for {self.n_stored:,} indices, {self._values.size:,} values"
             )
 
     def _broken(self, what: str) -> None:
@@ -225,10 +231,9 @@ class DenseMatrix(StoredMatrix):
 
     layout = "dense"
 
-    def __init__(self, path, name, file: h5py.Group, key: str, shape, dtype, chunks: tuple[int, int] | None):
+    def __init__(self, path, name, shape, dtype, dataset: h5py.Dataset | BandedArray, band: int):
         super().__init__(path, name, shape, dtype, shape[0] * shape[1])
-        self._band = chunks[0] if chunks else 1
-        self._dataset = _open_with_cache(file, key, shape, dtype, chunks)
+        self._dataset, self._band = dataset, band
 
     def rows(self, block_entries: int) -> Iterator[StoredRows]:
         fit = min(MAX_BLOCK_ROWS, max(1, block_entries // max(1, self.shape[1])))

@@ -1,8 +1,9 @@
 """Files of labs as tables of counts: one `CountTable` a modality, whatever the file.
 
-What a file is, its content tells (`layouts.py`): h5ad, h5mu, 10x Genomics HDF5 and matrix folders, output folders of
-Cell Ranger (ARC), fragments. What it measures, feature types, names of modalities, layers and feature names tell, or
-the user (`Reading.modality`). What is not modelled is counted in `left_out`, and no reason to fail.
+What a file is, its content tells (`layouts.py`): h5ad, h5mu, either in zarr, annbatch's collections, 10x Genomics HDF5
+and matrix folders, output folders of Cell Ranger (ARC), fragments. What it measures, feature types, names of
+modalities, layers and feature names tell, or the user (`Reading.modality`). What is not modelled is counted in
+`left_out`, and no reason to fail.
 
 Which matrix holds the counts is told (`Reading.counts_from`) or found: `layers/counts` and its usual other names,
 `raw/X`, `X`, in this order, the first whose sampled values are non-negative whole numbers. A sample only chooses: every
@@ -19,15 +20,16 @@ from mofm.axes import MODALITIES, Modality
 from mofm.errors import InputError
 from mofm.files import location
 from mofm.omics import fragments, tenx
-from mofm.omics.anndatas import LooksLike, Member, h5ad_member, h5mu_members, open_member
+from mofm.omics.anndatas import LooksLike, Member, h5mu_members, open_member, whole_member
 from mofm.omics.checks import gene_share
 from mofm.omics.choice import matrix_keys
 from mofm.omics.hdf5 import open_hdf5
-from mofm.omics.layouts import Kind, Layout, layout_of
+from mofm.omics.layouts import ANNDATAS, MUDATAS, Kind, Layout, layout_of
 from mofm.omics.modalities import modalities_told
 from mofm.omics.soma_cells import SomaCells, select_cells
 from mofm.omics.soma_table import open_soma
 from mofm.omics.table import CountTable
+from mofm.omics.zarrs import open_zarr, parts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,16 +190,11 @@ def _open(
 ) -> tuple[list[CountTable], dict[str, int]]:
     """The tables, and what is left out beside what each of them says."""
     match layout.kind:
-        case "h5ad":
-            file = resources.enter_context(open_hdf5(layout.path))
-            member = h5ad_member(file, layout.path, reading.modality)
-            return _tables_of_members([member], reading, others, looks, resources), {}
-        case "h5mu":
-            file = resources.enter_context(open_hdf5(layout.path))
-            members, left_out = h5mu_members(file, layout.path)
-            return _tables_of_members(
-                _of_modality(members, reading, layout.path), reading, others, looks, resources
-            ), left_out
+        case kind if kind in ANNDATAS:
+            members, left_out = open_members(layout, reading, resources)
+            if kind in MUDATAS:
+                members = _of_modality(members, reading, layout.path)
+            return _tables_of_members(members, reading, others, looks, resources), left_out
         case "soma":
             return [_open_soma(layout, reading, looks, resources)], {}
         case "fragments":
@@ -221,6 +218,24 @@ def open_cells(cells: SomaCells, reading: Reading) -> Tables:
     """Opens a dataset of a SOMA experiment. Raises `InputError` as `open_tables`."""
     table = open_soma(cells, reading.modality, reading.counts_from)
     return Tables(Layout("soma", table.path, (), soma=cells.place), [table], {}, table.resources)
+
+
+def open_members(layout: Layout, reading: Reading, resources: ExitStack) -> tuple[list[Member], dict[str, int]]:
+    """The AnnDatas of a file of a layout in `ANNDATAS`, and the features that are not modelled, by their modality.
+
+    Args:
+      resources: closes the file.
+
+    Raises:
+      InputError: as `whole_member` and `h5mu_members`.
+    """
+    path = layout.path
+    in_zarr = layout.kind not in ("h5ad", "h5mu")
+    file = open_zarr(path) if in_zarr else resources.enter_context(open_hdf5(path))
+    if layout.kind in MUDATAS:
+        return h5mu_members(file, path, layout.kind)
+    groups = list(parts_of(file).values()) if layout.kind == "zarr collection" else [file]
+    return [whole_member(groups, path, layout.kind, reading.modality)], {}
 
 
 def _of_modality(members: list[Member], reading: Reading, path: Path) -> list[Member]:

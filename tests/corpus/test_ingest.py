@@ -4,9 +4,11 @@ Kills are real: a process that ingests is ended by SIGKILL at a chosen point, in
 """
 
 import errno
+import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from mofm.corpus import inputs, prepare
 from mofm.corpus.ingest import ingest
 from mofm.corpus.manifest import MANIFEST
 from mofm.corpus.staging import STAGING
@@ -95,6 +98,36 @@ def test_layouts_of_the_same_counts_give_the_same_store(tmp_path, one, counts, c
     assert result.entry.counts_from == place
     np.testing.assert_array_equal(dense_of(tmp_path / "corpus", "one"), counts)
     assert content(tmp_path / "corpus" / "stores") == csr_stores
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_zarr_store_of_the_same_counts_gives_the_same_store(tmp_path, one, content, csr_stores, version):
+    with anndata.settings.override(zarr_write_format=version):
+        anndata.read_h5ad(one).write_zarr(tmp_path / "one.zarr")
+    (result,) = ingest([tmp_path / "one.zarr"], tmp_path / "corpus")
+    assert (result.name, result.entry.kind, result.entry.source) == ("one", "zarr", "one.zarr")
+    assert content(tmp_path / "corpus" / "stores") == csr_stores
+    assert ingest([tmp_path / "one.zarr"], tmp_path / "corpus")[0].status == "already there"
+
+
+def test_a_store_of_a_corpus_is_an_input(tmp_path, one, counts):
+    ingest([one], tmp_path / "corpus")
+    (result,) = ingest([tmp_path / "corpus" / "stores" / "one.rna.zarr"], tmp_path / "another")
+    assert result.name == "one.rna"
+    np.testing.assert_array_equal(dense_of(tmp_path / "another", "one.rna"), counts)
+    there, here = (open_corpus(tmp_path / name) for name in ("corpus", "another"))
+    assert here.features["id"].tolist() == there.features["id"].tolist()
+    assert here.stores[0].obs().equals(there.stores[0].obs())
+
+
+def test_a_zarr_store_of_other_chunks_in_the_same_files_is_another_input(tmp_path, one):
+    """Its files are told by where they are in it, not by their names alone."""
+    anndata.read_h5ad(one).write_zarr(tmp_path / "a.zarr")
+    shutil.copytree(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    (tmp_path / "b.zarr/obsm").rename(tmp_path / "b.zarr/obsx")
+    results = ingest([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "corpus")
+    assert [result.status for result in results] == ["ingested"] * 2
+    assert len({result.entry.digest for result in results}) == 2
 
 
 def test_names_of_one_gene_become_one_column(tmp_path, write_h5ad):
@@ -182,6 +215,25 @@ def test_the_same_bytes_are_never_there_twice(tmp_path, one, content):
     results = ingest([one, copy], tmp_path / "corpus", names=["a", "b"])
     assert [(result.name, result.status) for result in results] == [("a", "ingested"), ("a", "already there")]
     assert len(open_corpus(tmp_path / "corpus").stores) == 1
+
+
+def test_a_file_is_read_for_its_digest_beforehand_only_where_it_may_be_known(tmp_path, one, two, monkeypatch):
+    taken = []
+
+    def digest_of(file, stop=None):
+        taken.append((file.name, stop is None))
+        return original(file, stop)
+
+    original = inputs.digest_of
+    for module in (inputs, prepare):
+        monkeypatch.setattr(module, "digest_of", digest_of)
+    assert one.stat().st_size != two.stat().st_size
+    ingest([one, two], tmp_path / "corpus")
+    assert taken == [("one", False), ("two", False)]
+    ingest([one], tmp_path / "corpus")
+    assert taken[2:] == [("one", True)]
+    digests = [hashlib.blake2b(path.read_bytes(), digest_size=32).hexdigest() for path in (one, two)]
+    assert [entry.digest for entry in read_manifest(tmp_path / "corpus").stores] == digests
 
 
 def test_another_file_of_a_known_name_is_refused(tmp_path, one, two, content):

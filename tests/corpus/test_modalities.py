@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from mofm.corpus import prepare
+from mofm.corpus import engines
 from mofm.corpus.buffers import RowBuffers
 from mofm.corpus.features import features_to_bytes
 from mofm.corpus.ingest import ingest, jobs_for
@@ -561,9 +561,9 @@ def test_a_bad_one_among_many_keeps_those_before_it(tmp_path, several, monkeypat
 def test_a_killed_process_is_told(tmp_path, mixed):
     broken = Future()
     broken.set_exception(BrokenProcessPool("gone"))
-    file = prepare.Input(mixed, "mixed", "h5mu", "", ())
+    file = engines.Input(mixed, "mixed", "h5mu", "", ())
     with pytest.raises(InputError, match="was killed \\(out of memory\\?\\); run this again, with --jobs 1"):
-        prepare._result(file, broken)
+        engines._result(file, broken)
 
 
 ORPHANS = """

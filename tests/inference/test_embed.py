@@ -234,6 +234,18 @@ def test_a_file_without_obsm_and_uns(cells, pretrained, tmp_path):
     assert written.uns["mofm"]["step"] == embedding.report["step"]
 
 
+def test_a_zarr_store_is_embedded_as_its_file_is(cells, embed, pretrained, tmp_path):
+    cells.write_zarr(tmp_path / "in.zarr")
+    embedding = pretrained.embed(tmp_path / "in.zarr", quiet=True)
+    np.testing.assert_array_equal(embedding.embedding_NE, embed(cells).embedding_NE)
+    write_embedding(tmp_path / "in.zarr", tmp_path / "out.h5ad", embedding)
+    written = ad.read_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(written.obsm["X_mofm"], embedding.embedding_NE)
+    assert written.obs_names.tolist() == cells.obs_names.tolist()
+    assert written.obs["cell_type"].tolist() == cells.obs["cell_type"].tolist()
+    assert written.uns["mofm"]["counts_from"] == "X"
+
+
 @pytest.fixture(scope="session")
 def embedding(pretrained, trained):
     return pretrained.embed(trained.source, quiet=True)

@@ -44,18 +44,33 @@ def test_look(values, kind):
 def test_whole_counts_keeps_values(dtype):
     values = np.array([0, 1, 100, 7], dtype)
     counts = whole_counts(values)
-    assert counts.dtype == np.uint32
+    assert counts.dtype == np.uint8
     np.testing.assert_array_equal(counts, values)
 
 
-@pytest.mark.parametrize(
-    "bad", [np.float32(np.nan), np.float64(-np.inf), np.float32(1.5), np.int32(-1), np.int64(2**32), np.uint64(2**40)]
-)
+BAD = {
+    np.float32: (np.nan, np.inf, 1.5, -0.5, -1.0, -256.0, 300.5, 2.0**32, 2.0**40),
+    np.float64: (-np.inf, 0.1, -65536.0, 2.0**32 - 0.5, 2.0**33),
+    np.int64: (-1, -256, 2**32, 2**40),
+    np.int8: (-1,),
+    np.uint64: (2**32, 2**40),
+}
+
+
+@pytest.mark.parametrize("bad", [dtype(value) for dtype, values in BAD.items() for value in values])
 def test_whole_counts_finds_the_first_bad_value(bad):
     values = np.array([1, 2, bad, 3, bad], bad.dtype)
     with pytest.raises(BadValue) as caught:
         whole_counts(values)
     assert caught.value.position == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint64])
+@pytest.mark.parametrize("largest", [255, 256, 2**16, 2**24, 2**31])
+def test_whole_counts_are_as_wide_as_the_largest(dtype, largest):
+    counts = whole_counts(np.array([3, largest, 0], dtype))
+    assert counts.tolist() == [3, largest, 0]
+    assert counts.dtype == np.min_scalar_type(largest)
 
 
 def test_largest_count_fits():

@@ -57,7 +57,7 @@ def test_what_is_not_known_is_told_with_what_was_looked_for(tmp_path):
     line = refusal(tmp_path / "table.csv")
     assert "its first line 'gene,cell1'" in line
     assert (
-        "give h5ad, h5mu, 10x HDF5, a 10x folder of matrix.mtx, a Cell Ranger outs folder, "
+        "give h5ad, h5mu, zarr, 10x HDF5, a 10x folder of matrix.mtx, a Cell Ranger outs folder, "
         "fragments.tsv.gz or a TileDB-SOMA experiment" in line
     )
     (tmp_path / "folder").mkdir()

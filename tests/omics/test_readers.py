@@ -358,7 +358,7 @@ def test_missing_and_foreign_files(tmp_path):
     assert "not an HDF5 file" in refusal(tmp_path / "text.h5ad")
     with h5py.File(tmp_path / "other.h5ad", "w") as file:
         file["weights"] = np.zeros(3)
-    assert "not h5ad (it holds weights" in refusal(tmp_path / "other.h5ad")
+    assert "neither h5ad nor AnnData in zarr (it holds weights" in refusal(tmp_path / "other.h5ad")
     with h5py.File(tmp_path / "mu.h5mu", "w") as file:
         file.create_group("mod")
     assert "MuData" in refusal(tmp_path / "mu.h5mu")

@@ -1,0 +1,127 @@
+"""Where inputs are prepared: here, in processes of this machine, or on a Dask cluster. The bytes are the same.
+
+An engine takes tasks and gives their results in the same order, each when it is ready; what an engine is told of progress
+it passes on. Choices and their cost:
+
+- Processes beside threads: one input keeps two or three cores busy (`prepare.py`), the rest waits on Python's lock.
+  Processes are spawned (TensorStore's threads do not survive a fork) and import anew, three to five seconds of a core
+  each: worth it for inputs that take longer than that, and where cores are idle.
+- At most one finished input a process waits for its turn to be committed; it waits on disk, in the staging folder. On a
+  cluster all may.
+- A process that is killed takes its work with it, and is told as an `InputError`; the others end with their parent. Of a
+  cluster see `cluster.py`.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from mofm.corpus.inputs import Input, Options
+from mofm.corpus.prepare import Prepared, prepare
+from mofm.errors import InputError
+
+Report = Callable[[int, int, int], None]
+"""Told (number of the task, cells done, cells in all), never by two threads at once."""
+
+
+class Task(NamedTuple):
+    """What `prepare` is given; all of it can be pickled.
+
+    Attributes:
+      number: of the input among those of the ingest.
+      folder: where its stores go; does not exist yet.
+    """
+
+    number: int
+    file: Input
+    species: str | Path
+    options: Options
+    folder: Path
+
+
+Engine = Callable[[Sequence[Task], Report], Iterator[list[Prepared]]]
+
+
+def engine_for(jobs: int, n_tasks: int, scheduler: str | None) -> Engine:
+    """The engine that these options ask for."""
+    if scheduler is not None:
+        from mofm.corpus.cluster import on_cluster  # Dask is an extra
+
+        return lambda tasks, report: on_cluster(scheduler, tasks, report)
+    if min(jobs, n_tasks) > 1:
+        return lambda tasks, report: in_processes(min(jobs, n_tasks), tasks, report)
+    return in_this_process
+
+
+def in_this_process(tasks: Sequence[Task], report: Report) -> Iterator[list[Prepared]]:
+    """One after another."""
+    for number, *task in tasks:
+        yield prepare(*task, lambda done, total, n=number: report(n, done, total))
+
+
+def in_processes(jobs: int, tasks: Sequence[Task], report: Report) -> Iterator[list[Prepared]]:
+    """So many at a time, each in a process. Raises `InputError` where one of these is killed."""
+    spawn = multiprocessing.get_context("spawn")
+    told, stop = spawn.SimpleQueue(), spawn.Event()
+    listener = threading.Thread(target=_listen, args=(told, report), daemon=True)
+    listener.start()
+    workers = ProcessPoolExecutor(jobs, spawn, _begin, (told, stop))
+    try:
+        left = iter(tasks)
+        under_way = deque(workers.submit(_work, task) for task in islice(left, 2 * jobs))
+        for task in tasks:
+            yield _result(task.file, under_way.popleft())
+            under_way.extend(workers.submit(_work, task) for task in islice(left, 1))
+    finally:
+        stop.set()
+        workers.shutdown(cancel_futures=True)
+        told.put(None)
+        listener.join()
+
+
+def _result(file: Input, future: Future) -> list[Prepared]:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"{file.path}: a process that read inputs was killed (out of memory?); run this again, with --jobs 1"
+        ) from error
+
+
+class StoppedError(Exception):
+    """The ingest has ended, this process has nothing more to do."""
+
+
+_told = _stop = None  # of a worker process
+
+
+def _begin(told, stop) -> None:
+    global _told, _stop
+    _told, _stop = told, stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _work(task: Task) -> list[Prepared]:
+    def report(done: int, total: int) -> None:
+        if _stop.is_set():
+            raise StoppedError
+        _told.put((task.number, done, total))
+
+    return prepare(*task[1:], report)
+
+
+def _listen(told, report: Report) -> None:
+    while (message := told.get()) is not None:
+        report(*message)
