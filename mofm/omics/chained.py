@@ -36,6 +36,7 @@ class ChainedMatrix(StoredMatrix):
 
     @keep_zeros.setter
     def keep_zeros(self, keep: bool) -> None:
+        """For each of them."""
         for matrix in self._matrices:
             matrix.keep_zeros = keep
 
