@@ -10,15 +10,14 @@ dataset_id, not by which of its cells were wanted: a dataset enters a corpus onc
 """
 
 import dataclasses
-import hashlib
 import re
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from mofm.axes import Modality
+from mofm.corpus.digests import FileState, digest_of_paths, digest_of_text, state_of
 from mofm.corpus.manifest import Manifest, StoreEntry, store_name
 from mofm.errors import InputError
 from mofm.files import Location
@@ -57,23 +56,17 @@ class Options:
         reading = self.reading
         said = {
             "modality": reading.modality,
-            "peaks": reading.peaks and _digest([reading.peaks]),
+            "peaks": reading.peaks and digest_of_paths([reading.peaks]),
             "tile-width": reading.tile_width,
-            "barcodes": reading.barcodes and _digest([reading.barcodes]),
+            "barcodes": reading.barcodes and digest_of_paths([reading.barcodes]),
             "min-fragments": reading.min_fragments,
             "obs-filter": reading.obs_filter,
             "duplicates": "yes" if reading.duplicates else None,
             "build": self.build and build_name(self.build),
             "unpaired": "yes" if self.unpaired else None,
-            "orthologs": self.orthologs and _digest([self.orthologs]),
+            "orthologs": self.orthologs and digest_of_paths([self.orthologs]),
         }
         return {name: str(value) for name, value in said.items() if value is not None}
-
-
-class _FileState(NamedTuple):
-    path: Path
-    n_bytes: int
-    modified_ns: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +88,7 @@ class Input:
     name: str
     kind: Kind
     digest: str | None
-    files: tuple[_FileState, ...]
+    files: tuple[FileState, ...]
     datasets: tuple[str, ...] = ()
     cells: SomaCells | None = None
 
@@ -118,7 +111,7 @@ class Input:
         if self.cells is not None:
             return self.cells.place.is_changed()
         try:
-            return any(_state(file.path) != file for file in self.files)
+            return any(state_of(file.path) != file for file in self.files)
         except OSError:
             return True
 
@@ -158,7 +151,7 @@ def check_inputs(
 
 def _input(path: Path, name: str, layout: Layout) -> Input:
     try:
-        return Input(path, name, layout.kind, None, tuple(_state(file) for file in layout.all_files))
+        return Input(path, name, layout.kind, None, tuple(state_of(file) for file in layout.all_files))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
 
@@ -171,7 +164,7 @@ def _check_soma(
     for cells in select_cells(layout.soma, options.reading.obs_filter, options.reading.duplicates):
         own = cells.dataset and store_name(cells.dataset)
         dataset = name if not own else f"{name}-{own}" if is_named else own
-        digest = _blake(f"{layout.soma.identity}\0{cells.dataset or ''}".encode()).hexdigest()
+        digest = digest_of_text(f"{layout.soma.identity}\0{cells.dataset or ''}")
         inputs.append(Input(layout.path, dataset, "soma", digest, (), (dataset,), cells))
     new = [one for one in inputs if not already_there(one, manifest, options)]
     for one in new:
@@ -302,44 +295,7 @@ def _stem(path: Location) -> str:
     return Path(name).stem if not path.is_dir() else name.removesuffix(".zarr")
 
 
-def _state(file: Path) -> _FileState:
-    status = file.stat()
-    return _FileState(file, status.st_size, status.st_mtime_ns)
-
-
 def digest_of(file: Input, stop: threading.Event | None = None) -> str:
     """Its digest. Raises `InputError` where it cannot be read; `DigestStoppedError` soon after `stop` is set."""
     root = file.path if file.kind.startswith("zarr") else None
-    return _digest([state.path for state in file.files], stop, root)
-
-
-class DigestStoppedError(Exception):
-    """No one waits for the digest any more."""
-
-
-def _digest(files: Sequence[Path], stop: threading.Event | None = None, root: Path | None = None) -> str:
-    try:
-        if len(files) == 1:
-            return _of_bytes(files[0], stop).hexdigest()
-        together = _blake()
-        for path in files:
-            part = _of_bytes(path, stop).digest()
-            name = path.name if root is None else path.relative_to(root).as_posix()
-            together.update(f"{name}\0{path.stat().st_size}\0".encode() + part)
-        return together.hexdigest()
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror or error}); check the path") from error
-
-
-def _of_bytes(path: Path, stop: threading.Event | None):
-    digest, piece = _blake(), memoryview(bytearray(2**20))
-    with path.open("rb", buffering=0) as file:
-        while length := file.readinto(piece):
-            digest.update(piece[:length])
-            if stop is not None and stop.is_set():
-                raise DigestStoppedError
-    return digest
-
-
-def _blake(content: bytes = b""):
-    return hashlib.blake2b(content, digest_size=32)
+    return digest_of_paths([state.path for state in file.files], stop, root)
