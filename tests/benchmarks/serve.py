@@ -1,8 +1,11 @@
 """One loader in a process of its own, timed by stream.py: reads a store for some epochs, prints a line of JSON.
 
-    python tests/benchmarks/serve.py mofm:64 CORPUS EPOCHS
+    python tests/benchmarks/serve.py mofm:64 CORPUS EPOCHS [BATCHES]
+    python tests/benchmarks/serve.py counts:64 CORPUS EPOCHS [BATCHES]
     python tests/benchmarks/serve.py decode:128 CORPUS EPOCHS
     python tests/benchmarks/serve.py annbatch:512x32 STORES EPOCHS
+
+"counts" are whole cells, CSR, in mofm's order. With BATCHES no more than so many are served.
 
 Nothing else is imported, so that the peak of memory is the loader's. Time runs from before the loader is made to after
 the last batch. "neighbours" is the share of cells that come in one batch with the cell stored next to them: batch size
@@ -15,6 +18,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +30,14 @@ PARTS = 16
 def main() -> None:
     """Serve all batches; their content is looked at only as far as to know which cells came."""
     setting, path, epochs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    most = int(sys.argv[4]) if len(sys.argv) > 4 else None
     name, shuffle = setting.split(":")
-    batches = {"mofm": mofm_batches, "decode": decoded_blocks, "annbatch": annbatch_batches}[name]
+    batches = {"mofm": mofm_batches, "counts": count_batches, "decode": decoded_blocks, "annbatch": annbatch_batches}[
+        name
+    ]
     list(batches(path, shuffle, 1, warm=True))
     begin, cpu, served, first = time.perf_counter(), time.process_time(), [], None
-    for cells in batches(path, shuffle, epochs):
+    for cells in islice(batches(path, shuffle, epochs), most):
         first = first or time.perf_counter() - begin
         served.append(np.array(cells))
     seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
@@ -71,15 +78,26 @@ def peak_mb() -> float:
 
 def mofm_batches(corpus: Path, window_blocks: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:
     """Tokenised batches; yields the cells' indices. `warm` makes one, so that numba's kernel is loaded."""
+    stream = mofm_stream(corpus, window_blocks)
+    for batch in stream.batches(0, 1 if warm else epochs * stream.n_train_cells // BATCH):
+        yield batch.rna.cell_B
+
+
+def count_batches(corpus: Path, window_blocks: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:
+    """The same cells as CSR rows, as annbatch serves them."""
+    stream = mofm_stream(corpus, window_blocks)
+    for batch in stream.count_batches(0, 1 if warm else epochs * stream.n_train_cells // BATCH):
+        yield batch["rna"].cell_B
+
+
+def mofm_stream(corpus: Path, window_blocks: str):
+    """The stream of a corpus of which no cell is held out."""
     from mofm.batches.config import DataConfig
     from mofm.batches.stream import Stream
     from mofm.corpus.store import open_corpus
 
-    window = int(window_blocks)
-    config = DataConfig(str(corpus), BATCH, TOKENS, window_blocks=window, holdout_fraction=0.0)
-    stream = Stream(open_corpus(corpus), config, seed=0)
-    for batch in stream.batches(0, 1 if warm else epochs * stream.n_train_cells // BATCH):
-        yield batch.rna.cell_B
+    config = DataConfig(str(corpus), BATCH, TOKENS, window_blocks=int(window_blocks), holdout_fraction=0.0)
+    return Stream(open_corpus(corpus), config, seed=0)
 
 
 def decoded_blocks(corpus: Path, block_cells: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:

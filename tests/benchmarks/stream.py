@@ -5,8 +5,9 @@
 annbatch (`pip install -e ".[bench]"`, Python 3.12) serves CSR rows and no tokens: less work than ours. It reads the
 corpus's own zarr stores, and a shuffled one that it made itself, each at its default (512 x 32: rows read together x
 chunks shuffled together) and at 64 x 256, with the zarrs codecs. mofm reads 128 cells together; the figure in its name
-is how many such blocks are shuffled together (64 is the default; 128 shuffles as far as annbatch does). "decode" is
-the ceiling: the same random blocks read into memory and thrown away, no shuffling within and no tokens.
+is how many such blocks are shuffled together (64 is the default; 128 shuffles as far as annbatch does). "counts" are
+mofm's cells as CSR rows without tokens, what annbatch serves. "decode" is the ceiling: the same random blocks read into
+memory and thrown away, no shuffling within and no tokens.
 
 Every measurement is a fresh process (serve.py: what is timed, and what "neighbours" and "entropy" are), loaders in
 turn; figures are medians of rounds. Rates count the start of the loader. CPU time a cell says most on a machine that
@@ -27,7 +28,7 @@ from serve import BATCH, TOKENS
 
 from mofm.corpus.ingest import ingest
 
-MOFM = ("mofm:64", "mofm:128")
+MOFM = ("mofm:64", "mofm:128", "counts:64")
 CEILING = "decode:128"
 ANNBATCH = ("annbatch:512x32", "annbatch:64x256")
 
@@ -75,9 +76,10 @@ def annbatch_loaders(sources: list[Path], corpus: Path) -> dict[str, tuple[str, 
     return {f"{setting}{where}": (setting, store) for where, store in stores.items() for setting in ANNBATCH}
 
 
-def served(setting: str, store: Path, epochs: int) -> dict[str, float]:
-    """What one fresh process measured."""
+def served(setting: str, store: Path, epochs: int, most: int | None = None) -> dict[str, float]:
+    """What one fresh process measured, of `most` batches if there are more."""
     command = [sys.executable, str(Path(__file__).with_name("serve.py")), setting, str(store), str(epochs)]
+    command += [] if most is None else [str(most)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{setting} failed:\n{done.stderr}")
@@ -116,6 +118,8 @@ def summary(rounds: dict[str, list[dict]]) -> dict[str, float | str | None]:
         "ratio": rate / median(peer, "cells_per_s") if peer else None,
         "decode_ceiling_cells_per_s": ceiling,
         "share_of_ceiling": rate / ceiling,
+        "csr_cells_per_s": median(rounds["counts:64"], "cells_per_s"),
+        "csr_share_of_ceiling": median(rounds["counts:64"], "cells_per_s") / ceiling,
         "rss_gb": median(mine, "peak_mb") / 1024,
         "annbatch_rss_gb": median(peer, "peak_mb") / 1024 if peer else None,
         "first_batch_s": median(mine, "first_s"),

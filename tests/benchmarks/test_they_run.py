@@ -14,6 +14,7 @@ STEP = ("--rounds", "1", *(f"--config.{key}" for key in (*SMALL, "data.tokens=32
     ("script", "arguments", "row"),
     [
         ("stream.py", ("--cells", "900", "--genes", "300", "--epochs", "1", "--rounds", "1"), '"share_of_ceiling": '),
+        ("size.py", ("--cells", "600", "1200", "--batches", "3", "--rounds", "1"), "| 1,200 |"),
         ("layout.py", ("--cells", "400", "--genes", "300", "--rounds", "1"), "| lz4 | 64 | narrow |"),
         ("step.py", STEP, "| mofm |"),
         ("ingest.py", ("--cells", "600", "--genes", "200", "--only", "10x mtx"), "| 10x mtx, gzipped |"),
