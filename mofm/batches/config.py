@@ -20,6 +20,8 @@ class DataConfig:
       expressed_fraction: share of expressed features among a cell's tokens, in (0, 1]; the others are zeros.
       block_cells: consecutive cells that are read together.
       window_blocks: blocks whose cells are shuffled together. Memory is proportional to it.
+      memory_gb: what the cells that are read and shuffled may take of a host's memory, in 1e9 bytes, where there is one
+        host; of several each takes less. Where `window_blocks` would take more, it is lowered. None: no limit.
       prefetch: batches made ahead, each in a thread. 0: made when asked for.
       holdout_fraction: chance of a cell to be held out of training, in [0, 1).
       holdout_datasets: names of datasets that are held out whole.
@@ -44,6 +46,7 @@ class DataConfig:
     expressed_fraction: float = 0.75
     block_cells: int = 128
     window_blocks: int = 64
+    memory_gb: float | None = None
     prefetch: int = 2
     holdout_fraction: float = 0.1
     holdout_datasets: tuple[str, ...] = ()
@@ -63,6 +66,8 @@ class DataConfig:
             raise InputError(f"data.expressed_fraction={self.expressed_fraction}: must be more than 0 and at most 1")
         if not 0 <= self.holdout_fraction < 1:
             raise InputError(f"data.holdout_fraction={self.holdout_fraction}: must be at least 0 and less than 1")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise InputError(f"data.memory_gb={self.memory_gb}: must be more than 0; leave it out for no limit")
         if not self.cache_gb > 0:
             raise InputError(
                 f"data.cache_gb={self.cache_gb}: must be more than 0; leave data.cache_dir out for no cache"

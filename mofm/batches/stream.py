@@ -4,7 +4,7 @@ A batch has a view of each modality of the corpus: so many rows of each stratum 
 stratum's rows are the next of its endless sequence of cells, or of the sequences of its datasets in turn. Two views of
 one cell are made apart from the same position, so they agree without speaking.
 
-Views are cut from windows of blocks (see `order.py`, `windows.py`), of which each sequence holds some three. The window
+Views are cut from windows of blocks (see `order.py`, `windows.py`), of which each sequence holds two. The window
 of a corpus that is one sequence is window_blocks x block_cells cells, at 6 to 8 kB for a cell of 2,000 counts. Where
 there are several sequences they share that between them in proportion to their rows, but none has less than `LEAST_BLOCKS`
 blocks; a cell of several modalities costs each of them.
@@ -40,6 +40,8 @@ from mofm.errors import InputError, nearest_name
 
 LEAST_BLOCKS = 4
 """Blocks in a window of a sequence that has few rows of each batch."""
+HELD = 2
+"""Windows of a sequence in memory: that which is served, and the next."""
 _TRAIN, _HELDOUT = 101, 102  # what token seeds are for; part of their key
 
 
@@ -62,7 +64,7 @@ class Stream:
 
     Raises:
       InputError: a dataset to hold out does not exist, nothing is left to train on, the batch is too small for the
-        strata, a view does not divide by the hosts, or a store is damaged.
+        strata, a view does not divide by the hosts, `memory_gb` is too little, or a store is damaged.
     """
 
     def __init__(self, corpus: Corpus, config: DataConfig, seed: int, *, host: int = 0, hosts: int = 1):
@@ -74,7 +76,7 @@ class Stream:
             holdout_fraction=config.holdout_fraction,
             holdout_stores=_named(self._datasets, config.holdout_datasets),
             block_cells=config.block_cells,
-            window_blocks=config.window_blocks,
+            window_blocks=self._window_blocks(),
         )
         if self._order.offsets[-1] > np.iinfo(np.int32).max:
             raise InputError(f"{config.corpus}: {self._order.n_cells} cells are more than cell_B (int32) can number")
@@ -88,6 +90,27 @@ class Stream:
         self.tokens = self._panels.tokens(config.tokens, own | {"methylation": config.methylation_tokens})
         self._memory = Recycler()
         self._begin_sequences(train_D)
+        self._check_memory()
+
+    def _window_blocks(self) -> int:
+        """`window_blocks`, or as many as fit into `memory_gb`: the same for any number of hosts, as the order hangs on it."""
+        config = self._config
+        if config.memory_gb is None:
+            return config.window_blocks
+        n_bytes = sum(s.entry.bytes_per_cell * s.n_cells for data in self._datasets for s in data.stores.values())
+        per_block = HELD * config.block_cells * n_bytes / max(1, sum(data.n_cells for data in self._datasets))
+        return max(LEAST_BLOCKS, min(config.window_blocks, int(config.memory_gb * 1e9 / max(per_block, 1.0))))
+
+    def _check_memory(self) -> None:
+        """Raises `InputError` where windows cannot be small enough for `memory_gb`."""
+        most = self._config.memory_gb
+        needed = sum(reader.window_bytes() for reader in self._readers.values()) * HELD / 1e9 if most else 0.0
+        if most and needed > 1.2 * most:  # cells differ in size
+            raise InputError(
+                f"data.memory_gb={most}: {len(self._readers)} sequences of cells with {LEAST_BLOCKS} blocks of "
+                f"{self._config.block_cells} cells each take {needed:.3g}; give as much, lower data.block_cells, or set "
+                "data.temperature=1, which makes one sequence of many data sets"
+            )
 
     def _strata(self, cells_D: np.ndarray) -> tuple[Stratum, ...]:
         config = self._config
@@ -123,10 +146,10 @@ class Stream:
             self._seats |= {(position, modality): mine for modality, mine in seats.items()}
             for number, (datasets, weight) in enumerate(zip(groups, weights, strict=True)):
                 rows = stratum.quota * weight / sum(weights)
-                blocks = max(round(config.window_blocks * rows / config.batch_size), LEAST_BLOCKS)
+                blocks = max(round(self._order.window_blocks * rows / config.batch_size), LEAST_BLOCKS)
                 order = self._order
                 if rows < config.batch_size:
-                    order = order.among(datasets, (datasets[0] + 1,), min(blocks, config.window_blocks))
+                    order = order.among(datasets, (datasets[0] + 1,), min(blocks, order.window_blocks))
                 under_way = (config.prefetch + 1) * int(np.ceil(rows))
                 for modality, mine in seats.items():
                     stores = {d: self._datasets[d].stores[modality] for d in datasets}

@@ -27,6 +27,8 @@ import types
 import typing
 from collections.abc import Iterable
 
+import numpy as np
+
 from mofm.axes import MODALITIES, Modality
 from mofm.errors import InputError
 
@@ -107,6 +109,12 @@ class StoreEntry:
     def path(self) -> str:
         """Place of the store in the corpus."""
         return f"stores/{self.name}.{self.modality}.zarr"
+
+    @property
+    def bytes_per_cell(self) -> float:
+        """What a cell's entries take in memory, on average: columns and counts in the narrowest integers that hold them."""
+        counts = np.min_scalar_type(self.max_count).itemsize * (2 if self.modality == "methylation" else 1)
+        return self.entries * ((2 if self.features < 2**16 else 4) + counts) / max(1, self.cells)
 
 
 def _new_in_2(name: object) -> dict:

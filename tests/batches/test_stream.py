@@ -18,10 +18,12 @@ from mofm.batches.stream import Stream
 from mofm.corpus.buffers import RowBuffers
 from mofm.corpus.datasets import Dataset
 from mofm.corpus.ingest import ingest
+from mofm.corpus.simulated import simulate_corpus
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.omics.genome import gene_table
 from mofm.omics.rows import CountRows
+from mofm.omics.simulate import SimulationConfig
 
 
 class FakeStore:
@@ -428,3 +430,30 @@ def test_a_corpus_on_disk_gives_the_counts_of_its_files(tmp_path):
     assert served == 40 * CONFIG.batch_size
     heldout = [name for batch in stream.heldout_batches() for name in stream.cell_names(batch.rna.cell_B)]
     assert set(heldout) - {"padding"} < set(truth)
+
+
+def test_memory_of_windows_keeps_to_its_limit(tmp_path):
+    simulate_corpus(
+        SimulationConfig(cells=6000, genes=60, tfs=12, cell_types=3), tmp_path / "c", dataset_cells=3000, jobs=1
+    )
+    corpus = open_corpus(tmp_path / "c")
+    rest = dict(window_blocks=200, batch_size=32, holdout_fraction=0.0, prefetch=0)
+    free, bound = stream_of(corpus, **rest), stream_of(corpus, memory_gb=5e-5, **rest)
+
+    def most_held(stream):
+        (reader,) = stream._readers.values()
+        most = 0
+        for step in range(120):
+            stream.batch(step)
+            held = [sum(store.n_bytes(w._spans[d]) for d, store in reader._stores.items() if d in w._spans)
+                    for w in reader._windows.values()]  # fmt: skip
+            most = max(most, sum(held))
+        return most
+
+    assert most_held(free) > 1.5e5
+    assert 2.5e4 < most_held(bound) < 6e4
+    assert bound._order.window_blocks < 200
+    halves = [stream_of(corpus, memory_gb=5e-5, host=host, hosts=2, **rest).batch(7).rna.features_BL for host in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(halves), bound.batch(7).rna.features_BL)
+    with pytest.raises(InputError, match=r"data\.memory_gb=1e-06: 1 sequences of cells with 4 blocks of 8 cells"):
+        stream_of(corpus, memory_gb=1e-6, **rest)
