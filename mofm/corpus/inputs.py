@@ -76,7 +76,7 @@ class Input:
     Attributes:
       path, name: as given.
       kind: what it is.
-      digest: BLAKE2b (32 bytes, hexadecimal) of the file; of several files, of the names, sizes and bytes of each; of a
+      digest: BLAKE3 (32 bytes, hexadecimal) of the file; of several files, of the names, sizes and bytes of each; of a
         SOMA experiment, of its identity and the dataset_id. None where its size alone tells that it is new: it is taken
         while the input is read.
       files: size and time of the last change of each, before anything was read.

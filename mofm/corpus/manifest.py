@@ -56,7 +56,7 @@ class StoreEntry:
       kind: what the file is: "h5ad", "10x h5" and so on, see `mofm.omics.layouts.Kind`.
       source, source_bytes: name (without folders) and size of the file or folder that was ingested; of a SOMA
         experiment its name or URL, and 0.
-      digest: BLAKE2b (32 bytes, hexadecimal) of its bytes, or of what else it is known by (see `mofm.corpus.inputs`).
+      digest: BLAKE3 (32 bytes, hexadecimal) of its bytes, or of what else it is known by (see `mofm.corpus.inputs`).
       given: options, other than those of the counts, that decide what was read: name -> value.
       cells, features, entries: numbers of rows, of columns (identities) and of stored counts.
       total_counts, max_count: sum and largest of the counts.

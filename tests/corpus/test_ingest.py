@@ -4,7 +4,6 @@ Kills are real: a process that ingests is ended by SIGKILL at a chosen point, in
 """
 
 import errno
-import hashlib
 import json
 import os
 import resource
@@ -18,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse
+from blake3 import blake3
 
 from mofm.corpus import inputs, prepare
 from mofm.corpus.ingest import ingest
@@ -232,7 +232,7 @@ def test_a_file_is_read_for_its_digest_beforehand_only_where_it_may_be_known(tmp
     assert taken == [("one", False), ("two", False)]
     ingest([one], tmp_path / "corpus")
     assert taken[2:] == [("one", True)]
-    digests = [hashlib.blake2b(path.read_bytes(), digest_size=32).hexdigest() for path in (one, two)]
+    digests = [blake3(path.read_bytes()).hexdigest() for path in (one, two)]
     assert [entry.digest for entry in read_manifest(tmp_path / "corpus").stores] == digests
 
 
