@@ -6,14 +6,17 @@ The batch is laid over ("data", "fsdp") together, so that FSDP devices each see 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 from jax.sharding import AxisType, Mesh
 
 from mofm.axes import DATA, FSDP, MESH_AXES, TENSOR
 from mofm.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,15 @@ def check_views(mesh: Mesh, rows: Mapping[str, int]) -> None:
                 f"a batch has {count} rows of {modality}, which cannot be divided over data x fsdp = {parts} devices: set "
                 f"data.quota_multiple={parts}, and data.batch_size to a multiple of it"
             )
+
+
+def one_at_a_time(program: Callable[..., T], mesh: Mesh) -> Callable[..., T]:
+    """`program`, compiled for `mesh`, as it is; where a CPU plays several devices, waited for at every call.
+
+    XLA's threads on a CPU are fewer than two such programs need, and a collective waits for all of its devices: a second
+    program, dispatched while the first has a device that was not begun, can take the thread that this one needs, and after
+    40 seconds XLA aborts the process.
+    """
+    if mesh.devices.flat[0].platform != "cpu" or mesh.size == 1:
+        return program
+    return lambda *arguments: jax.block_until_ready(program(*arguments))

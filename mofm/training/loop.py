@@ -25,7 +25,7 @@ from mofm.batches.stream import Stream
 from mofm.corpus.cache import ShardCache
 from mofm.corpus.store import Corpus, open_corpus
 from mofm.nn.model import ModelSpec
-from mofm.parallel.mesh import check_batch, check_views, make_mesh
+from mofm.parallel.mesh import check_batch, check_views, make_mesh, one_at_a_time
 from mofm.parallel.place import place_batch
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
@@ -119,8 +119,9 @@ class _Run:
         self.schedule = make_schedule(config.optimizer, config.run.steps)
         # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
         spaces = jax.device_put(models.spaces, NamedSharding(mesh, PartitionSpec()))
-        self.step_fn = partial(jax.jit(partial(train_step, recipe), donate_argnums=1), spaces)
-        self.eval_fn = partial(jax.jit(partial(eval_step, recipe)), models.null, spaces)
+        train, evaluate = jax.jit(partial(train_step, recipe), donate_argnums=1), jax.jit(partial(eval_step, recipe))
+        self.step_fn = one_at_a_time(partial(train, spaces), mesh)
+        self.eval_fn = one_at_a_time(partial(evaluate, models.null, spaces), mesh)
         self.heldout_batches: list[CellBatch] | None = None
         self.last_log = (time.perf_counter(), None)
 

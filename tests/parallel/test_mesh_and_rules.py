@@ -8,9 +8,9 @@ import pytest
 from mofm import axes
 from mofm.batch import CellBatch
 from mofm.errors import InputError
-from mofm.parallel.mesh import MeshConfig, check_batch, check_views, make_mesh
+from mofm.parallel.mesh import MeshConfig, check_batch, check_views, make_mesh, one_at_a_time
 from mofm.parallel.place import place_batch
-from mofm.parallel.rules import RULES, constrain, partition
+from mofm.parallel.rules import RULES, constrain, partition, sharding
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,16 @@ def test_constrain_is_the_identity_without_a_mesh_and_lays_out_with_one():
     with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=4))):
         laid = jax.jit(lambda x: constrain(x, (axes.CELLS, None)))(x)
     assert laid.sharding.spec[0] == ("data", "fsdp")
+
+
+def test_programs_over_devices_of_a_cpu_run_one_at_a_time():
+    """Two that are under way at once can starve each other of XLA's threads, which it ends by abort."""
+    program = lambda x: x + 1  # noqa: E731
+    assert one_at_a_time(program, make_mesh(MeshConfig(), jax.devices()[:1])) is program
+    mesh = make_mesh(MeshConfig())
+    total = one_at_a_time(jax.jit(lambda x: x - x.mean()), mesh)
+    x = jax.device_put(np.arange(64.0, dtype=np.float32), sharding(mesh, (axes.CELLS,)))
+    for _ in range(50):
+        x = total(x)
+        assert x.is_ready()
+    np.testing.assert_allclose(np.asarray(x), np.arange(64) - 31.5)
