@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import mofm
 from mofm.corpus.engines import Report, StoppedError, Task
 from mofm.corpus.inputs import Input
 from mofm.corpus.prepare import Prepared, prepare
@@ -61,7 +62,8 @@ def on_cluster(address: str, tasks: Sequence[Task], report: Report) -> Iterator[
     with client:
         client.subscribe_topic(topic, lambda event: report(*event[1]))
         futures = [
-            client.submit(work, absolute(task), topic, key=f"{topic}-{task.number}", pure=False) for task in tasks
+            client.submit(work, absolute(task), topic, mofm.__version__, key=f"{topic}-{task.number}", pure=False)
+            for task in tasks
         ]
         try:
             for task, future in zip(tasks, futures, strict=True):
@@ -75,7 +77,9 @@ def absolute(task: Task) -> Task:
     """The task as it reads from any folder."""
     file, options = task.file, task.options
     files = tuple(state._replace(path=state.path.absolute()) for state in file.files)
-    file = dataclasses.replace(file, path=file.path.absolute(), files=files)
+    file = dataclasses.replace(
+        file, path=file.path if isinstance(file.path, str) else file.path.absolute(), files=files
+    )
     paths = {key: getattr(options.reading, key) for key in ("peaks", "barcodes")}
     reading = dataclasses.replace(options.reading, **{key: path and path.absolute() for key, path in paths.items()})
     options = dataclasses.replace(
@@ -85,10 +89,14 @@ def absolute(task: Task) -> Task:
     return Task(task.number, file, species, options, task.folder.absolute())
 
 
-def work(task: Task, topic: str) -> list[Prepared]:
-    """What a worker does. Raises `InputError` where it does not see the input or the corpus."""
+def work(task: Task, topic: str, version: str) -> list[Prepared]:
+    """What a worker does. Raises `InputError` where it does not see the input or the corpus, or is of another version."""
     from distributed import get_worker
 
+    if mofm.__version__ != version:
+        raise InputError(
+            f"the Dask worker on {platform.node()} has mofm {mofm.__version__}, here it is {version}; install one on both"
+        )
     worker, staging = get_worker(), task.folder.parent
     _check_seen(task.file, staging)
 
@@ -104,7 +112,7 @@ def work(task: Task, topic: str) -> list[Prepared]:
 
 def _check_seen(file: Input, staging: Path) -> None:
     for path in (file.path, staging):
-        if not os.path.exists(path):
+        if isinstance(path, Path) and not os.path.exists(path):
             raise InputError(
                 f"{path}: the Dask worker on {platform.node()} does not see it; inputs and corpus must lie on a file "
                 "system that all machines share, under the same path"

@@ -120,6 +120,8 @@ def ingest(
         was committed before stays and is passed over the next time; of the rest nothing is left that a reader sees.
     """
     paths = [location(path) for path in inputs]
+    if scheduler is not None:  # workers run in folders of their own
+        paths = [path if isinstance(path, str) else path.absolute() for path in paths]
     reading = Reading(
         modality, counts_from, recover_counts, peaks, tile_width, barcodes, min_fragments, obs_filter, duplicates
     )

@@ -6,12 +6,14 @@ import time
 
 import pytest
 
+import mofm
 from mofm.corpus import cluster
 from mofm.corpus.ingest import ingest
 from mofm.corpus.manifest import MANIFEST
 from mofm.errors import InputError
 
 distributed = pytest.importorskip("distributed")
+VERSION = mofm.__version__
 
 
 @pytest.fixture(scope="module")
@@ -113,4 +115,11 @@ def test_a_cluster_without_workers(tmp_path, inputs, monkeypatch):
         line = refusal([inputs[0][0]], tmp_path / "corpus", scheduler=empty.scheduler_address)
         assert "has no workers" in line
         assert time.monotonic() - begin < 60
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_worker_of_another_version_is_told(tmp_path, local, inputs, monkeypatch):
+    monkeypatch.setattr(mofm, "__version__", "99.0")
+    line = refusal(inputs[0][:1], tmp_path / "corpus", scheduler=local.scheduler_address)
+    assert f"has mofm {VERSION}, here it is 99.0" in line
     assert not (tmp_path / "corpus").exists()
