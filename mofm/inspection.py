@@ -9,15 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mofm.axes import FEATURES
-from mofm.corpus.contents import read_manifest
 from mofm.corpus.ingest import IngestResult
 from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.names import shared_names
+from mofm.corpus.places import read_file
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.files import Location
 from mofm.omics.build_evidence import check_build
-from mofm.omics.census import SCHEME
 from mofm.omics.describe import describe, open_some
 from mofm.omics.features import names_in, species_of
 from mofm.omics.genome import bundled_species, gene_table
@@ -64,7 +63,9 @@ def _is_corpus(path: Location) -> bool:
     """Of URLs, those of a web server can be nothing else; in a bucket, there may be a SOMA experiment."""
     if isinstance(path, Path):
         return (path / MANIFEST).exists()
-    return not path.startswith(SCHEME) and (path.startswith("http") or read_manifest(path) is not None)
+    if path.startswith(("s3://", "gs://", "file://")):
+        return read_file(path, MANIFEST, optional=True) is not None
+    return path.startswith("http")
 
 
 def _inspect_corpus(path: Location) -> dict:

@@ -90,7 +90,6 @@ class Stream:
         self.tokens = self._panels.tokens(config.tokens, own | {"methylation": config.methylation_tokens})
         self._memory = Recycler()
         self._begin_sequences(train_D)
-        self._check_memory()
 
     def _window_blocks(self) -> int:
         """`window_blocks`, or as many as fit into `memory_gb`: the same for any number of hosts, as the order hangs on it."""
@@ -99,17 +98,23 @@ class Stream:
             return config.window_blocks
         n_bytes = sum(s.entry.bytes_per_cell * s.n_cells for data in self._datasets for s in data.stores.values())
         per_block = HELD * config.block_cells * n_bytes / max(1, sum(data.n_cells for data in self._datasets))
-        return max(LEAST_BLOCKS, min(config.window_blocks, int(config.memory_gb * 1e9 / max(per_block, 1.0))))
+        fit = int(config.memory_gb * 1e9 / max(per_block, 1.0))
+        return min(config.window_blocks, max(LEAST_BLOCKS, fit))
 
-    def _check_memory(self) -> None:
-        """Raises `InputError` where windows cannot be small enough for `memory_gb`."""
-        most = self._config.memory_gb
-        needed = sum(reader.window_bytes() for reader in self._readers.values()) * HELD / 1e9 if most else 0.0
+    def _check_memory(self, orders: list[tuple[Order, Sequence[int], int]]) -> None:
+        """Raises `InputError` where windows cannot be small enough for `memory_gb`: on every host, or on none."""
+        needed, most = 0.0, self._config.memory_gb
+        for order, datasets, under_way in orders if most else ():
+            stores = [store for d in datasets for store in self._datasets[d].stores.values()]
+            cells = sum(self._datasets[d].n_cells for d in datasets)
+            held = min(HELD * order.window_cells + under_way, 2 * cells)
+            needed += held * sum(s.entry.bytes_per_cell * s.n_cells for s in stores) / max(cells, 1) / 1e9
         if most and needed > 1.2 * most:  # cells differ in size
             raise InputError(
-                f"data.memory_gb={most}: {len(self._readers)} sequences of cells with {LEAST_BLOCKS} blocks of "
-                f"{self._config.block_cells} cells each take {needed:.3g}; give as much, lower data.block_cells, or set "
-                "data.temperature=1, which makes one sequence of many data sets"
+                f"data.memory_gb={most}: {len(orders)} sequences of cells with at least {LEAST_BLOCKS} blocks of "
+                f"{self._config.block_cells} cells each, and the cells of batches in the making, take {needed:.3g}; give as "
+                "much, lower data.block_cells or data.prefetch, or set data.temperature=1, which makes one sequence of many "
+                "data sets"
             )
 
     def _strata(self, cells_D: np.ndarray) -> tuple[Stratum, ...]:
@@ -132,6 +137,7 @@ class Stream:
         config = self._config
         self._seats: dict[tuple[int, Modality], Seats] = {}
         self._readers: dict[tuple[int, int, Modality], WindowReader] = {}
+        orders = []
         for position, stratum in enumerate(self.strata):
             together = config.temperature == 1 or len(stratum.datasets) == 1
             groups = [stratum.datasets] if together else [(dataset,) for dataset in stratum.datasets]
@@ -151,9 +157,12 @@ class Stream:
                 if rows < config.batch_size:
                     order = order.among(datasets, (datasets[0] + 1,), min(blocks, order.window_blocks))
                 under_way = (config.prefetch + 1) * int(np.ceil(rows))
+                orders.append((order, datasets, under_way))
                 for modality, mine in seats.items():
                     stores = {d: self._datasets[d].stores[modality] for d in datasets}
                     self._readers[position, number, modality] = WindowReader(order, stores, under_way, mine, number)
+
+        self._check_memory(orders)
 
     @property
     def n_train_cells(self) -> int:
@@ -222,7 +231,7 @@ class Stream:
         batch = {}
         for modality in self._parts:
             cells, pieces = self._train_cells(modality, step, stop)
-            batch[modality] = gather([self._part(piece, modality) for piece in pieces], cells, self._memory.empty)
+            batch[modality] = gather([self._part(piece, modality) for piece in pieces], cells)
         return batch
 
     def _train_view(self, modality: Modality, step: int, stop: int) -> TokenBatch:

@@ -12,9 +12,7 @@ those alone, although what a batch holds and in which order does not depend on h
 """
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +38,10 @@ class Turns:
         first = (np.arange(len(weights)) * ((math.sqrt(5) - 1) / 2) + 0.5) % 1
         by_time = np.argsort((rank + first[whose]) / self.counts[whose], kind="stable")
         self._whose, self._rank = whose[by_time], rank[by_time]
+        self._turns = np.argsort(
+            self._whose, kind="stable"
+        )  # of each sequence in the period, one sequence after another
+        self._begins = np.cumsum(self.counts) - self.counts
 
     @property
     def period(self) -> int:
@@ -58,8 +60,20 @@ class Turns:
 
     def reached(self, number: int, position: int) -> int:
         """Turns of a sequence before `position`."""
-        period, turn = divmod(position, len(self._whose))
-        return int(period * self.counts[number] + np.count_nonzero(self._whose[:turn] == number))
+        period, turn = divmod(position, self.period)
+        return int(period * self.counts[number] + np.searchsorted(self._turns_of(number), turn))
+
+    def turns_at(self, number: int, positions: np.ndarray) -> np.ndarray:
+        """The turns at which a sequence is at some of its positions; int64 both."""
+        period, place = np.divmod(positions, self.counts[number])
+        return period * self.period + self._turns_of(number)[place]
+
+    def of_others(self, number: int, position: int, count: int) -> int:
+        """How many of `count` turns from `position` on are of sequences of smaller numbers."""
+        return int(np.count_nonzero(self._whose[(position + np.arange(count)) % self.period] < number))
+
+    def _turns_of(self, number: int) -> np.ndarray:
+        return self._turns[self._begins[number] : self._begins[number] + self.counts[number]]
 
 
 class Seat(NamedTuple):
@@ -95,11 +109,14 @@ class Seats:
         """The seats of this host in the batch of a step, in the order of their rows."""
         seats, place = [], 0
         for number, first, count in self._turns.take(step * self._quota, self._quota):
-            start, stop = max(self._start - place, 0), min(self._stop - place, count)
-            if start < stop:
-                seats.append(Seat(number, first, count, start, stop, place + start))
+            seats.append(self._seat(number, first, count, place))
             place += count
-        return seats
+        return [seat for seat in seats if seat is not None]
+
+    def _seat(self, number: int, first: int, count: int, place: int) -> Seat | None:
+        """Of `count` rows from `place` on; None where none of them is this host's."""
+        start, stop = max(self._start - place, 0), min(self._stop - place, count)
+        return Seat(number, first, count, start, stop, place + start) if start < stop else None
 
     def reached(self, number: int, step: int) -> int:
         """Position of a sequence when a step begins."""
@@ -107,8 +124,10 @@ class Seats:
 
     def within(self, number: int, start: int, stop: int) -> Iterator[Seat]:
         """The seats of a sequence at all steps that take some of its positions `[start, stop)`."""
-        most = 2 + (stop // int(self._turns.counts[number]) + 1) * self._turns.period // self._quota
-        step = bisect_right(range(most), start, key=partial(self.reached, number)) - 1
-        while self.reached(number, step) < stop:
-            yield from (seat for seat in self.at(step) if seat.number == number)
-            step += 1
+        turns = self._turns.turns_at(number, np.arange(start, stop))
+        for step in np.unique(turns // self._quota).tolist():
+            first = self.reached(number, step)
+            before = self._turns.of_others(number, step * self._quota, self._quota)
+            seat = self._seat(number, first, self.reached(number, step + 1) - first, before)
+            if seat is not None:
+                yield seat

@@ -55,12 +55,6 @@ class WindowReader:
         self._windows: OrderedDict[tuple[int, int], _Blocks] = OrderedDict()
         self._lock = threading.Lock()
 
-    def window_bytes(self) -> float:
-        """About what a whole window takes, on a single host."""
-        cells = sum(store.n_cells for store in self._stores.values())
-        n_bytes = sum(store.entry.bytes_per_cell * store.n_cells for store in self._stores.values())
-        return min(self._order.window_cells, cells) * n_bytes / max(cells, 1)
-
     def __len__(self) -> int:
         """Windows held."""
         return len(self._windows)

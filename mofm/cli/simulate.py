@@ -1,11 +1,9 @@
 """`mofm simulate`: cells from a known regulatory network."""
 
-from pathlib import Path
-
 from mofm.axes import FEATURES, MODALITIES
 from mofm.cli.options import add_verb, check_free
 from mofm.errors import InputError
-from mofm.files import output_file
+from mofm.files import location, output_file
 
 _SIMULATED = {
     "cells": (3000, "rows of the file"),
@@ -33,7 +31,9 @@ def add(verbs) -> None:
         "An OUT without suffix is a corpus, of any size: data sets of one network, which a file of the same options has too,\n"
         "each with batches of its own. Repeated, the command goes on where it was.",
     )
-    verb.add_argument("out", type=Path, metavar="OUT", help="the .h5ad or .h5mu file to write, or the corpus folder")
+    verb.add_argument(
+        "out", type=location, metavar="OUT", help="the .h5ad or .h5mu file to write, or the corpus folder"
+    )
     verb.add_argument(
         "--modalities",
         nargs="+",
@@ -62,7 +62,7 @@ def run(args) -> int:
     if args.unpaired and not several:
         raise InputError("--unpaired splits the cells between modalities: name several with --modalities")
     config = SimulationConfig(**{name: getattr(args, name) for name in _SIMULATED})
-    if not args.out.suffix:
+    if isinstance(args.out, str) or not args.out.suffix:
         return _run_corpus(args, config)
     if several and not as_mudata:
         raise InputError(

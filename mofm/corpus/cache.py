@@ -133,10 +133,16 @@ class CachedStore:
         self._folder = cache.folder / name
         self._files = open_files(root, entry.path)
         self._lock, self._arrived, self._again = threading.Lock(), {}, set()
-        with cache._locked():  # nobody may find the store closed between its being made and its being held
-            self._folder.mkdir(exist_ok=True)
-            self._used = (self._folder / ".used").open("ab")
-            fcntl.flock(self._used, fcntl.LOCK_SH)
+        try:
+            with cache._locked():  # nobody may find the store closed between its being made and its being held
+                self._folder.mkdir(exist_ok=True)
+                self._used = (self._folder / ".used").open("ab")
+                fcntl.flock(self._used, fcntl.LOCK_SH)
+        except OSError as error:
+            raise InputError(
+                f"{self._folder}: cannot be held open ({error.strerror or error}): the cache opens a file for each store; "
+                "raise `ulimit -n` above their number, free the disk, or leave data.cache_dir out"
+            ) from error
         self._here = {
             key: ts.open(
                 {"driver": "zarr3", "kvstore": kvstore(self._folder, *key.split("/")), "metadata": metadata[key]}
@@ -160,13 +166,17 @@ class CachedStore:
         """Of one shard."""
         if self._shard(key, number):
             with suppress(ValueError):
-                _copy(out, self._here[key][entries])
+                self._copy_here(out, key, entries)
                 return
             if self._fetch_again(key, number):
                 with suppress(ValueError):
-                    _copy(out, self._here[key][entries])
+                    self._copy_here(out, key, entries)
                     return
         _copy(out, self._there[key][entries])
+
+    def _copy_here(self, out: np.ndarray, key: str, entries: slice) -> None:
+        """By memory of its own: a read that fails goes on for a while, and `out` may be another's by then."""
+        out[...] = self._here[key][entries].read().result(PATIENCE_S)
 
     def _shard(self, key: str, number: int) -> bool:
         """Whether a shard is here, fetched if need be."""
@@ -225,6 +235,8 @@ class CachedStore:
             file.write(read.value)
             file.flush()
             os.replace(part, self._path_of(key, number))
+        except TimeoutError:
+            return False  # the bucket is slow today
         except OSError:
             self._cache.is_full = True  # the disk itself
             return False

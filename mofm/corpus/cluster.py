@@ -114,8 +114,8 @@ def _check_seen(file: Input, staging: Path) -> None:
     for path in (file.path, staging):
         if isinstance(path, Path) and not os.path.exists(path):
             raise InputError(
-                f"{path}: the Dask worker on {platform.node()} does not see it; inputs and corpus must lie on a file "
-                "system that all machines share, under the same path"
+                f"{path}: the Dask worker on {platform.node()} does not see it; inputs and corpus (of one in a bucket, "
+                "TMPDIR) must lie on a file system that all machines share, under the same path"
             )
 
 

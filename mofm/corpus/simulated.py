@@ -26,6 +26,7 @@ from pathlib import Path
 from mofm.axes import Modality
 from mofm.corpus.contents import read_manifest
 from mofm.corpus.ingest import IngestResult, ingest
+from mofm.corpus.places import is_url
 from mofm.errors import InputError
 from mofm.omics.simulate import SimulationConfig, simulate_any, to_mudata, write_mudata
 
@@ -57,6 +58,8 @@ def simulate_corpus(
       InputError: as `simulate_any` and `ingest`; no cells to a data set; a process was killed; the corpus ends in a
         part of the same simulation that is no whole data set, so nothing can come behind it.
     """
+    if is_url(out):
+        raise InputError(f"{out}: simulate into a local folder, then copy it to the bucket")
     if dataset_cells < 1:
         raise InputError(f"--dataset-cells {dataset_cells}: must be at least 1")
     jobs = (os.cpu_count() or 1) if jobs is None else jobs

@@ -170,14 +170,16 @@ class Store:
             with self._lock:
                 damage = self._damage
             found, new = damage.look(start, stop)
+            lost = damage.lost(start, stop)
         except Exception as other:
             raise self.damaged(what, other) from other
-        if not found or self._on_damage == "stop":
-            raise self.damaged(what, "; ".join(map(str, found)) or error) from error
+        if not lost.any():  # whatever else is damaged, it is not that
+            raise self.damaged(what, error) from error
+        if self._on_damage == "stop":
+            raise self.damaged(what, "; ".join(map(str, found))) from error
         for file in new:
             where = join(self._root, self.entry.path)
             _log.warning("%s/%s; these cells of store %r are left out", where, file, self.name)
-        lost = damage.lost(start, stop)
         bounds = [0, *(np.flatnonzero(np.diff(lost)) + 1).tolist(), stop - start]
         nothing = self.read_spans([]).result()
         parts = []

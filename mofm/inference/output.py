@@ -13,7 +13,7 @@ import pandas as pd
 
 from mofm.axes import Modality
 from mofm.corpus.tables import writable_obs
-from mofm.files import output_file
+from mofm.files import Location, location, output_file
 from mofm.inference.model import Embedding
 from mofm.omics.hdf5 import open_hdf5, read_table
 from mofm.omics.layouts import ANNDATAS
@@ -35,7 +35,7 @@ def fuse(embeddings: Mapping[Modality, Embedding], cells: pd.Index) -> np.ndarra
 
 
 def write_embedding(
-    source: Path, target: Path, embedding: Embedding | Mapping[Modality, Embedding], key_added: str = "X_mofm"
+    source: Location, target: Path, embedding: Embedding | Mapping[Modality, Embedding], key_added: str = "X_mofm"
 ) -> None:
     """Copy `source` to `target` with obsm[key_added] and uns["mofm"] set. `target` appears whole or not at all.
 
@@ -47,7 +47,7 @@ def write_embedding(
     Raises:
       InputError: the disk is full, or `target` cannot be written for another reason.
     """
-    source, target = Path(source), Path(target)
+    source, target = location(source), Path(target)
     several = {embedding.modality: embedding} if isinstance(embedding, Embedding) else dict(embedding)
     kind = find_layout(source).kind
     with output_file(target) as temporary:

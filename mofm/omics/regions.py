@@ -111,7 +111,7 @@ def resolve_regions(names: Sequence[str], var: pd.DataFrame | None = None) -> Re
             rule[fill] = "columns"
     told, chrom, start, end = places
     if var is not None and GENOME_COLUMN in var:
-        named = pd.Categorical(var[GENOME_COLUMN].astype(str))
+        named = pd.Categorical(var[GENOME_COLUMN].astype(object).fillna("").astype(str))
         stated = np.array([told_build(name) for name in named.categories], dtype=object)[named.codes]
         told = np.where(told == "", stated, told)
     read = rule != "unknown"

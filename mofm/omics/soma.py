@@ -75,7 +75,7 @@ def find_soma(given: str | Path) -> SomaPlace:
         installed.
     """
     library = load_library(given)
-    place = SomaPlace(str(given), str(given).rstrip("/"))
+    place = SomaPlace(str(given), str(given.absolute()) if isinstance(given, Path) else given.rstrip("/"))
     if isinstance(given, str) and given.startswith(SCHEME):
         version, organism = parse_url(given)
         release = find_release(version)

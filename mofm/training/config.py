@@ -73,11 +73,8 @@ class Config:
         everything = self.to_dict()
         del everything["mesh"]
         everything["run"] = {"steps": self.run.steps}
-        for key in (
-            "corpus",
-            "prefetch",
-            "damaged",
-        ):  # where it lies, not what it holds; "stop" served none of the damage
+        # Where the corpus lies, not what it holds; "stop" served none of the damage.
+        for key in ("corpus", "prefetch", "damaged", "cache_dir", "cache_gb"):
             del everything["data"][key]
         return everything
 

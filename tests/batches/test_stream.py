@@ -455,5 +455,7 @@ def test_memory_of_windows_keeps_to_its_limit(tmp_path):
     assert bound._order.window_blocks < 200
     halves = [stream_of(corpus, memory_gb=5e-5, host=host, hosts=2, **rest).batch(7).rna.features_BL for host in (0, 1)]
     np.testing.assert_array_equal(np.concatenate(halves), bound.batch(7).rna.features_BL)
-    with pytest.raises(InputError, match=r"data\.memory_gb=1e-06: 1 sequences of cells with 4 blocks of 8 cells"):
+    with pytest.raises(
+        InputError, match=r"data\.memory_gb=1e-06: 1 sequences of cells with at least 4 blocks of 8 cells"
+    ):
         stream_of(corpus, memory_gb=1e-6, **rest)
