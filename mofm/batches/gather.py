@@ -4,7 +4,7 @@ A batch is CSR in the model's features of a modality, so datasets with different
 of a cell are in the order of its file. The copying is compiled and holds no interpreter lock, as tokenising does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numba
@@ -46,11 +46,12 @@ class Part(NamedTuple):
     where: str
 
 
-def gather(parts: Sequence[Part], cell_B: np.ndarray) -> CountBatch:
+def gather(parts: Sequence[Part], cell_B: np.ndarray, make: Callable[..., np.ndarray] = np.empty) -> CountBatch:
     """A batch of cells that lie in several matrices of one modality.
 
     Args:
       cell_B: integer, their global indices.
+      make: gives an array of a shape and a dtype.
 
     Raises:
       InputError: an entry is in a column that its dataset does not have.
@@ -63,8 +64,8 @@ def gather(parts: Sequence[Part], cell_B: np.ndarray) -> CountBatch:
     indptr_B = np.concatenate([[0], np.cumsum(lengths_B)])
     dtype = np.result_type(np.uint8, *{part.rows.data.dtype for part in parts})
     has_hits = any(part.rows.hits is not None for part in parts)
-    features, counts = np.empty(indptr_B[-1], np.int32), np.empty(indptr_B[-1], dtype)
-    hits = np.empty(indptr_B[-1], dtype) if has_hits else counts
+    features, counts = make((int(indptr_B[-1]),), np.int32), make((int(indptr_B[-1]),), dtype)
+    hits = make((int(indptr_B[-1]),), dtype) if has_hits else counts
     for part in parts:
         rows = part.rows
         of_rows = rows.indptr_N, rows.indices, rows.data, rows.data if rows.hits is None else rows.hits

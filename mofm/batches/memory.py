@@ -18,7 +18,8 @@ _ALIGNMENT = 64
 class Recycler:
     """Gives arrays, and takes their memory back once nobody holds them or a view of them. Safe to share between threads.
 
-    It holds as much as was in use at one time. An array that jax made its own, as it does on a CPU, is held by it.
+    It holds as much as was in use at one time of each size; sizes are rounded up by an eighth at most, so that arrays of
+    nearly one size share memory. An array that jax made its own, as it does on a CPU, is held by it.
     """
 
     def __init__(self):
@@ -29,11 +30,13 @@ class Recycler:
         n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         if n_bytes < _SMALL:
             return np.empty(shape, dtype)
-        spare = self._spare[n_bytes]
+        unit = 1 << n_bytes.bit_length() - 4
+        size = -(-n_bytes // unit) * unit
+        spare = self._spare[size]
         try:
             memory = spare.pop()
         except IndexError:
-            memory = _aligned(n_bytes)
+            memory = _aligned(size)
         # All views of the array hold `lease`, and nothing else does.
         lease = (ctypes.c_uint8 * n_bytes).from_buffer(memory)
         weakref.finalize(lease, spare.append, memory).atexit = False

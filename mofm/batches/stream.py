@@ -231,7 +231,7 @@ class Stream:
         batch = {}
         for modality in self._parts:
             cells, pieces = self._train_cells(modality, step, stop)
-            batch[modality] = gather([self._part(piece, modality) for piece in pieces], cells)
+            batch[modality] = gather([self._part(piece, modality) for piece in pieces], cells, self._memory.empty)
         return batch
 
     def _train_view(self, modality: Modality, step: int, stop: int) -> TokenBatch:

@@ -47,3 +47,11 @@ def test_what_jax_holds_is_not_used_again():
 def test_small_arrays_are_plain():
     array = Recycler().empty((3, 2), np.bool_)
     assert (array.base, array.shape, array.dtype) == (None, (3, 2), np.bool_)
+
+
+def test_arrays_of_nearly_one_size_share_memory():
+    recycler = Recycler()
+    for n in range(100_000, 110_000, 100):
+        recycler.empty((n,), np.float32)
+    held = sum(len(memory) for spare in recycler._spare.values() for memory in spare)
+    assert 4e5 <= held <= 3 * 4.4e5
