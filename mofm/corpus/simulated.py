@@ -112,7 +112,7 @@ def _check_whole(named: dict[str, SimulationConfig], there: set[str]) -> None:
 
 def _made(tasks: list[tuple], jobs: int) -> Iterator[Path]:
     """The file of each task in turn; one more than `jobs` of them are there or under way."""
-    if jobs == 1 or len(tasks) == 1:
+    if jobs == 1 or len(tasks) <= 1:
         yield from (_make(*task) for task in tasks)
         return
     workers = ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn"))

@@ -77,6 +77,7 @@ def test_processes_make_the_same_bytes_and_more_cells_leave_the_others_alone(tmp
     before = bytes_of(tmp_path / "corpus")
     added = simulate_corpus(dataclasses.replace(CONFIG, cells=300), tmp_path / "corpus", dataset_cells=100, jobs=2)
     assert [result.entry.cells for result in added] == [100]
+    assert simulate_corpus(dataclasses.replace(CONFIG, cells=300), tmp_path / "corpus", dataset_cells=100, jobs=2) == []
     simulate_corpus(dataclasses.replace(CONFIG, cells=300), tmp_path / "other", dataset_cells=100, jobs=1)
     after = bytes_of(tmp_path / "corpus")
     assert after == bytes_of(tmp_path / "other")
