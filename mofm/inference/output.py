@@ -57,7 +57,8 @@ def write_embedding(
             with open_hdf5(source) as file:
                 cells = read_table(file, source, "obs").index
         elif kind in ANNDATAS:
-            obs, _ = writable_obs(_obs_of(source))
+            told = Reading(next(iter(several)) if len(several) == 1 else None)  # a file may not tell what it is
+            obs, _ = writable_obs(_obs_of(source, told))
             cells = obs.index
             anndata.AnnData(obs=obs).write_h5ad(temporary)
         else:
@@ -77,10 +78,10 @@ def write_embedding(
             anndata.io.write_elem(file["uns"], "mofm", report)
 
 
-def _obs_of(source: Path) -> pd.DataFrame:
+def _obs_of(source: Path, reading: Reading) -> pd.DataFrame:
     """The cells of zarr stores; of MuData, all of them, with nothing but their names."""
     with ExitStack() as resources:
-        members, _ = open_members(find_layout(source), Reading(), resources)
+        members, _ = open_members(find_layout(source), reading, resources)
     if len(members) == 1:
         return members[0].obs
     return pd.DataFrame(index=pd.Index(dict.fromkeys(name for member in members for name in member.obs.index)))

@@ -23,6 +23,7 @@ from mofm.inference.model import Embedding, load
 from mofm.inference.output import write_embedding
 from mofm.omics import table
 from mofm.omics.genome import gene_table
+from mofm.omics.readers import Reading
 from mofm.training.loop import train
 from mofm.training.workdir import read_gene_table
 
@@ -244,6 +245,17 @@ def test_a_zarr_store_is_embedded_as_its_file_is(cells, embed, pretrained, tmp_p
     assert written.obs_names.tolist() == cells.obs_names.tolist()
     assert written.obs["cell_type"].tolist() == cells.obs["cell_type"].tolist()
     assert written.uns["mofm"]["counts_from"] == "X"
+
+
+def test_a_zarr_store_that_does_not_tell_its_modality_is_written_as_it_was_read(pretrained, tmp_path):
+    """By names alone these could be genes or antibodies; the user said which."""
+    names = ["TSPAN6", "KDM1A", "SOX8"]
+    ad.AnnData(np.ones((6, 3), np.float32), var=pd.DataFrame(index=names)).write_zarr(tmp_path / "in.zarr")
+    embedding = pretrained.embed(tmp_path / "in.zarr", Reading("adt"), quiet=True)
+    write_embedding(tmp_path / "in.zarr", tmp_path / "out.h5ad", embedding)
+    written = ad.read_h5ad(tmp_path / "out.h5ad")
+    assert written.uns["mofm"]["modality"] == "adt"
+    np.testing.assert_array_equal(written.obsm["X_mofm"], embedding.embedding_NE)
 
 
 @pytest.fixture(scope="session")
