@@ -1,11 +1,12 @@
 """Batches made before they are asked for, in threads."""
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from functools import partial
 from typing import TypeVar
+
+from mofm.ahead import in_turn
 
 Batch = TypeVar("Batch")
 
@@ -20,11 +21,6 @@ def made_ahead(make: Callable[[int], Batch], numbers: Iterable[int], prefetch: i
         return
     threads = ThreadPoolExecutor(min(prefetch, os.cpu_count() or 1), "mofm-batches")
     try:
-        left = iter(numbers)
-        under_way = deque(threads.submit(make, number) for number in islice(left, prefetch))
-        while under_way:
-            batch = under_way.popleft().result()
-            under_way.extend(threads.submit(make, number) for number in islice(left, 1))
-            yield batch
+        yield from in_turn(partial(threads.submit, make), numbers, prefetch)
     finally:
         threads.shutdown(cancel_futures=True)

@@ -21,8 +21,7 @@ class CountBatch(NamedTuple):
     Attributes:
       indptr_B: int64, B + 1. The entries of cell i are those from indptr_B[i] to indptr_B[i + 1].
       features: int32, one an entry: its row among the model's features of the modality, as in `TokenBatch.features_BL`.
-      counts: one an entry, the narrowest of uint8, uint16 and uint32 that the stores of the batch have. Methylation:
-        reads.
+      counts: one an entry, uint8, uint16 or uint32: the widest that a store of the batch has. Methylation: reads.
       hits: the methylated ones of them, of the same type; None for other modalities.
       cell_B, dataset_B: int32, as in `TokenBatch`. -1 where there is no cell.
     """

@@ -25,6 +25,7 @@ import numpy as np
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, TokenBatch
 from mofm.batches.ahead import made_ahead
+from mofm.batches.budget import LEAST_BLOCKS, blocks_within, check_memory
 from mofm.batches.collate import collate_into, empty_tokens, leave_out, make_scratch
 from mofm.batches.config import DataConfig
 from mofm.batches.gather import CountBatch, Part, gather
@@ -38,10 +39,6 @@ from mofm.corpus.datasets import Dataset
 from mofm.corpus.store import Corpus
 from mofm.errors import InputError, nearest_name
 
-LEAST_BLOCKS = 4
-"""Blocks in a window of a sequence that has few rows of each batch."""
-HELD = 2
-"""Windows of a sequence in memory: that which is served, and the next."""
 _TRAIN, _HELDOUT = 101, 102  # what token seeds are for; part of their key
 
 
@@ -76,7 +73,7 @@ class Stream:
             holdout_fraction=config.holdout_fraction,
             holdout_stores=_named(self._datasets, config.holdout_datasets),
             block_cells=config.block_cells,
-            window_blocks=self._window_blocks(),
+            window_blocks=blocks_within(config, self._datasets),
         )
         if self._order.offsets[-1] > np.iinfo(np.int32).max:
             raise InputError(f"{config.corpus}: {self._order.n_cells} cells are more than cell_B (int32) can number")
@@ -90,32 +87,6 @@ class Stream:
         self.tokens = self._panels.tokens(config.tokens, own | {"methylation": config.methylation_tokens})
         self._memory = Recycler()
         self._begin_sequences(train_D)
-
-    def _window_blocks(self) -> int:
-        """`window_blocks`, or as many as fit into `memory_gb`: the same for any number of hosts, as the order hangs on it."""
-        config = self._config
-        if config.memory_gb is None:
-            return config.window_blocks
-        n_bytes = sum(s.entry.bytes_per_cell * s.n_cells for data in self._datasets for s in data.stores.values())
-        per_block = HELD * config.block_cells * n_bytes / max(1, sum(data.n_cells for data in self._datasets))
-        fit = int(config.memory_gb * 1e9 / max(per_block, 1.0))
-        return min(config.window_blocks, max(LEAST_BLOCKS, fit))
-
-    def _check_memory(self, orders: list[tuple[Order, Sequence[int], int]]) -> None:
-        """Raises `InputError` where windows cannot be small enough for `memory_gb`: on every host, or on none."""
-        needed, most = 0.0, self._config.memory_gb
-        for order, datasets, under_way in orders if most else ():
-            stores = [store for d in datasets for store in self._datasets[d].stores.values()]
-            cells = sum(self._datasets[d].n_cells for d in datasets)
-            held = min(HELD * order.window_cells + under_way, 2 * cells)
-            needed += held * sum(s.entry.bytes_per_cell * s.n_cells for s in stores) / max(cells, 1) / 1e9
-        if most and needed > 1.2 * most:  # cells differ in size
-            raise InputError(
-                f"data.memory_gb={most}: {len(orders)} sequences of cells with at least {LEAST_BLOCKS} blocks of "
-                f"{self._config.block_cells} cells each, and the cells of batches in the making, take {needed:.3g}; give as "
-                "much, lower data.block_cells or data.prefetch, or set data.temperature=1, which makes one sequence of many "
-                "data sets"
-            )
 
     def _strata(self, cells_D: np.ndarray) -> tuple[Stratum, ...]:
         config = self._config
@@ -162,7 +133,7 @@ class Stream:
                     stores = {d: self._datasets[d].stores[modality] for d in datasets}
                     self._readers[position, number, modality] = WindowReader(order, stores, under_way, mine, number)
 
-        self._check_memory(orders)
+        check_memory(config, self._datasets, orders)
 
     @property
     def n_train_cells(self) -> int:

@@ -15,14 +15,14 @@ it passes on. Choices and their cost:
 import multiprocessing
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from mofm.ahead import in_turn
 from mofm.corpus.inputs import Input, Options
 from mofm.corpus.prepare import Prepared, prepare
 from mofm.errors import InputError
@@ -74,11 +74,9 @@ def in_processes(jobs: int, tasks: Sequence[Task], report: Report) -> Iterator[l
     listener.start()
     workers = ProcessPoolExecutor(jobs, spawn, _begin, (told, stop))
     try:
-        left = iter(tasks)
-        under_way = deque(workers.submit(_work, task) for task in islice(left, 2 * jobs))
+        results = in_turn(partial(workers.submit, _work), tasks, 2 * jobs - 1)
         for task in tasks:
-            yield _result(task.file, under_way.popleft())
-            under_way.extend(workers.submit(_work, task) for task in islice(left, 1))
+            yield _next(task.file, results)
     finally:
         stop.set()
         workers.shutdown(cancel_futures=True)
@@ -86,9 +84,9 @@ def in_processes(jobs: int, tasks: Sequence[Task], report: Report) -> Iterator[l
         listener.join()
 
 
-def _result(file: Input, future: Future) -> list[Prepared]:
+def _next(file: Input, results: Iterator[list[Prepared]]) -> list[Prepared]:
     try:
-        return future.result()
+        return next(results)
     except BrokenProcessPool as error:
         raise InputError(
             f"{file.path}: a process that read inputs was killed (out of memory?); run this again, with --jobs 1"
@@ -105,10 +103,15 @@ _told = _stop = None  # of a worker process
 def _begin(told, stop) -> None:
     global _told, _stop
     _told, _stop = told, stop
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Begins a worker process that ends when its parent does, however that ends."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
 

@@ -16,15 +16,15 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from pathlib import Path
 
+from mofm.ahead import in_turn
 from mofm.axes import Modality
 from mofm.corpus.contents import read_manifest
+from mofm.corpus.engines import end_with_parent
 from mofm.corpus.ingest import IngestResult, ingest
 from mofm.corpus.places import is_url
 from mofm.errors import InputError
@@ -111,28 +111,19 @@ def _check_whole(named: dict[str, SimulationConfig], there: set[str]) -> None:
 
 
 def _made(tasks: list[tuple], jobs: int) -> Iterator[Path]:
-    """The file of each task in turn; one more than `jobs` of them are there or under way."""
+    """The file of each task in turn, while `jobs` others are there or under way."""
     if jobs == 1 or len(tasks) <= 1:
         yield from (_make(*task) for task in tasks)
         return
-    workers = ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn"))
+    workers = ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn"), end_with_parent)
     try:
-        left = iter(tasks)
-        under_way = deque(workers.submit(_make, *task) for task in islice(left, jobs + 1))
-        while under_way:
-            yield _result(under_way.popleft())
-            under_way.extend(workers.submit(_make, *task) for task in islice(left, 1))
-    finally:
-        workers.shutdown(cancel_futures=True)
-
-
-def _result(future: Future) -> Path:
-    try:
-        return future.result()
+        yield from in_turn(lambda task: workers.submit(_make, *task), tasks, jobs)
     except BrokenProcessPool as error:
         raise InputError(
             "a process that simulated cells was killed (out of memory?); run this again with --jobs 1, it goes on"
         ) from error
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 def _make(

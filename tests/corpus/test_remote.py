@@ -5,29 +5,13 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from streaming import assert_equal_batches, batches
 
-from mofm.batches.config import DataConfig
-from mofm.batches.stream import Stream
 from mofm.cli import main
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
-
-DATA = {"batch_size": 16, "tokens": 32, "block_cells": 16, "window_blocks": 4, "holdout_fraction": 0.2}
-
-
-def batches(corpus, n: int = 30, **config):
-    stream = Stream(corpus, DataConfig("", **(DATA | config)), seed=5)
-    return [*stream.batches(0, n), *stream.heldout_batches()]
-
-
-def assert_equal_batches(these, those) -> None:
-    these, those = (jax.tree.leaves(some) for some in (these, those))
-    assert len(these) == len(those) > 0
-    for a, b in zip(these, those, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def refusal(call) -> str:
