@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
+from mofm.ahead import in_turn
 from mofm.corpus import engines
 from mofm.corpus.buffers import RowBuffers
 from mofm.corpus.features import features_to_bytes
@@ -563,7 +564,7 @@ def test_a_killed_process_is_told(tmp_path, mixed):
     broken.set_exception(BrokenProcessPool("gone"))
     file = engines.Input(mixed, "mixed", "h5mu", "", ())
     with pytest.raises(InputError, match="was killed \\(out of memory\\?\\); run this again, with --jobs 1"):
-        engines._result(file, broken)
+        engines._next(file, in_turn(lambda task: task, [broken], ahead=1))
 
 
 ORPHANS = """
