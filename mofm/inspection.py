@@ -18,6 +18,7 @@ from mofm.errors import InputError
 from mofm.files import Location
 from mofm.omics.build_evidence import check_build
 from mofm.omics.describe import describe, open_some
+from mofm.omics.describe_network import describe_network, is_network
 from mofm.omics.features import names_in, species_of
 from mofm.omics.genome import bundled_species, gene_table
 from mofm.omics.identity import holds_regions, resolve
@@ -40,7 +41,8 @@ def inspect(
     """A JSON-able report with "usable" and "why" on top; of files, "features" tells how those of each modality resolve.
 
     Args:
-      path: a file, a folder that is one's layout, or a corpus; or the URL of a corpus or a SOMA experiment.
+      path: a file, a folder that is one's layout, a table of a gene regulatory network, or a corpus; or the URL of a
+        corpus or a SOMA experiment.
       species: whose gene table resolves them, as `gene_table` takes it; None for the bundled one that fits best, human
         where there are `orthologs`.
       build, orthologs: as `mofm.corpus.ingest.ingest` takes them.
@@ -50,6 +52,8 @@ def inspect(
     """
     if _is_corpus(path):
         return _inspect_corpus(path)
+    if is_network(path):
+        return describe_network(path, species, build)
     report = describe(path, reading)
     if report["usable"] and report["kind"] != "fragments":
         try:
@@ -144,6 +148,9 @@ def render(report: dict, *, as_json: bool = False) -> None:
         _print_rows(console, [_dataset_row(dataset) for dataset in report["datasets"]])
         return
     _say(console, f"layout: {report['kind']}")
+    if "network" in report:
+        _render_network(console, report)
+        return
     for part in report["parts"]:
         if part["name"]:
             _say(console, f"modality {part['name']}: {part['cells']:,} cells")
@@ -155,6 +162,21 @@ def render(report: dict, *, as_json: bool = False) -> None:
     if len(report.get("selected", [])) > DATASETS_SHOWN:
         _say(console, f"and {len(report['selected']) - DATASETS_SHOWN:,} datasets more (--json lists them)")
     _render_tables(console, report)
+
+
+def _render_network(console: Console, report: dict) -> None:
+    """What a table of a network says, and which of its names mean nothing."""
+    counts = report["network"]
+    if counts:
+        _say(console, f"{counts['layout']}; names are read as {report['species']} genes")
+        signs = ("activating", "repressing", "sign_unknown", "sign_conflicts", "self_loops", "duplicates")
+        keys = ("lines", "edges", "tfs", "targets", *signs)
+        _print_rows(console, [{"what": key.replace("_", " "), "count": counts[key]} for key in keys])
+        for key in ("unknown_tfs", "unknown_targets"):
+            if counts[key]:
+                _say(console, f"{key.replace('_', ' ')}: {', '.join(counts[key][:UNKNOWN_SHOWN])}")
+    for note in report["notes"]:
+        _say(console, note)
 
 
 def _render_tables(console: Console, report: dict) -> None:

@@ -8,7 +8,9 @@ def add(verbs) -> None:
     """Adds `mofm inspect`."""
     verb = add_verb(verbs, "inspect", run, "Say what a file or a corpus holds, and whether mofm can use it.")
     verb.add_argument(
-        "path", type=location, help=f"{INPUTS}, or a corpus (a directory, or a URL: s3://, gs://, https://)"
+        "path",
+        type=location,
+        help=f"{INPUTS}, a table of a gene regulatory network, or a corpus (a directory, or a URL: s3://, gs://, https://)",
     )
     verb.add_argument("--json", action="store_true", help="for programs")
     add_names_options(verb, "that of most genes, human or mouse; human with --orthologs")

@@ -95,16 +95,33 @@ def _genes(table: CountTable, genes: GeneTable, orthologs: Orthologs | None) -> 
 def _regions(table: CountTable, genes: GeneTable, build: str | None) -> Resolution:
     found = resolve_regions(table.var.index, table.var)
     require_places(found, table.where)
-    evidence = _build_evidence(found, genes, build, table.where)
+    evidence = build_of_regions(found, genes, build, table.where)
+    ids = with_build(found, evidence.build)
+    return Resolution(ids, found.symbols, found.how, "var_names", evidence.build, evidence.sentence, found.summary())
+
+
+def build_of_regions(found: RegionResolution, genes: GeneTable, build: str | None, where: str) -> BuildEvidence:
+    """The build of the regions of `where` (a file, a modality), in which `genes` are placed too.
+
+    Args:
+      build: as given, by any of its names; None takes it from the regions' names or finds it by evidence.
+
+    Returns:
+      The evidence; its `build` is None where the regions are taken to be of the genes' own.
+
+    Raises:
+      InputError: the regions are of another species, are not of the build that is given or that their names tell, or
+        are of one in which `genes` are not placed.
+    """
+    evidence = _build_evidence(found, genes, build, where)
     if evidence.species not in (None, genes.species):
         raise InputError(
-            f"{table.where}: the regions are of {evidence.build}, a {evidence.species} genome, and {genes.species} ones "
+            f"{where}: the regions are of {evidence.build}, a {evidence.species} genome, and {genes.species} ones "
             f"are expected; use --species {evidence.species} with a corpus or model of that species, or give their own "
             "build with --build"
         )
-    _check_genes_are_placed(genes, evidence.build, table.where)
-    ids = with_build(found, evidence.build)
-    return Resolution(ids, found.symbols, found.how, "var_names", evidence.build, evidence.sentence, found.summary())
+    _check_genes_are_placed(genes, evidence.build, where)
+    return evidence
 
 
 def _build_evidence(found: RegionResolution, genes: GeneTable, build: str | None, where: str) -> BuildEvidence:

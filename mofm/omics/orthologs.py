@@ -134,21 +134,29 @@ def check_species(names: Sequence[str], table: GeneTable, where: str, tried: Ort
     Args:
       tried: the orthologs through which not one of them is a gene of `table`, where there are any; for the message.
     """
+    if other := other_species(names, table):
+        species, share = other
+        none = f", and {tried.path.name} has an ortholog of none of them" if tried else ""
+        raise InputError(
+            f"{where}: {share:.0%} of the genes are {species} genes (first: {str(names[0])!r}), and "
+            f"{table.species} ones are expected{none}; give a table of orthologs with --orthologs TABLE, or use --species "
+            f"{species} with a corpus or model of that species"
+        )
+
+
+def other_species(names: Sequence[str], table: GeneTable) -> tuple[str, float] | None:
+    """The bundled species whose genes `names` are, and the share of them that are; None where it is that of `table`, or
+    none: see `check_species`."""
     if not len(names):
-        return
+        return None
     sampled = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, _SAMPLED).astype(int))]
     shares = species_of(sampled)
     likeliest = next(iter(shares))
     own = shares.get(
         table.species, np.mean([name in table.row_of_id or name in table.row_of_symbol for name in sampled])
     )
-    if likeliest != table.species and shares[likeliest] >= 0.5 and shares[likeliest] > 2 * own:
-        none = f", and {tried.path.name} has an ortholog of none of them" if tried else ""
-        raise InputError(
-            f"{where}: {shares[likeliest]:.0%} of the genes are {likeliest} genes (first: {str(names[0])!r}), and "
-            f"{table.species} ones are expected{none}; give a table of orthologs with --orthologs TABLE, or use --species "
-            f"{likeliest} with a corpus or model of that species"
-        )
+    is_other = likeliest != table.species and shares[likeliest] >= 0.5 and shares[likeliest] > 2 * own
+    return (likeliest, shares[likeliest]) if is_other else None
 
 
 def _source_rows(names: list[str], table: GeneTable, orthologs: Orthologs) -> np.ndarray:
