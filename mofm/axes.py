@@ -9,6 +9,8 @@ thing in every file:
     N  cells of a store or of a file     K  width of one head
     E  width of the cell embedding       V  soft bins of a token's value
     X  blocks of the encoder (the scanned axis)
+    M  edges of the regulatory network     R  width of a gene's state in it
+    Q  TF -> target pairs asked about
 
 Logical axis names are what a weight says of itself ("embed", "heads", ...). Which mesh axis each is laid over is
 decided in `parallel/rules.py` alone, so that a model file never names a device.
@@ -25,11 +27,14 @@ HEAD_WIDTH = "head_width"  # width of one head
 BINS = "bins"  # soft bins of a value
 BLOCKS = "blocks"  # the scanned stack of encoder blocks
 CELL_EMBED = "cell_embed"  # width of the cell embedding
-LOGICAL_AXES = (GENES, EMBED, FFN, HEADS, HEAD_WIDTH, BINS, BLOCKS, CELL_EMBED)
+NETWORK = "network"  # width of a gene's state in the regulatory network, where a weight takes it in
+NETWORK_OUT = "network_out"  # the same, where a weight gives it out
+LOGICAL_AXES = (GENES, EMBED, FFN, HEADS, HEAD_WIDTH, BINS, BLOCKS, CELL_EMBED, NETWORK, NETWORK_OUT)
 
 # Logical axes of activations.
 CELLS = "cells"  # the batch
 TOKENS = "tokens"
+EDGES = "edges"  # of the regulatory network
 
 # Mesh axes, outermost first.
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"

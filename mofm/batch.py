@@ -98,6 +98,54 @@ class FeatureSpace(NamedTuple):
     spread_F: Array
 
 
+class GeneGraph(NamedTuple):
+    """The regulatory networks of a model as one graph over the rows of its gene table: M directed edges TF -> target.
+
+    Several networks are several relations, and may join the same two genes; such edges share their pair. Edges come
+    first, one relation after another, and padding to a fixed M after them: `weight_M` 0, all else 0, and changes nothing.
+    An edge can be taken out of the graph for a step by setting its weight to 0.
+
+    Attributes:
+      tf_M, target_M: int32. Rows of the gene table.
+      relation_M: int32. Number of the network that has the edge.
+      sign_M: int32. 1 activates, -1 represses, 0 not known.
+      weight_M: float32 in (0, 1]; 0 for what is no edge, or is not to be seen.
+      pair_M: int32. Number of the (TF, target) pair among the P <= M pairs: its place in `known_M`.
+      regulator_G: int32. Number of a gene among the TFs; -1 for one that regulates nothing.
+      known_M: int32, ascending. Keys `regulator * G + target` of all pairs, then 2^31 - 1.
+    """
+
+    tf_M: Array
+    target_M: Array
+    relation_M: Array
+    sign_M: Array
+    weight_M: Array
+    pair_M: Array
+    regulator_G: Array
+    known_M: Array
+
+
+class LinkQuestions(NamedTuple):
+    """Q directed pairs of genes that a model is asked about: does the first regulate the second, and how?
+
+    Attributes:
+      tf_Q, target_Q: int32. Rows of the gene table.
+      relation_Q: int32. In which network.
+      answer_Q: int32. One of the ANSWERS below.
+      mask_Q: bool. False for a question that is not asked.
+    """
+
+    tf_Q: Array
+    target_Q: Array
+    relation_Q: Array
+    answer_Q: Array
+    mask_Q: Array
+
+
+NO_EDGE, ACTIVATES, REPRESSES, REGULATES = range(4)
+"""Answers to a link question; REGULATES is an edge whose sign is not known."""
+
+
 Spaces = dict[Modality, FeatureSpace]
 """The feature space of each modality that is there, but RNA's."""
 

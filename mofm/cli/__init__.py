@@ -11,7 +11,7 @@ import os
 import sys
 
 import mofm
-from mofm.cli import demo, embed, ingest, inspect, simulate, train
+from mofm.cli import demo, embed, ingest, inspect, perturb, regulators, simulate, train
 from mofm.errors import InputError
 
 EPILOG = """\
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if not _is_disk_full(error):
             raise
-        place = args.workdir if "workdir" in args else args.out
+        place = next(getattr(args, name) for name in ("workdir", "out", "output") if name in args)
         print(f"mofm {args.verb}: {place}: the disk is full; free space, and the same command goes on", file=sys.stderr)
         return 2
 
@@ -73,6 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mofm {mofm.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in (inspect, ingest, train, embed, simulate, demo):
+    for module in (inspect, ingest, train, embed, regulators, perturb, simulate, demo):
         module.add(verbs)
     return parser

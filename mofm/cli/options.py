@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mofm.axes import MODALITIES
 from mofm.errors import InputError
+from mofm.files import Location
 
 INPUTS = (
     "h5ad, h5mu, AnnData zarr store, 10x HDF5 or matrix folder, Cell Ranger outs folder, fragments.tsv.gz, "
@@ -89,3 +90,8 @@ def check_free(out: Path, overwrite: bool) -> None:
     """An InputError where `out` would be overwritten unasked."""
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists: give another OUT, or --overwrite")
+
+
+def copy_name(source: Location) -> str:
+    """The file in an OUT folder that a copy of `source` is written to: h5mu of an h5mu, h5ad of others."""
+    return "cells.h5mu" if Path(source).suffix == ".h5mu" else "cells.h5ad"

@@ -7,6 +7,7 @@ trained with. Memory holds a block of cells at a time.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from mofm.batches.collate import collate
 from mofm.errors import InputError
 from mofm.inference.matching import Matching, match, merged
 from mofm.nn import model
+from mofm.nn.grn import GeneStates
 from mofm.nn.model import ModelSpec, Params
 from mofm.omics.genome import GeneTable, gene_table
 from mofm.omics.orthologs import read_orthologs
@@ -33,6 +35,7 @@ from mofm.progress import cells_progress
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.config import Config
+from mofm.training.network import RunNetwork, load_network
 
 RNA, EVERYTHING = Reading("rna"), Reading()
 """What a file is read for."""
@@ -41,7 +44,8 @@ TOKEN_STEP = 128
 TOKEN_SEED = np.uint64(0x6D6F666D)
 """Every cell is sampled with one seed, so that its tokens depend on the cell alone."""
 
-_encode = jax.jit(model.embed, static_argnames=("spec", "modality"))  # one cache a process, not one a file
+encode = jax.jit(model.embed, static_argnames=("spec", "modality"))  # one cache a process, not one a file
+tell = jax.jit(model.gene_states, static_argnames="spec")
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class PretrainedModel:
     """Parameters with all that is needed to use them: no mesh, no optimizer, no corpus.
 
     Attributes:
+      states: what its genes are, told by the networks that it was trained with.
+      network: these networks; None for a model of none.
       genes: columns id, symbol, measured: what the rows of the gene table stand for.
       named_by: the gene table of the training corpus's species.
     """
@@ -101,6 +107,8 @@ class PretrainedModel:
     config: Config
     spec: ModelSpec
     params: Params
+    states: GeneStates
+    network: RunNetwork | None
     genes: pd.DataFrame
     named_by: GeneTable
 
@@ -120,16 +128,21 @@ class PretrainedModel:
     def embed_all(self, path: str | Path, reading: Reading = EVERYTHING, **options) -> dict[Modality, Embedding]:
         """Embed the cells of a file in each of its modalities; see `embed`."""
         chosen = Options(**options)
-        species = gene_table(chosen.species) if chosen.species else self.named_by
-        orthologs = None if chosen.orthologs is None else read_orthologs(chosen.orthologs, species)
-        with open_tables(path, reading) as tables:
-            matchings = [match(table, self.genes, species, chosen.build, orthologs) for table in tables]
-            return {
-                table.modality: self._embed_table(table, matching, chosen)
-                for table, matching in zip(tables, matchings, strict=True)
-            }
+        with self.opened(path, reading, chosen) as matched:
+            return {table.modality: self.embed_table(table, matching, chosen) for table, matching in matched}
 
-    def _embed_table(self, table: CountTable, matching: Matching, options: Options) -> Embedding:
+    @contextmanager
+    def opened(
+        self, path: str | Path, reading: Reading, options: Options
+    ) -> Iterator[list[tuple[CountTable, Matching]]]:
+        """The tables of a file, open for streaming, with what their features are to the model. Raises as `embed`."""
+        species = gene_table(options.species) if options.species else self.named_by
+        orthologs = None if options.orthologs is None else read_orthologs(options.orthologs, species)
+        with open_tables(path, reading) as tables:
+            yield [(table, match(table, self.genes, species, options.build, orthologs)) for table in tables]
+
+    def embed_table(self, table: CountTable, matching: Matching, options: Options) -> Embedding:
+        """The embedding of one table that is open; see `embed`."""
         parts, totals = [], np.zeros(2)
         with cells_progress(f"embedding {table.modality}", table.n_cells, options.quiet) as advance:
             for embedding_BE, counts_B2 in self._stream(table, matching, options):
@@ -163,12 +176,16 @@ class PretrainedModel:
         self, table: CountTable, matching: Matching, options: Options
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """In file order: embedding_BE float32, and counts_B2 float64: each cell's total, and the part that is known."""
+        for part, view in self.views(table, matching, options):
+            embedding_BE = encode(self.spec, self.params, self.states.rows_GD, view, table.modality, matching.space)
+            yield np.asarray(embedding_BE)[: part.n_cells], _counts_known(part, matching.rows_F)
+
+    def views(self, table: CountTable, matching: Matching, options: Options) -> Iterator[tuple[CountRows, TokenBatch]]:
+        """In file order: batches of cells and the tokens that the model sees of them, padded to the batch size."""
         for rows in merged(table, matching):
             for start in range(0, rows.n_cells, options.batch_size):
                 part = take_cells(rows, start, min(start + options.batch_size, rows.n_cells))
-                view = self._view(part, table.modality, matching, options)
-                embedding_BE = _encode(self.spec, self.params, view, table.modality, matching.space)
-                yield np.asarray(embedding_BE)[: part.n_cells], _counts_known(part, matching.rows_F)
+                yield part, self._view(part, table.modality, matching, options)
 
     def _view(self, rows: CountRows, modality: Modality, matching: Matching, options: Options) -> TokenBatch:
         fraction = self.config.data.expressed_fraction
@@ -206,13 +223,16 @@ def load(workdir: str | Path, *, step: int | None = None) -> PretrainedModel:
         raise InputError(
             f"{workdir}: no checkpoint{'' if step is None else f' of step {step}'} (there are: {kept}); train further"
         )
-    spec = ModelSpec(config.encoder, len(genes))
+    network = load_network(workdir)
+    spec = ModelSpec(config.encoder, len(genes), config.grn, 0 if network is None else len(network.relations))
     device = SingleDeviceSharding(jax.devices()[0])
     shapes = jax.eval_shape(partial(model.init, spec), jax.random.key(0))
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
     params = checkpoints.restore_params(step, abstract)
     checkpoints.close()
-    return PretrainedModel(workdir, step, config, spec, params, genes, workdirs.read_gene_table(workdir))
+    states = tell(spec, params, network and network.graph(spec.genes))
+    named_by = workdirs.read_gene_table(workdir)
+    return PretrainedModel(workdir, step, config, spec, params, states, network, genes, named_by)
 
 
 def _counts_known(rows: CountRows, rows_F: np.ndarray) -> np.ndarray:

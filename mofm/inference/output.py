@@ -2,9 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import anndata
 import h5py
@@ -47,8 +48,42 @@ def write_embedding(
     Raises:
       InputError: the disk is full, or `target` cannot be written for another reason.
     """
-    source, target = location(source), Path(target)
     several = {embedding.modality: embedding} if isinstance(embedding, Embedding) else dict(embedding)
+    report = next(iter(several.values())).report if len(several) == 1 else {m: one.report for m, one in several.items()}
+
+    def arrays(cells: pd.Index) -> dict[str, np.ndarray]:
+        each = {f"{key_added}_{modality}": fuse({modality: one}, cells) for modality, one in several.items()}
+        return {key_added: fuse(several, cells)} | (each if len(several) > 1 else {})
+
+    write_copy(source, target, several, lambda cells: Added(arrays(cells), {"mofm": report}))
+
+
+class Added(NamedTuple):
+    """What a copy has more than its source.
+
+    Attributes:
+      obsm: by key, a row a cell.
+      uns: by key, plain values and arrays, nested.
+      obs: by column, a number a cell.
+    """
+
+    obsm: dict[str, np.ndarray]
+    uns: dict[str, dict]
+    obs: dict[str, np.ndarray] = {}  # noqa: RUF012
+
+
+def write_copy(
+    source: Location, target: Path, embeddings: Mapping[Modality, Embedding], add: Callable[[pd.Index], Added]
+) -> None:
+    """Copy `source` to `target` with what `add` gives for the copy's cells. `target` appears whole or not at all.
+
+    Args:
+      embeddings: of the source, by modality: which cells there are, where it is no AnnData or MuData.
+
+    Raises:
+      InputError: the disk is full, or `target` cannot be written for another reason.
+    """
+    source, target = location(source), Path(target)
     kind = find_layout(source).kind
     with output_file(target) as temporary:
         if kind in ("h5ad", "h5mu"):
@@ -57,25 +92,25 @@ def write_embedding(
             with open_hdf5(source) as file:
                 cells = read_table(file, source, "obs").index
         elif kind in ANNDATAS:
-            told = Reading(next(iter(several)) if len(several) == 1 else None)  # a file may not tell what it is
+            told = Reading(next(iter(embeddings)) if len(embeddings) == 1 else None)  # a file may not tell what it is
             obs, _ = writable_obs(_obs_of(source, told))
             cells = obs.index
             anndata.AnnData(obs=obs).write_h5ad(temporary)
         else:
-            cells = pd.Index(dict.fromkeys(name for one in several.values() for name in one.cells))
+            cells = pd.Index(dict.fromkeys(name for one in embeddings.values() for name in one.cells))
             anndata.AnnData(obs=pd.DataFrame(index=cells.astype(str))).write_h5ad(temporary)
-        arrays = {key_added: fuse(several, cells)}
-        report = next(iter(several.values())).report
-        if len(several) > 1:
-            arrays |= {f"{key_added}_{modality}": fuse({modality: one}, cells) for modality, one in several.items()}
-            report = {modality: one.report for modality, one in several.items()}
-        _reserve(temporary, _bytes_added(arrays, several))
+        added = add(cells)
+        _reserve(temporary, _bytes_added({**added.obsm, **added.obs}, embeddings) + _bytes_of(added.uns))
         with h5py.File(temporary, "r+") as file:
             for group in {"obsm", "uns"} - set(file):
                 anndata.io.write_elem(file, group, {})
-            for key, embedding_NE in arrays.items():
-                anndata.io.write_elem(file["obsm"], key, embedding_NE)
-            anndata.io.write_elem(file["uns"], "mofm", report)
+            for key, values in added.obsm.items():
+                anndata.io.write_elem(file["obsm"], key, values)
+            for key, values in added.uns.items():
+                anndata.io.write_elem(file["uns"], key, values)
+            if added.obs:
+                obs = read_table(file, target, "obs").assign(**added.obs)
+                anndata.io.write_elem(file, "obs", obs)
 
 
 def _obs_of(source: Path, reading: Reading) -> pd.DataFrame:
@@ -91,6 +126,13 @@ def _bytes_added(arrays: Mapping[str, np.ndarray], embeddings: Mapping[Modality,
     """More bytes than a file grows by when the embeddings are written to it."""
     names = [embedding.report["unmatched_features"] for embedding in embeddings.values()]
     return BOOKKEEPING_BYTES + sum(a.nbytes for a in arrays.values()) + sum(64 * len(n) + n.nbytes for n in names)
+
+
+def _bytes_of(values: object) -> int:
+    """More bytes than nested values take."""
+    if isinstance(values, Mapping):
+        return sum(4096 + _bytes_of(value) for value in values.values())
+    return 64 * np.size(values) + np.asarray(values).nbytes
 
 
 def _reserve(path: Path, n_bytes: int) -> None:

@@ -40,12 +40,38 @@ class Prediction(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Likelihood parameters of a view's features."""
+    """Likelihood parameters of a view's features.
+
+    Attributes:
+      genes: G.
+      width, cell_width: D and E.
+      ffn: F.
+    """
 
     genes: int
+    width: int
+    cell_width: int
     ffn: int
 
-    @nn.compact
+    def setup(self):
+        """Declares the weights."""
+        kinds, width, cell = len(MODALITIES), self.width, self.cell_width
+        self.token_MDD = declare(self, "token", (kinds, width, width), (None, EMBED, None), 0)
+        self.cell_MED = declare(self, "cell", (kinds, cell, width), (None, CELL_EMBED, EMBED), 0)
+        self.cell_ffn, self.cell_norm = SwiGLU(self.ffn), RMSNorm(CELL_EMBED)
+        self.background_D = declare(self, "background", (width,), (EMBED,), 0)
+        self.level_E = declare(self, "background_level", (cell,), (CELL_EMBED,), 0)
+        self.bias_G = declare(self, "gene_log_rate", (self.genes,), (GENES,), 0)
+        self.log_dispersion_G = declare(self, "gene_log_dispersion", (self.genes,), (GENES,), 0)
+        self.slope_G = declare(self, "gene_depth_slope", (self.genes,), (GENES,), 0)
+        self.slope_M = declare(self, "depth_slope", (kinds,), (None,), 0)
+        self.spread_M = declare(self, "spread", (kinds,), (None,), 0)
+
+    def factors(self, embedding_BE: jax.Array, modality: Modality) -> jax.Array:
+        """factor_BD of cells: the cell's predictor of a feature is <factor, the feature's row> above the mean predictor."""
+        cell_BE = embedding_BE + self.cell_ffn(self.cell_norm(embedding_BE))
+        return cell_BE @ self.cell_MED[MODALITIES.index(modality)]
+
     def __call__(
         self,
         states_BLD: jax.Array,
@@ -56,34 +82,25 @@ class Decoder(nn.Module):
         modality: Modality,
         space: FeatureSpace | None,
     ) -> Prediction:
-        kinds, which, width = len(MODALITIES), MODALITIES.index(modality), rows_BLD.shape[-1]
+        which = MODALITIES.index(modality)
         bias_BL, spread_BL = self._mean_predictor(features_BL, log_exposure_B, which, space)
 
-        token_MDD = declare(self, "token", (kinds, width, width), (None, EMBED, None), 0)
-        cell_MED = declare(self, "cell", (kinds, embedding_BE.shape[-1], width), (None, CELL_EMBED, EMBED), 0)
-        token_BLD = (states_BLD @ token_MDD[which].astype(states_BLD.dtype)).astype(jnp.float32)
-        cell_BE = embedding_BE + SwiGLU(self.ffn, name="cell_ffn")(RMSNorm(CELL_EMBED, name="cell_norm")(embedding_BE))
-        cell_BD = cell_BE @ cell_MED[which]
+        token_BLD = (states_BLD @ self.token_MDD[which].astype(states_BLD.dtype)).astype(jnp.float32)
         token_BL = bias_BL + jnp.sum(token_BLD * rows_BLD, axis=-1)
-        cell_BL = bias_BL + jnp.einsum("bd,bld->bl", cell_BD, rows_BLD)
+        cell_BL = bias_BL + jnp.einsum("bd,bld->bl", self.factors(embedding_BE, modality), rows_BLD)
 
-        background_D = declare(self, "background", (width,), (EMBED,), 0)
-        level_E = declare(self, "background_level", (embedding_BE.shape[-1],), (CELL_EMBED,), 0)
         if modality != "adt":
             return Prediction(token_BL, cell_BL, spread_BL)
-        background_BL = bias_BL + (embedding_BE @ level_E)[:, None] - 1.0
-        return Prediction(token_BL, cell_BL, spread_BL, background_BL, rows_BLD @ background_D - 2.0)
+        background_BL = bias_BL + (embedding_BE @ self.level_E)[:, None] - 1.0
+        return Prediction(token_BL, cell_BL, spread_BL, background_BL, rows_BLD @ self.background_D - 2.0)
 
     def _mean_predictor(
         self, features_BL: jax.Array, log_exposure_B: jax.Array, which: int, space: FeatureSpace | None
     ) -> tuple[jax.Array, jax.Array]:
         """bias_BL and spread_BL."""
-        bias_G = declare(self, "gene_log_rate", (self.genes,), (GENES,), 0)
-        log_dispersion_G = declare(self, "gene_log_dispersion", (self.genes,), (GENES,), 0)
-        slope_G = declare(self, "gene_depth_slope", (self.genes,), (GENES,), 0)
-        slope_M = declare(self, "depth_slope", (len(MODALITIES),), (None,), 0)
-        spread_M = declare(self, "spread", (len(MODALITIES),), (None,), 0)
         depth_B1 = log_exposure_B[:, None]
         if space is None:
-            return bias_G[features_BL] + slope_G[features_BL] * depth_B1, log_dispersion_G[features_BL]
-        return space.base_F[features_BL] + slope_M[which] * depth_B1, space.spread_F[features_BL] + spread_M[which]
+            bias_BL = self.bias_G[features_BL] + self.slope_G[features_BL] * depth_B1
+            return bias_BL, self.log_dispersion_G[features_BL]
+        bias_BL = space.base_F[features_BL] + self.slope_M[which] * depth_B1
+        return bias_BL, space.spread_F[features_BL] + self.spread_M[which]

@@ -1,12 +1,16 @@
 """The whole model behind one seam: pure functions over plain pytrees. Nobody outside `nn` sees flax.
 
-    params = init(spec, key)                                           float32 arrays in nested dicts
-    outputs = apply(spec, params, view, hidden_BL, modality, space)    Outputs
-    logical_axes(spec)                                                 for every leaf of params, the names of its axes
+    params = init(spec, key)                                    float32 arrays in nested dicts
+    genes = gene_states(spec, params, graph)                    GeneStates: once a step
+    outputs = apply(spec, params, genes.rows_GD, view, ...)     Outputs: of each view
+    logit_QA = score_links(spec, params, genes, ...)            of TF -> target pairs
+    factor_BD = cell_factors(spec, params, ...)                 of embeddings: factor_BD @ genes.rows_GD.T is expression
+    logical_axes(spec)                                          for every leaf of params, the names of its axes
 
-A cell's path: `Tokenizer` (feature, value, modality -> tokens) -> `Encoder` (tokens see each other) -> `AttentionPool`
-and `LinearReadout` (states and tokens -> cell embedding) -> `Decoder` (states and embedding -> likelihood of each
-token's measurement). It is the same for every omics type: one encoder, one space.
+What a gene is, `Genes` tells once for all cells of a batch. A cell's path: `Tokenizer` (feature, value, modality ->
+tokens) -> `Encoder` (tokens see each other) -> `AttentionPool` and `LinearReadout` (states and tokens -> cell embedding)
+-> `Decoder` (states and embedding -> likelihood of each token's measurement). It is the same for every omics type: one
+encoder, one space.
 """
 
 from dataclasses import dataclass
@@ -17,12 +21,14 @@ import jax
 import jax.numpy as jnp
 
 from mofm.axes import CELL_EMBED, EMBED, Modality
-from mofm.batch import FeatureSpace, TokenBatch, log_exposure
+from mofm.batch import FeatureSpace, GeneGraph, TokenBatch, log_exposure
 from mofm.errors import InputError, check_at_least
 from mofm.nn.attention import AttentionPool
 from mofm.nn.decoder import Decoder, Prediction
 from mofm.nn.encoder import Encoder, Remat
+from mofm.nn.grn import Genes, GeneStates, GrnConfig
 from mofm.nn.layers import declare
+from mofm.nn.links import LinkScorer
 from mofm.nn.readout import LinearReadout
 from mofm.nn.tokenizer import Tokenizer
 
@@ -72,10 +78,24 @@ class EncoderConfig:
 
 
 class ModelSpec(NamedTuple):
-    """All that fixes a model's shapes: the config and the number of genes it knows. Hashable: a static argument."""
+    """All that fixes a model's shapes. Hashable: a static argument.
+
+    Attributes:
+      encoder: its sizes.
+      known_genes: how many genes it knows.
+      grn: sizes of the graph network; of no matter without relations.
+      relations: regulatory networks that it knows; 0 for none.
+    """
 
     encoder: EncoderConfig
     known_genes: int
+    grn: GrnConfig = GrnConfig()
+    relations: int = 0
+
+    def check(self) -> None:
+        """Raises `InputError` where the sizes do not go together."""
+        if self.relations and self.grn.width > self.encoder.width:
+            raise InputError(f"grn.width={self.grn.width} is more than encoder.width={self.encoder.width}: lower it")
 
     @property
     def genes(self) -> int:
@@ -105,18 +125,45 @@ class _Model(nn.Module):
     def setup(self):
         config, genes = self.spec.encoder, self.spec.genes
         dtype = jnp.dtype(config.compute_dtype)
-        self.tokenizer = Tokenizer(genes, config.width, config.bins, config.region_rows, dtype)
+        self.genes = Genes(genes, config.width, self.spec.grn, self.spec.relations)
+        if self.spec.relations:
+            self.links = LinkScorer(self.spec.relations, self.spec.grn.width)
+        self.tokenizer = Tokenizer(config.width, config.bins, config.region_rows, dtype)
         self.encoder = Encoder(config.blocks, config.heads, config.ffn, config.remat)
         self.readout = LinearReadout(genes)
         self.pool = AttentionPool(config.heads)
         shape, axes = (config.width, config.cell_width), (EMBED, CELL_EMBED)
         self.to_cell = declare(self, "to_cell", shape, axes, "identity")
-        self.decoder = Decoder(genes, config.ffn)
+        self.decoder = Decoder(genes, config.width, config.cell_width, config.ffn)
+
+    def gene_states(self, graph: GeneGraph | None) -> GeneStates:
+        return self.genes(graph)
+
+    def score_links(self, genes: GeneStates, tf_Q: jax.Array, target_Q: jax.Array, relation_Q: jax.Array) -> jax.Array:
+        return self.links(genes.regulator_GR[tf_Q], genes.target_GR[target_Q], relation_Q)
+
+    def score_every_link(self, genes: GeneStates, tf_T: jax.Array, relation: int) -> jax.Array:
+        return self.links.every_pair(genes.regulator_GR[tf_T], genes.target_GR, relation)
+
+    def cell_factors(self, embedding_BE: jax.Array, modality: Modality) -> jax.Array:
+        return self.decoder.factors(embedding_BE, modality)
+
+    def everything(self, graph: GeneGraph, view: TokenBatch) -> None:
+        """Touches every weight, so that all are declared."""
+        genes = self.gene_states(graph)
+        self(genes.rows_GD, view, view.mask_BL, "rna", None)
+        if self.spec.relations:
+            self.score_links(genes, graph.tf_M, graph.target_M, graph.relation_M)
 
     def __call__(
-        self, view: TokenBatch, hidden_BL: jax.Array, modality: Modality, space: FeatureSpace | None
+        self,
+        genes_GD: jax.Array,
+        view: TokenBatch,
+        hidden_BL: jax.Array,
+        modality: Modality,
+        space: FeatureSpace | None,
     ) -> Outputs:
-        tokens_BLD, rows_BLD = self.tokenizer(view, hidden_BL, modality, space)
+        tokens_BLD, rows_BLD = self.tokenizer(genes_GD, view, hidden_BL, modality, space)
         states_BLD = self.encoder(tokens_BLD, view.mask_BL)
         pooled_BD = self.pool(states_BLD, view.mask_BL).astype(jnp.float32)
         embedding_BE = (self.readout(view, hidden_BL, rows_BLD, modality, space) + pooled_BD) @ self.to_cell
@@ -137,29 +184,73 @@ def logical_axes(spec: ModelSpec) -> Params:
     return jax.tree.map(lambda leaf: tuple(leaf.names), boxed, is_leaf=is_box)
 
 
+def gene_states(spec: ModelSpec, params: Params, graph: GeneGraph | None = None) -> GeneStates:
+    """What the genes are, told by the edges of `graph`: once a step, whatever the number of cells.
+
+    `graph` is that of the model's relations; None for a model of no network.
+    """
+    return _Model(spec).apply({"params": params}, graph, method="gene_states")
+
+
+def score_links(
+    spec: ModelSpec, params: Params, genes: GeneStates, tf_Q: jax.Array, target_Q: jax.Array, relation_Q: jax.Array
+) -> jax.Array:
+    """logit_QA of each TF -> target pair (rows of the gene table) to activate and to repress, against no edge's 0."""
+    return _Model(spec).apply({"params": params}, genes, tf_Q, target_Q, relation_Q, method="score_links")
+
+
+def score_every_link(spec: ModelSpec, params: Params, genes: GeneStates, tf_T: jax.Array, relation: int) -> jax.Array:
+    """logit_TGA of some TFs with every gene, as `score_links`, in one of the model's networks."""
+    return _Model(spec).apply({"params": params}, genes, tf_T, relation, method="score_every_link")
+
+
+def cell_factors(spec: ModelSpec, params: Params, embedding_BE: jax.Array, modality: Modality = "rna") -> jax.Array:
+    """factor_BD, float32: all that the decoder's cell predictor takes of a cell, whatever the gene.
+
+    It is linear from here on, so sums over cells or genes need not be taken in G columns (see `expression`).
+    """
+    return _Model(spec).apply({"params": params}, embedding_BE, modality, method="cell_factors")
+
+
+def expression(
+    spec: ModelSpec, params: Params, genes_GD: jax.Array, embedding_BE: jax.Array, modality: Modality = "rna"
+) -> jax.Array:
+    """deviation_BG, nats: each gene's log rate by the cell embedding alone, above the mean predictor's. Denoised expression."""
+    return cell_factors(spec, params, embedding_BE, modality) @ genes_GD.T
+
+
 def apply(
     spec: ModelSpec,
     params: Params,
+    genes_GD: jax.Array,
     view: TokenBatch,
     hidden_BL: jax.Array,
     modality: Modality,
     space: FeatureSpace | None = None,
 ) -> Outputs:
-    """The model's outputs for a view whose values are hidden where `hidden_BL` is True.
+    """The model's outputs for a view whose values are hidden where `hidden_BL` is True, the genes being `genes_GD`.
 
     `space` tells what the features of a modality other than RNA are; any space over the model's gene rows serves.
     """
-    return _Model(spec).apply({"params": params}, view, hidden_BL, modality, space)
+    return _Model(spec).apply({"params": params}, genes_GD, view, hidden_BL, modality, space)
 
 
 def embed(
-    spec: ModelSpec, params: Params, view: TokenBatch, modality: Modality, space: FeatureSpace | None = None
+    spec: ModelSpec,
+    params: Params,
+    genes_GD: jax.Array,
+    view: TokenBatch,
+    modality: Modality,
+    space: FeatureSpace | None = None,
 ) -> jax.Array:
     """embedding_BE of a view with nothing hidden."""
-    return apply(spec, params, view, jnp.zeros_like(view.mask_BL), modality, space).embedding_BE
+    return apply(spec, params, genes_GD, view, jnp.zeros_like(view.mask_BL), modality, space).embedding_BE
 
 
 def _init_boxed(spec: ModelSpec, key: jax.Array) -> Params:
     ints, floats = jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 2), jnp.float32)
     view = TokenBatch(ints, floats, floats, floats > 0, floats[:, 0], ints[:, 0], ints[:, 0])
-    return _Model(spec).init(key, view, floats > 0, "rna", None)["params"]
+    nothing_M = ints[0]
+    regulator_G = jnp.zeros(spec.genes, jnp.int32)
+    graph = GeneGraph(*[nothing_M] * 4, floats[0], nothing_M, regulator_G, nothing_M)
+    return _Model(spec).init(key, graph, view, method="everything")["params"]

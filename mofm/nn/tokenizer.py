@@ -1,9 +1,10 @@
 """A token is a feature, its value and its modality, in one space for every omics type.
 
-The gene table is the one table of identities (and the node table of the regulatory network). A gene's token takes its
-row; a region's or a protein's takes the weighted mean of its genes' rows (`FeatureSpace`), and a region adds a projection
-of where it lies about them and, as an option, a hashed row of its own. There is no vocabulary of peaks: a new dataset's
-are understood from their places. The value modulates the row, instead of being added beside it:
+The gene table is the one table of identities, and the node table of the regulatory network, which tells its rows who
+regulates whom before they come here (`grn.py`). A gene's token takes its row; a region's or a protein's takes the
+weighted mean of its genes' rows (`FeatureSpace`), and a region adds a projection of where it lies about them and, as an
+option, a hashed row of its own. There is no vocabulary of peaks: a new dataset's are understood from their places. The value
+modulates the row, instead of being added beside it:
 
     token_D = row_D * scale(value)_D + shift(value)_D + modality_D
 
@@ -18,12 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mofm.axes import BINS, EMBED, GENES, MODALITIES, Modality
+from mofm.axes import BINS, EMBED, MODALITIES, Modality
 from mofm.batch import PLACES, FeatureSpace, TokenBatch
 from mofm.nn.layers import declare
 
-ROW_START = 0.03
-"""Deviation of fresh gene rows; what is known of a gene before training is added to it (`training/state.py`)."""
 MAX_VALUE = {"rna": 8.0, "atac": 8.0, "adt": 8.0, "methylation": 1.0}
 """Upper end of the initial bin centres. RNA: log1p of 3,000 per ten thousand, above which hardly a value lies."""
 
@@ -31,7 +30,6 @@ MAX_VALUE = {"rna": 8.0, "atac": 8.0, "adt": 8.0, "methylation": 1.0}
 class Tokenizer(nn.Module):
     """Embeds the tokens of one modality's views."""
 
-    genes: int
     width: int
     bins: int
     region_rows: int
@@ -39,10 +37,16 @@ class Tokenizer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, view: TokenBatch, hidden_BL: jax.Array, modality: Modality, space: FeatureSpace | None
+        self,
+        genes_GD: jax.Array,
+        view: TokenBatch,
+        hidden_BL: jax.Array,
+        modality: Modality,
+        space: FeatureSpace | None,
     ) -> tuple[jax.Array, jax.Array]:
         """
         Args:
+          genes_GD: float32, the genes' rows.
           view: the tokens; where `hidden_BL` is True the value is not looked at.
           hidden_BL: bool, True where the value is replaced by [MASK].
           modality: the view's omics type.
@@ -55,7 +59,7 @@ class Tokenizer(nn.Module):
         modality_MD = declare(self, "modality", (kinds, self.width), (None, EMBED), 0.02)
         shift_MVD = declare(self, "value_shift", (kinds, self.bins + 1, self.width), (None, BINS, EMBED), 0.1)
         scale_MVD = declare(self, "value_scale", (kinds, self.bins + 1, self.width), (None, BINS, EMBED), 0)
-        rows_BLD = self._rows(view.features_BL, space)
+        rows_BLD = self._rows(genes_GD, view.features_BL, space)
         weights_BLV = _soft_bins(jnp.where(hidden_BL, 0.0, view.values_BL), hidden_BL, self.bins, MAX_VALUE[modality])
         # At the start the scale is the value itself, and 0 for [MASK]: the linear read-out.
         start_V = jnp.asarray(np.append(np.linspace(0.0, 4.0, self.bins), 0.0), jnp.float32)
@@ -64,16 +68,15 @@ class Tokenizer(nn.Module):
         tokens_BLD = rows_BLD * (0.5 + scale_BLD) + shift_BLD + modality_MD[which]
         return tokens_BLD.astype(self.dtype), rows_BLD
 
-    def _rows(self, features_BL: jax.Array, space: FeatureSpace | None) -> jax.Array:
+    def _rows(self, genes_GD: jax.Array, features_BL: jax.Array, space: FeatureSpace | None) -> jax.Array:
         """rows_BLD. Every weight is declared whatever the modality, so that all views share one tree."""
-        table_GD = declare(self, "gene_table", (self.genes, self.width), (GENES, EMBED), ROW_START)
         place_PD = declare(self, "place", (PLACES, self.width), (None, EMBED), 0)
         own_RD = declare(self, "region_table", (max(self.region_rows, 1), self.width), (None, EMBED), 0)
         if space is None:
-            return table_GD[features_BL]
+            return genes_GD[features_BL]
         genes_BLK, weights_BLK = space.genes_FK[features_BL], space.weights_FK[features_BL]
         # One gene at a time: the K rows of every token together would be the largest array of the step.
-        rows_BLD = sum(weights_BLK[..., k, None] * table_GD[genes_BLK[..., k]] for k in range(space.genes_FK.shape[1]))
+        rows_BLD = sum(weights_BLK[..., k, None] * genes_GD[genes_BLK[..., k]] for k in range(space.genes_FK.shape[1]))
         rows_BLD += space.place_FP[features_BL] @ place_PD
         if self.region_rows:
             rows_BLD += own_RD[space.bucket_F[features_BL] % self.region_rows]

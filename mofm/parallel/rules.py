@@ -21,6 +21,9 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     axes.BINS: None,
     axes.BLOCKS: None,
     axes.CELL_EMBED: None,
+    axes.NETWORK: None,  # the network's weights are vectors: whole on every device
+    axes.NETWORK_OUT: axes.TENSOR,
+    axes.EDGES: (axes.DATA, axes.FSDP),
 }
 
 

@@ -17,9 +17,11 @@ from ml_collections import ConfigDict
 
 from mofm.batches.config import DataConfig
 from mofm.errors import InputError, check_at_least, nearest_name
+from mofm.nn.grn import GrnConfig
 from mofm.nn.model import EncoderConfig
 from mofm.objectives.total import ObjectivesConfig
 from mofm.parallel.mesh import MeshConfig
+from mofm.training.network import NetworkConfig
 from mofm.training.optimizer import OptimizerConfig
 
 T = TypeVar("T")
@@ -59,6 +61,8 @@ class Config:
     data: DataConfig
     seed: int = 0
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    grn: GrnConfig = field(default_factory=GrnConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -76,6 +80,11 @@ class Config:
         # Where the corpus lies, not what it holds; "stop" served none of the damage.
         for key in ("corpus", "prefetch", "damaged", "cache_dir", "cache_gb"):
             del everything["data"][key]
+        del everything["network"]["tables"]  # the edges are known by their digest
+        if not self.network.tables:
+            del everything["network"], everything["grn"]
+            for key in ("link_weight", "link_warmup_steps", "links_per_step", "edge_dropout"):
+                del everything["objectives"][key]
         return everything
 
 

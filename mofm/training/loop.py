@@ -7,6 +7,7 @@ that an unbroken one would, and ends with the same bits.
 
 import logging
 import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,24 +20,26 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mofm.axes import Modality
-from mofm.batch import CellBatch, Spaces, TokenBatch
+from mofm.batch import CellBatch, LinkQuestions, Spaces, TokenBatch
 from mofm.batches.spaces import corpus_spaces
 from mofm.batches.stream import Stream
 from mofm.corpus.cache import ShardCache
+from mofm.corpus.contents import read_gene_table_of
 from mofm.corpus.store import Corpus, open_corpus
 from mofm.nn.model import ModelSpec
 from mofm.parallel.mesh import check_batch, check_views, make_mesh, one_at_a_time
-from mofm.parallel.place import place_batch
+from mofm.parallel.place import place_batch, place_graph
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.components import fit_components, fit_profile, gene_activity, read_cells
 from mofm.training.config import Config
 from mofm.training.metrics import MetricsWriter
+from mofm.training.network import read_network
 from mofm.training.null import fit_null, with_mean_predictor
 from mofm.training.optimizer import make_optimizer, make_schedule
 from mofm.training.progress import TrainingProgress
 from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
-from mofm.training.step import Recipe, eval_step, train_step
+from mofm.training.step import Knowledge, Recipe, eval_links, eval_step, train_step
 
 NULL_BATCHES = 64
 """Training batches on which the mean predictor is fitted."""
@@ -69,16 +72,23 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
     check_views(mesh, stream.rows)
     genes, spaces = corpus_spaces(corpus)
-    spec = ModelSpec(config.encoder, len(genes))
+    network = read_network(config.network, genes, read_gene_table_of(corpus.path, corpus.manifest), config.seed)
+    spec = ModelSpec(config.encoder, len(genes), config.grn, 0 if network is None else len(network.relations))
+    spec.check()
     optimizer = make_optimizer(config.optimizer, config.run.steps)
+    graph = network and place_graph(network.graph(spec.genes, config.network.edge_budget), mesh)
     state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
-    workdirs.open_workdir(workdir, config, corpus, genes)
+    workdirs.open_workdir(workdir, config, corpus, genes, network)
 
     recipe = Recipe(spec, config.objectives, optimizer, config.seed)
     models = workdirs.load_start(workdir)  # kept, so that a resumed run has the very same
     if models is None:
         models = start_models(corpus, stream, config, spec, spaces)
         workdirs.save_start(workdir, models)
+    # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
+    known = Knowledge(jax.device_put(models.spaces, NamedSharding(mesh, PartitionSpec())), graph)
+    if network and not quiet:
+        print(*network.notes, sep="\n", file=sys.stderr)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
     start = checkpoints.latest
     if start is None:
@@ -89,7 +99,8 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     metrics = MetricsWriter(workdir, start)
     progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet)
     with jax.set_mesh(mesh), _stop_asked() as stop, progress:
-        run = _Run(config, mesh, stream, recipe, models, checkpoints, metrics, progress)
+        links = network and network.held_out(len(genes), config.seed)
+        run = _Run(config, mesh, stream, recipe, known, models, links, checkpoints, metrics, progress)
         try:
             return run.go(state, start, stop)
         finally:
@@ -108,7 +119,9 @@ class _Run:
         mesh: Mesh,
         stream: Stream,
         recipe: Recipe,
+        known: Knowledge,
         models: Start,
+        links: LinkQuestions | None,
         checkpoints: Checkpoints,
         metrics: MetricsWriter,
         progress: TrainingProgress,
@@ -117,11 +130,11 @@ class _Run:
         self.checkpoints, self.metrics, self.progress = checkpoints, metrics, progress
         self.batch_size = config.data.batch_size
         self.schedule = make_schedule(config.optimizer, config.run.steps)
-        # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
-        spaces = jax.device_put(models.spaces, NamedSharding(mesh, PartitionSpec()))
         train, evaluate = jax.jit(partial(train_step, recipe), donate_argnums=1), jax.jit(partial(eval_step, recipe))
-        self.step_fn = one_at_a_time(partial(train, spaces), mesh)
-        self.eval_fn = one_at_a_time(partial(evaluate, models.null, spaces), mesh)
+        self.step_fn = one_at_a_time(partial(train, known), mesh)
+        self.eval_fn = one_at_a_time(partial(evaluate, models.null, known), mesh)
+        self.link_fn = links and one_at_a_time(partial(jax.jit(partial(eval_links, recipe)), known, links), mesh)
+        self.link_weight = config.objectives.link_weight
         self.heldout_batches: list[CellBatch] | None = None
         self.last_log = (time.perf_counter(), None)
 
@@ -183,6 +196,9 @@ class _Run:
             for index, batch in enumerate(self.heldout_batches)
         ]
         means = _mean_over_tokens(jax.device_get(rows))
+        if self.link_fn:
+            links = {name: float(value) for name, value in jax.device_get(self.link_fn(state.params)).items()}
+            means |= links | {"loss": means["loss"] + self.link_weight * links["link_nll"]}
         self.metrics.write(step, {f"heldout/{name}": value for name, value in means.items()})
         self.progress.evaluated(means["loss"])
         return means["loss"]

@@ -101,7 +101,7 @@ def linear_start(params: Params, start: Start) -> Params:
     """Fresh parameters with the simple models of `start` in their places."""
     null, components = start.null, start.components
     decoder = params["decoder"] | {"gene_log_rate": null.log_rate_G, "gene_log_dispersion": null.log_dispersion_G}
-    table_GD = params["tokenizer"]["gene_table"]
+    table_GD = params["genes"]["table"]
     table_GD = table_GD.at[:, : components.rows_GK.shape[1]].add(components.rows_GK)
     scale_MD, centre_MD = params["readout"]["scale"], params["readout"]["centre"]
     centre_MD = centre_MD.at[MODALITIES.index("rna")].set(components.mean_weight_G @ table_GD)
@@ -111,5 +111,5 @@ def linear_start(params: Params, start: Start) -> Params:
         scale_MD = scale_MD.at[which].set(profile.scale).at[which, components_K].set(profile.scale_K)
         centre_MD = centre_MD.at[which, components_K].set(profile.centre_K)
     readout = {"log_gain": components.log_gain_G, "scale": scale_MD, "centre": centre_MD}
-    tokenizer = params["tokenizer"] | {"gene_table": table_GD}
-    return params | {"decoder": decoder, "tokenizer": tokenizer, "readout": readout}
+    genes = params["genes"] | {"table": table_GD}
+    return params | {"decoder": decoder, "genes": genes, "readout": readout}

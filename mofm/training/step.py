@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mofm.axes import Modality
-from mofm.batch import CellBatch, Spaces, TokenBatch
+from mofm.axes import MODALITIES, Modality
+from mofm.batch import CellBatch, GeneGraph, LinkQuestions, Spaces, TokenBatch
 from mofm.nn import model
 from mofm.nn.decoder import Prediction
+from mofm.nn.grn import GeneStates
 from mofm.nn.model import ModelSpec, Outputs, Params
+from mofm.objectives.link_prediction import ask, link_prediction
 from mofm.objectives.total import ObjectivesConfig, Predictor, total
 from mofm.training.null import NullModel
 from mofm.training.state import TrainState
@@ -30,41 +33,84 @@ class Recipe:
     seed: int
 
 
+class Knowledge(NamedTuple):
+    """What is known beside the cells, the same at every step.
+
+    Attributes:
+      spaces: what the features of a batch are, where they are not genes.
+      graph: the regulatory network of the genes, less what is held out; None where there is none.
+    """
+
+    spaces: Spaces
+    graph: GeneGraph | None = None
+
+
 def train_step(
-    recipe: Recipe, spaces: Spaces, state: TrainState, batch: CellBatch
+    recipe: Recipe, known: Knowledge, state: TrainState, batch: CellBatch
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step. Pure: (state, batch) -> (state, metrics), its key derived from (seed, state.step).
-
-    `spaces` tells what the features of the batch are, where they are not genes.
 
     Metrics are float32 scalars on device: the objective's parts and "gradient_norm" before clipping.
     """
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    gradients, metrics = jax.grad(
-        lambda params: total(recipe.objectives, predictor(recipe.spec, spaces, params), batch, key), has_aux=True
-    )(state.params)
+    loss = partial(training_loss, recipe, known)
+    gradients, metrics = jax.grad(loss, has_aux=True)(state.params, batch, key, state.step)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics | {"gradient_norm": optax.tree.norm(gradients)}
 
 
+def training_loss(
+    recipe: Recipe, known: Knowledge, params: Params, batch: CellBatch, key: jax.Array, step: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(loss, metrics): masked modelling of the batch, and link prediction of the edges that this step hides.
+
+    The genes are told by the network once, for all cells and for all links.
+    """
+    if known.graph is None:
+        genes = model.gene_states(recipe.spec, params)
+        return total(recipe.objectives, predictor(recipe.spec, known.spaces, params, genes), batch, key)
+    objectives = recipe.objectives
+    link_key = jax.random.fold_in(key, len(MODALITIES))
+    graph, questions = ask(link_key, known.graph, objectives.links_per_step, objectives.edge_dropout)
+    genes = model.gene_states(recipe.spec, params, graph)
+    loss, metrics = total(objectives, predictor(recipe.spec, known.spaces, params, genes), batch, key)
+    links = link_answers(recipe.spec, params, genes, questions)
+    loss += objectives.link_weight_at(step) * links["link_nll"]
+    return loss, metrics | links | {"loss": loss}
+
+
+def link_answers(spec: ModelSpec, params: Params, genes: GeneStates, questions: LinkQuestions) -> dict[str, jax.Array]:
+    """How well a model answers questions about links, as `link_prediction` tells it."""
+    logit_QA = model.score_links(spec, params, genes, questions.tf_Q, questions.target_Q, questions.relation_Q)
+    return link_prediction(logit_QA, questions)
+
+
+def eval_links(recipe: Recipe, known: Knowledge, questions: LinkQuestions, params: Params) -> dict[str, jax.Array]:
+    """`link_answers` about held-out edges, told by all edges of training."""
+    return link_answers(recipe.spec, params, model.gene_states(recipe.spec, params, known.graph), questions)
+
+
 def eval_step(
-    recipe: Recipe, null: NullModel, spaces: Spaces, params: Params, batch: CellBatch, index: jax.Array
+    recipe: Recipe, null: NullModel, known: Knowledge, params: Params, batch: CellBatch, index: jax.Array
 ) -> dict[str, jax.Array]:
     """The objective's parts on a held-out batch, and "null_nll", the mean predictor's on the very same hidden tokens.
 
     `index` (int32) tells the batches of one evaluation apart.
     """
     key = jax.random.fold_in(jax.random.key(EVALUATION_KEY), index)
-    metrics = total(recipe.objectives, predictor(recipe.spec, spaces, params), batch, key)[1]
-    baseline = total(recipe.objectives, partial(null_predictor, null, spaces), batch, key)[1]
+    genes = model.gene_states(recipe.spec, params, known.graph)
+    metrics = total(recipe.objectives, predictor(recipe.spec, known.spaces, params, genes), batch, key)[1]
+    baseline = total(recipe.objectives, partial(null_predictor, null, known.spaces), batch, key)[1]
     nulls = {name.replace("token_nll", "null_nll"): value for name, value in baseline.items() if "token_nll" in name}
     return metrics | nulls
 
 
-def predictor(spec: ModelSpec, spaces: Spaces, params: Params) -> Predictor:
-    """The model as the objectives call it."""
-    return lambda view, hidden_BL, modality: model.apply(spec, params, view, hidden_BL, modality, spaces.get(modality))
+def predictor(spec: ModelSpec, spaces: Spaces, params: Params, genes: GeneStates) -> Predictor:
+    """The model as the objectives call it, its genes being told already."""
+    return lambda view, hidden_BL, modality: model.apply(
+        spec, params, genes.rows_GD, view, hidden_BL, modality, spaces.get(modality)
+    )
 
 
 def null_predictor(

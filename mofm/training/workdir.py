@@ -3,6 +3,8 @@
     workdir/config.json     the config, and of the corpus its fingerprint, its species and its version of the gene table
     workdir/genes.parquet   the model's gene table: columns id, symbol, measured
     workdir/gene_table.parquet  the species', where the corpus has one of its own
+    workdir/network.parquet  the regulatory networks' edges, and which of them training never sees
+    workdir/network.json  what became of every line of their tables
     workdir/start.npz       the mean predictors and the linear model that it began from, and what its features are
     workdir/checkpoints/    Orbax
     workdir/metrics.jsonl   and tensorboard/
@@ -30,11 +32,19 @@ from mofm.omics.features import species_of
 from mofm.omics.genome import GeneTable, gene_table
 from mofm.training.components import Components, Profile
 from mofm.training.config import Config, from_dict
+from mofm.training.network import FILE as NETWORK
+from mofm.training.network import REPORT as NETWORK_REPORT
+from mofm.training.network import RunNetwork, save_network
 from mofm.training.null import NullModel
 from mofm.training.state import Start
 
+PARAMETERS = 2
+"""Version of how a model's parameters are named in its checkpoints. 1: before the gene table had a module of its own."""
 
-def open_workdir(workdir: Path, config: Config, corpus: Corpus, genes: pd.DataFrame) -> None:
+
+def open_workdir(
+    workdir: Path, config: Config, corpus: Corpus, genes: pd.DataFrame, network: RunNetwork | None = None
+) -> None:
     """Make the directory of a new run, or check that an existing one is of this config and corpus.
 
     Raises:
@@ -42,9 +52,12 @@ def open_workdir(workdir: Path, config: Config, corpus: Corpus, genes: pd.DataFr
     """
     path = workdir / "config.json"
     record = {"config": config.to_dict(), "science": config.science(), "corpus_digest": corpus.digest}
-    record |= {"species": corpus.manifest.species, "gene_table": corpus.manifest.gene_table}
+    record |= {"parameters": PARAMETERS, "species": corpus.manifest.species, "gene_table": corpus.manifest.gene_table}
+    record |= {} if network is None else {"network_digest": network.digest}
     if path.exists():
-        differing = _differences(_read_json(path), json.loads(json.dumps(record)))
+        there = _read_json(path)
+        _check_parameters(there, workdir)
+        differing = _differences(there, json.loads(json.dumps(record)))
         if differing:
             raise InputError(
                 f"{workdir} holds a run of another config: {'; '.join(differing)}. "
@@ -53,13 +66,20 @@ def open_workdir(workdir: Path, config: Config, corpus: Corpus, genes: pd.DataFr
         return
     begun = (
         "genes.parquet",
+        NETWORK,
+        NETWORK_REPORT,
         GENE_TABLE,
+        f".{NETWORK}.*.tmp",
+        f".{NETWORK_REPORT}.*.tmp",
         f".{path.name}.*.tmp",
-    )  # all that a start cut short (a full disk) can have left
+    )  # all that a start cut short (a full disk, a kill) can have left
     if workdir.exists() and not all(any(map(item.match, begun)) for item in workdir.iterdir()):
         raise InputError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     genes.to_parquet(workdir / "genes.parquet")
+    (workdir / NETWORK).unlink(missing_ok=True)
+    if network is not None:
+        save_network(workdir, network, genes)
     (workdir / GENE_TABLE).unlink(missing_ok=True)  # of a start cut short; this one's corpus may have none
     if (table := read_file(corpus.path, GENE_TABLE, optional=True)) is not None:
         (workdir / GENE_TABLE).write_bytes(table)
@@ -72,7 +92,9 @@ def read_config(workdir: Path) -> Config:
     path = workdir / "config.json"
     if not path.exists():
         raise InputError(f"{workdir}: not a trained model (no config.json); give the --workdir of a `mofm train` run")
-    return from_dict(Config, _read_json(path)["config"])
+    record = _read_json(path)
+    _check_parameters(record, workdir)
+    return from_dict(Config, record["config"])
 
 
 def read_gene_table(workdir: Path) -> GeneTable:
@@ -122,9 +144,20 @@ def load_start(workdir: Path) -> Start | None:
     return Start(null, components, profiles, spaces)
 
 
+def _check_parameters(record: dict[str, Any], workdir: Path) -> None:
+    version = record.get("parameters", 1)
+    if version != PARAMETERS:
+        raise InputError(
+            f"{workdir}: its checkpoints are of version {version}, this mofm reads version {PARAMETERS}; use the mofm that "
+            "trained it, or train again"
+        )
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     if old.get("corpus_digest") != new["corpus_digest"]:
         return ["the corpus holds other cells than it did"]
+    if old.get("network_digest") != new.get("network_digest"):
+        return ["network.tables hold other edges than they did"]
     before, after = _flat(old.get("science", {})), _flat(new["science"])
     keys = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     return [f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys]

@@ -38,7 +38,7 @@ from mofm.training.config import Config, load_config
 from mofm.training.loop import start_models
 from mofm.training.optimizer import make_optimizer
 from mofm.training.state import create_state
-from mofm.training.step import Recipe, train_step
+from mofm.training.step import Knowledge, Recipe, train_step
 
 LAPTOP = ("encoder.width=256", "encoder.blocks=4", "encoder.heads=8", "encoder.ffn=704", "encoder.cell_width=128")
 LAPTOP += ("data.tokens=512", "data.batch_size=16", "encoder.compute_dtype=float32")
@@ -121,7 +121,7 @@ def mofm_step(folder: Path, config_path: str, overrides: list[str]) -> tuple[Con
     mesh = make_mesh(config.mesh)
     state = create_state(spec, recipe.optimizer, mesh, config.seed, start_models(corpus, stream, config, spec, spaces))
     batch = place_batch(stream.batch(0), mesh)
-    compiled = jax.jit(partial(train_step, recipe, spaces), donate_argnums=0)
+    compiled = jax.jit(partial(train_step, recipe, Knowledge(spaces)), donate_argnums=0)
 
     def step() -> None:
         nonlocal state

@@ -187,7 +187,7 @@ def test_a_run_that_stopped_at_damage_goes_on_without_it(trained, tmp_path):
 
 def test_a_lost_row_changes_no_loss(make_view):
     from mofm.batches.collate import leave_out
-    from mofm.nn.model import EncoderConfig, ModelSpec, init
+    from mofm.nn.model import EncoderConfig, ModelSpec, gene_states, init
     from mofm.objectives.masked import masked_modelling
     from mofm.training.step import predictor
 
@@ -199,7 +199,7 @@ def test_a_lost_row_changes_no_loss(make_view):
 
     def losses(view):
         hidden_BL = view.mask_BL & (np.arange(view.mask_BL.shape[1]) % 2 == 0)
-        outputs = predictor(spec, {}, params)(view, jnp.asarray(hidden_BL), "rna")
+        outputs = predictor(spec, {}, params, gene_states(spec, params))(view, jnp.asarray(hidden_BL), "rna")
         return masked_modelling(outputs, view, hidden_BL, "rna")
 
     expected, padded = losses(fewer), losses(whole)

@@ -57,8 +57,12 @@ def view(make_view, modality):
     return plain._replace(totals_BL=plain.counts_BL + plain.mask_BL) if modality == "methylation" else plain
 
 
+def rows_of(params, spec=SPEC):
+    return model.gene_states(spec, params).rows_GD
+
+
 def apply(params, view, hidden_BL, modality, spec=SPEC):
-    return model.apply(spec, params, view, hidden_BL, modality, space_of(modality))
+    return model.apply(spec, params, rows_of(params, spec), view, hidden_BL, modality, space_of(modality))
 
 
 def hidden_of(view):
@@ -141,7 +145,9 @@ def test_depth_is_known_to_readout_and_decoder_alone(params, view, modality):
 def test_jit_equals_no_jit(params, view, modality):
     plain = apply(params, view, hidden_of(view), modality)
     space = space_of(modality)
-    jitted = jax.jit(model.apply, static_argnums=(0, 4))(SPEC, params, view, hidden_of(view), modality, space)
+    jitted = jax.jit(model.apply, static_argnums=(0, 5))(
+        SPEC, params, rows_of(params), view, hidden_of(view), modality, space
+    )
     for ours, theirs in zip(jax.tree.leaves(plain), jax.tree.leaves(jitted), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -150,16 +156,18 @@ def test_jit_equals_no_jit(params, view, modality):
 def test_a_feature_is_its_genes(params, view, modality):
     """Order and splitting of links change nothing; where the genes go, the outputs follow."""
     space, hidden_BL = space_of(modality), hidden_of(view)
-    plain = model.apply(SPEC, params, view, hidden_BL, modality, space)
+    plain = model.apply(SPEC, params, rows_of(params), view, hidden_BL, modality, space)
     turned = space._replace(genes_FK=space.genes_FK[:, ::-1], weights_FK=space.weights_FK[:, ::-1])
     halves = space._replace(
         genes_FK=np.tile(space.genes_FK, 2), weights_FK=np.tile(space.weights_FK / 2, 2).astype(np.float32)
     )
     for same in (turned, halves):
-        outputs = model.apply(SPEC, params, view, hidden_BL, modality, same)
+        outputs = model.apply(SPEC, params, rows_of(params), view, hidden_BL, modality, same)
         np.testing.assert_allclose(outputs.embedding_BE, plain.embedding_BE, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(outputs.prediction.cell_BL, plain.prediction.cell_BL, rtol=1e-4, atol=1e-4)
-    moved = model.apply(SPEC, params, view, hidden_BL, modality, space._replace(genes_FK=(space.genes_FK + 1) % 40))
+    moved = model.apply(
+        SPEC, params, rows_of(params), view, hidden_BL, modality, space._replace(genes_FK=(space.genes_FK + 1) % 40)
+    )
     assert not np.allclose(moved.embedding_BE, plain.embedding_BE, atol=1e-3)
 
 
@@ -176,8 +184,8 @@ def test_a_gene_is_one_token_by_whatever_space(params, make_view):
         alike[name] = jnp.broadcast_to(alike[name][:1], alike[name].shape)
     same = without | {"tokenizer": alike}
     hidden_BL = np.zeros_like(view.mask_BL)
-    gene = model.apply(SPEC, same, view, hidden_BL, "rna").states_BLD
-    region = model.apply(SPEC, same, view, hidden_BL, "atac", space).states_BLD
+    gene = model.apply(SPEC, same, rows_of(same), view, hidden_BL, "rna").states_BLD
+    region = model.apply(SPEC, same, rows_of(same), view, hidden_BL, "atac", space).states_BLD
     np.testing.assert_allclose(region, gene, rtol=1e-5, atol=1e-5)
 
 
@@ -226,3 +234,23 @@ def test_every_weight_names_its_axes_and_can_be_placed():
 def test_impossible_sizes_are_refused(wrong, said):
     with pytest.raises(InputError, match=said):
         EncoderConfig(**wrong)
+
+
+def test_expression_is_what_the_decoder_says_of_the_cell_alone(params, make_view):
+    """Of cells of one depth and one choice of genes the mean predictor is the same, so differences are the decoder's."""
+    plain = make_view()
+    features_BL = np.tile(plain.features_BL[:1], (len(plain.features_BL), 1))
+    view = plain._replace(features_BL=features_BL, library_B=np.full_like(plain.library_B, 500))
+    outputs = apply(params, view, np.zeros_like(view.mask_BL), "rna")
+    deviation_BG = model.expression(SPEC, params, rows_of(params), outputs.embedding_BE)
+    assert deviation_BG.shape == (len(features_BL), SPEC.genes)
+    said_BL, told_BL = outputs.prediction.cell_BL, jnp.take_along_axis(deviation_BG, jnp.asarray(features_BL), axis=1)
+    assert float(jnp.abs(told_BL - told_BL[0]).max()) > 0.01
+    np.testing.assert_allclose(said_BL - said_BL[0], told_BL - told_BL[0], atol=1e-5)
+
+
+def test_expression_has_a_predictor_for_each_omics_type(params, modality):
+    embedding_BE = jax.random.normal(jax.random.key(3), (2, TINY.cell_width))
+    of_rna, of_other = (model.cell_factors(SPEC, params, embedding_BE, one) for one in ("rna", modality))
+    assert of_other.shape == (2, TINY.width)
+    assert np.allclose(of_rna, of_other) == (modality == "rna")

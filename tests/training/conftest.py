@@ -32,7 +32,7 @@ def corpus(tmp_path_factory):
     return folder / "corpus"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(corpus):
     """A function (overrides...) -> Config of a model that trains in seconds."""
 

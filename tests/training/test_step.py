@@ -17,7 +17,7 @@ from mofm.parallel.rules import RULES
 from mofm.training.loop import start_models
 from mofm.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from mofm.training.state import create_state, state_shardings
-from mofm.training.step import Recipe, eval_step, train_step
+from mofm.training.step import Knowledge, Recipe, eval_step, train_step
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def run(parts, mesh_config, devices=None):
     state = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, start)
     rows = []
     with jax.set_mesh(mesh):
-        step = jax.jit(partial(train_step, recipe, start.spaces))
+        step = jax.jit(partial(train_step, recipe, Knowledge(start.spaces)))
         for batch in batches:
             state, metrics = step(state, place_batch(batch, mesh))
             rows.append(jax.device_get(metrics))
@@ -73,9 +73,9 @@ def test_jit_equals_no_jit(parts):
     recipe, start, batches = parts
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     state = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, start)
-    _, jitted = jax.jit(partial(train_step, recipe, start.spaces))(state, batches[0])
+    _, jitted = jax.jit(partial(train_step, recipe, Knowledge(start.spaces)))(state, batches[0])
     with jax.disable_jit():
-        _, plain = train_step(recipe, start.spaces, state, batches[0])
+        _, plain = train_step(recipe, Knowledge(start.spaces), state, batches[0])
     assert_same(jax.device_get(jitted), jax.device_get(plain), rtol=1e-4, atol=1e-5)
 
 
@@ -105,11 +105,11 @@ def test_training_beats_the_mean_predictor_on_what_it_trains_on(parts):
     recipe = Recipe(recipe.spec, recipe.objectives, make_optimizer(OptimizerConfig(1e-2, warmup_steps=5), 150), 0)
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     state = create_state(recipe.spec, recipe.optimizer, mesh, 0, start)
-    evaluate = jax.jit(partial(eval_step, recipe, start.null, start.spaces))
+    evaluate = jax.jit(partial(eval_step, recipe, start.null, Knowledge(start.spaces)))
     first = evaluate(state.params, batches[0], np.int32(0))
     for answer in ("rna/cell_nll", "rna/token_nll"):  # it starts as the mean predictor
         assert float(first[answer]) == pytest.approx(float(first["rna/null_nll"]), rel=1e-5)
-    step = jax.jit(partial(train_step, recipe, start.spaces))
+    step = jax.jit(partial(train_step, recipe, Knowledge(start.spaces)))
     for index in range(150):
         state, _ = step(state, batches[index % 4])
     end = evaluate(state.params, batches[0], np.int32(0))

@@ -1,0 +1,115 @@
+"""`mofm perturb`: TFs knocked out or overexpressed in a file's cells, in silico."""
+
+from pathlib import Path
+
+from mofm.cli.options import INPUTS, add_counts_options, add_names_options, add_verb, check_free, copy_name
+from mofm.errors import InputError
+from mofm.files import location
+
+PRINTED = 5
+
+
+def add(verbs) -> None:
+    """Adds `mofm perturb`."""
+    verb = add_verb(
+        verbs,
+        "perturb",
+        run,
+        "Knock out or overexpress TFs in your cells, in silico: which genes follow, and where the cells go.",
+        "MODEL is a run with a network (--config.network.tables). OUT is a folder of\n"
+        "  genes.parquet  a line a gene and group: `network`, the change of the TF's activity passed on along the edges that\n"
+        "                 are known or likely, in units of a sure edge; `model`, the shift of the log rate when the cell\n"
+        "                 without the TF is embedded and decoded again, nats; known and sign of the TF's edge to it.\n"
+        "                 A masked model knows what goes along, not what follows: go by `network` (see\n"
+        "                 mofm/inference/perturb.py for what was measured)\n"
+        "  groups.tsv     how far each group moves (1: the file's typical distance), and toward which other group\n"
+        '  cells.h5ad     a copy of IN with obs["mofm_shift"] and obsm["X_mofm_perturbed"] beside obsm["X_mofm"]',
+    )
+    verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
+    verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts of RNA")
+    verb.add_argument("output", type=Path, metavar="OUT", help="the folder to write")
+    verb.add_argument(
+        "--knock-out", nargs="+", default=[], metavar="TF", help="counts 0, and its edges out of the graph"
+    )
+    verb.add_argument(
+        "--overexpress", nargs="+", default=[], metavar="TF[=FOLD]", help="counts times FOLD (default: 10)"
+    )
+    verb.add_argument(
+        "--groupby", metavar="COLUMN", help="the column of obs that says each cell's group (default: none)"
+    )
+    verb.add_argument(
+        "--min-cells", type=int, default=10, metavar="N", help="leave out groups of fewer cells (default: 10)"
+    )
+    verb.add_argument("--network", metavar="NAME", help="ask this one of the model's networks (default: all)")
+    verb.add_argument("--step", type=int, help="which checkpoint (default: the best by held-out loss)")
+    verb.add_argument("--batch-size", type=int, default=64, help="cells at a time (default: 64)")
+    verb.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a cell (default: 2048)")
+    verb.add_argument("--overwrite", action="store_true", help="replace the files in OUT if they exist")
+    add_counts_options(verb)
+    add_names_options(verb, "that of the model's corpus")
+
+
+def run(args) -> int:
+    """Runs the verb; returns the exit code."""
+    from mofm.inference.model import load
+    from mofm.inference.perturb import Change, perturb
+    from mofm.inference.regulator_output import write_perturbed, write_table
+    from mofm.omics.readers import Reading
+
+    names = ("genes.parquet", "groups.tsv", copy_name(args.input))
+    genes, groups, cells = (args.output / name for name in names)
+    for path in (genes, groups, cells):
+        check_free(path, args.overwrite)
+    changes = [Change(name) for name in args.knock_out] + [_overexpressed(word) for word in args.overexpress]
+    if not changes:
+        raise InputError("nothing to do: name TFs with --knock-out or --overexpress")
+    found = perturb(
+        load(args.model, step=args.step),
+        args.input,
+        changes,
+        args.groupby,
+        Reading("rna", counts_from=args.counts_from, recover_counts=args.recover_counts),
+        **{name: getattr(args, name) for name in ("network", "min_cells")},
+        **{name: getattr(args, name) for name in ("species", "orthologs", "build", "batch_size", "max_tokens")},
+    )
+    write_table(found.genes, genes)
+    write_table(found.groups, groups)
+    write_perturbed(args.input, cells, found)
+    _print(found)
+    print(f"{genes}: {len(found.genes):,} lines, a gene and group each")
+    print(f'{cells}: obs["mofm_shift"], obsm["X_mofm"] and obsm["X_mofm_perturbed"], {len(found.shift_N):,} cells')
+    return 0
+
+
+def _overexpressed(word: str):
+    from mofm.inference.perturb import FOLD, Change
+
+    name, mark, fold = word.partition("=")
+    try:
+        return Change(name, float(fold) if mark else FOLD)
+    except ValueError:
+        raise InputError(f"--overexpress {word}: write TF or TF=FOLD, FOLD a number above 1") from None
+
+
+def _print(found) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    columns = (
+        ("group", "left"),
+        ("cells", "right"),
+        ("moved", "right"),
+        ("toward", "left"),
+        ("genes, by the network", "left"),
+    )
+    for name, justify in columns:
+        table.add_column(name, justify=justify, overflow="fold")
+    for row in found.groups.itertuples():
+        first = found.genes[found.genes["group"] == row.group].head(PRINTED)
+        said = "  ".join(f"{gene.gene} {gene.network:+.2f}" for gene in first.itertuples())
+        toward = f"{row.toward} ({row.cosine:+.2f})" if row.toward else ""
+        table.add_row(row.group, f"{row.cells:,}", f"{row.shift:.3f}", toward, said)
+    Console(highlight=False, markup=False).print(table)
+    for note in found.notes:
+        print(f"  {note}")
