@@ -17,6 +17,7 @@ STEP = ("--rounds", "1", *(f"--config.{key}" for key in (*SMALL, "data.tokens=32
         ("size.py", ("--cells", "600", "1200", "--batches", "3", "--rounds", "1"), "| 1,200 |"),
         ("layout.py", ("--cells", "400", "--genes", "300", "--rounds", "1"), "| lz4 | 64 | narrow |"),
         ("step.py", STEP, "| mofm |"),
+        ("grn.py", (*STEP, "--config.grn.width=8", "--genes", "300", "--tfs", "20", "--edges", "900"), "| 900 |"),
         ("ingest.py", ("--cells", "600", "--genes", "200", "--only", "10x mtx"), "| 10x mtx, gzipped |"),
     ],
 )
