@@ -1,6 +1,6 @@
 """Does a regulatory network in the pretraining earn its place: held-out edges, their signs, and held-out cells?
 
-    python tests/benchmarks/regulation.py [--seeds 5] [--cells 6000] [--steps 300] [--only simulated|kang]
+    python tests/benchmarks/regulation.py [--seeds 5] [--cells 6000] [--steps 300] [--only simulated|kang] [--confidences A B]
 
 simulated: cells of a known network of 50 TFs and 1,000 genes (20 types, 10,000 UMIs, so that regulation can be seen at
 all), a fifth of its edges and a tenth of its TFs held out. kang: PBMC, control and stimulated, with DoRothEA (MOFM_DATA).
@@ -62,11 +62,11 @@ Score = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Task(NamedTuple):
-    """A corpus with a network table, and what the baselines need of both."""
+    """A corpus, how a config names its network and the rewired one, and what the baselines need of both."""
 
     corpus: Path
-    table: Path
-    rewired: Path
+    told: list[str]
+    rewired: list[str]
     network: RunNetwork
     values_NG: sp.csr_matrix
     components_GK: np.ndarray
@@ -81,10 +81,11 @@ def main() -> None:
     arguments.add_argument("--cells", type=int, default=6_000)
     arguments.add_argument("--steps", type=int, default=300)
     arguments.add_argument("--trees", type=int, default=50, help="of GENIE3; 0 leaves it out")
+    arguments.add_argument("--confidences", nargs="+", default=[], help="of DoRothEA, such as A B (default: all)")
     arguments.add_argument("--only", choices=("simulated", "kang"))
     args = arguments.parse_args()
     print(machine(), flush=True)
-    make = {"simulated": partial(simulated, args.cells), "kang": kang}
+    make = {"simulated": partial(simulated, args.cells), "kang": partial(kang, args.confidences)}
     for name in [args.only] if args.only else make:
         seeds = args.seeds if name == "simulated" else min(args.seeds, 3)
         rows = []
@@ -122,17 +123,18 @@ def simulated(cells: int, folder: Path, seed: int) -> Task:
     return task([folder / "cells.h5ad"], folder / "network.tsv", folder, seed)
 
 
-def kang(folder: Path, seed: int) -> Task:
+def kang(confidences: list[str], folder: Path, seed: int) -> Task:
     """PBMC with DoRothEA."""
     files = [real_data(f"kang_pbmc_{name}.h5ad") for name in ("ctrl", "stim")]
-    return task(files, real_data("dorothea_human.tsv.gz"), folder, seed)
+    return task(files, real_data("dorothea_human.tsv.gz"), folder, seed, confidences)
 
 
-def task(files: list[Path], table: Path, folder: Path, seed: int) -> Task:
+def task(files: list[Path], table: Path, folder: Path, seed: int, confidences: list[str] = ()) -> Task:
     """The corpus of some files, the network as a run of this seed will hold it out, and it rewired."""
     ingest(files, folder / "corpus")
     genes, _ = corpus_spaces(open_corpus(folder / "corpus"))
-    config = config_of(folder / "corpus", [f"network.tables=['{table}']", *HELD_OUT], demo)
+    told = [f"network.tables=['{table}']", f"network.confidences={list(confidences)}"]
+    config = config_of(folder / "corpus", [*told, *HELD_OUT], demo)
     network = read_network(config.network, genes, gene_table("human"), seed)
     swapped = rewired(network.edges.drop(columns="split"), seed)
     names = genes["id"].to_numpy()
@@ -140,9 +142,9 @@ def task(files: list[Path], table: Path, folder: Path, seed: int) -> Task:
     swapped[["tf", "target", "sign"]].to_csv(folder / "rewired.tsv", sep="\t", index=False)
     cells = read(files, genes)
     components = fit_components(cells, 64, 0.75)
-    return Task(
-        folder / "corpus", table, folder / "rewired.tsv", network, cells.values_NG, components.rows_GK, len(genes), seed
-    )
+    swapped_too = [f"network.tables=['{folder / 'rewired.tsv'}']"]
+    values_NG, rows_GK = cells.values_NG, components.rows_GK
+    return Task(folder / "corpus", told, swapped_too, network, values_NG, rows_GK, len(genes), seed)
 
 
 def read(files: list[Path], genes: pd.DataFrame) -> Cells:
@@ -176,11 +178,11 @@ def judge(given: Task, args) -> list[dict]:
     methods["network alone"] = links_alone(given, None)
     methods["network on components"] = links_alone(given, given.components_GK)
     gains = {}
-    for name, table in (("encoder alone", None), ("rewired", given.rewired), ("together", given.table)):
-        trained, gains[name] = pretrained(given, table, args.steps)
+    for name, told in (("encoder alone", []), ("rewired", given.rewired), ("together", given.told)):
+        trained, gains[name] = pretrained(given, told, args.steps)
         width = given.components_GK.shape[1]
         rows_GD = np.asarray(trained.states.rows_GD)[: given.genes, :width]
-        methods[name] = rows_compared(rows_GD) if table is None else links_of(trained)
+        methods[name] = links_of(trained) if told else rows_compared(rows_GD)
     return [{"method": name} | scores(given, score) | gains.get(name, {}) for name, score in methods.items()]
 
 
@@ -295,10 +297,10 @@ def links_alone(given: Task, rows_GK: np.ndarray | None) -> Score:
     return score
 
 
-def pretrained(given: Task, table: Path | None, steps: int) -> tuple[PretrainedModel, dict[str, float]]:
+def pretrained(given: Task, told: list[str], steps: int) -> tuple[PretrainedModel, dict[str, float]]:
     """A model trained with that network, or without; and what it gains on held-out cells."""
     schedule = [f"run.steps={steps}", f"run.eval_every={steps}", f"run.checkpoint_every={steps}", "run.eval_cells=600"]
-    network = [f"network.tables=['{table}']", *HELD_OUT] if table else []
+    network = [*told, *HELD_OUT] if told else []
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
         train(config_of(given.corpus, [*SIZE, *schedule, *network, f"seed={given.seed}"], demo), workdir, quiet=True)
