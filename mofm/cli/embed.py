@@ -5,7 +5,10 @@ from pathlib import Path
 from mofm.axes import FEATURES
 from mofm.cli.options import (
     INPUTS,
+    OF_CELLS,
     add_counts_options,
+    add_model_argument,
+    add_model_options,
     add_names_options,
     add_reading_options,
     add_verb,
@@ -26,12 +29,10 @@ def add(verbs) -> None:
         "Of a zarr store OUT is an h5ad of its obs and the embeddings, without the counts.\n"
         "Files are of the model's species, in any of its genome builds; --orthologs reads RNA of another species.",
     )
-    verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
+    add_model_argument(verb)
     verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
     verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
-    verb.add_argument("--step", type=int, help="which checkpoint (default: the best by held-out loss)")
-    verb.add_argument("--batch-size", type=int, default=64, help="cells at a time (default: 64)")
-    verb.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a cell (default: 2048)")
+    add_model_options(verb)
     verb.add_argument("--key-added", default="X_mofm", help="the key in obsm (default: X_mofm)")
     verb.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     add_reading_options(verb)
@@ -60,7 +61,7 @@ def run(args) -> int:
     embeddings = load(args.model, step=args.step).embed_all(
         args.input,
         Reading(**{name: getattr(args, name) for name in names}),
-        **{name: getattr(args, name) for name in ("species", "orthologs", "build", "batch_size", "max_tokens")},
+        **{name: getattr(args, name) for name in OF_CELLS},
     )
     write_embedding(args.input, args.output, embeddings, args.key_added)
     for modality, embedding in embeddings.items():

@@ -12,6 +12,9 @@ INPUTS = (
     "census://VERSION/ORGANISM, or a TileDB-SOMA experiment"
 )
 
+OF_CELLS = ("species", "orthologs", "build", "batch_size", "max_tokens")
+"""Options of `add_names_options` and `add_model_options` that are fields of `inference.model.Options`."""
+
 
 def add_verb(verbs, name: str, run, summary: str, details: str = "") -> argparse.ArgumentParser:
     """A verb's parser; `run(args)` returns its exit code."""
@@ -84,6 +87,39 @@ def add_reading_options(verb: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a Census, also the cells that it has elsewhere as well (is_primary_data is False)",
     )
+
+
+def add_model_argument(verb: argparse.ArgumentParser) -> None:
+    """The trained model that is asked."""
+    verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
+
+
+def add_model_options(verb: argparse.ArgumentParser) -> None:
+    """Which of its checkpoints is asked, and how cells are put through it; as the fields of `inference.model.Options`."""
+    verb.add_argument("--step", type=int, help="which checkpoint (default: the best by held-out loss)")
+    verb.add_argument("--batch-size", type=int, default=64, help="cells at a time (default: 64)")
+    verb.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a cell (default: 2048)")
+
+
+def add_network_options(verb: argparse.ArgumentParser) -> None:
+    """What the verbs that ask a model's networks about groups of cells share; OUT is a folder of theirs."""
+    verb.add_argument(
+        "--min-cells", type=int, default=10, metavar="N", help="leave out groups of fewer cells (default: 10)"
+    )
+    verb.add_argument("--network", metavar="NAME", help="ask this one of the model's networks (default: all)")
+    add_model_options(verb)
+    verb.add_argument("--overwrite", action="store_true", help="replace the files in OUT if they exist")
+    add_counts_options(verb)
+    add_names_options(verb, "that of the model's corpus")
+
+
+def network_arguments(args: argparse.Namespace) -> dict:
+    """What was given by `add_network_options`, as `inference.regulators.regulators` and `perturb` take it."""
+    from mofm.omics.readers import Reading
+
+    names = ("network", "min_cells", *OF_CELLS)
+    reading = Reading("rna", counts_from=args.counts_from, recover_counts=args.recover_counts)
+    return {"reading": reading, **{name: getattr(args, name) for name in names}}
 
 
 def check_free(out: Path, overwrite: bool) -> None:

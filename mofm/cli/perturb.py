@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from mofm.cli.options import INPUTS, add_counts_options, add_names_options, add_verb, check_free, copy_name
+from mofm.cli.options import (
+    INPUTS,
+    add_model_argument,
+    add_network_options,
+    add_verb,
+    check_free,
+    copy_name,
+    network_arguments,
+)
 from mofm.errors import InputError
 from mofm.files import location
 
@@ -25,7 +33,7 @@ def add(verbs) -> None:
         "  groups.tsv     how far each group moves (1: the file's typical distance), and toward which other group\n"
         '  cells.h5ad     a copy of IN with obs["mofm_shift"] and obsm["X_mofm_perturbed"] beside obsm["X_mofm"]',
     )
-    verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
+    add_model_argument(verb)
     verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts of RNA")
     verb.add_argument("output", type=Path, metavar="OUT", help="the folder to write")
     verb.add_argument(
@@ -37,16 +45,7 @@ def add(verbs) -> None:
     verb.add_argument(
         "--groupby", metavar="COLUMN", help="the column of obs that says each cell's group (default: none)"
     )
-    verb.add_argument(
-        "--min-cells", type=int, default=10, metavar="N", help="leave out groups of fewer cells (default: 10)"
-    )
-    verb.add_argument("--network", metavar="NAME", help="ask this one of the model's networks (default: all)")
-    verb.add_argument("--step", type=int, help="which checkpoint (default: the best by held-out loss)")
-    verb.add_argument("--batch-size", type=int, default=64, help="cells at a time (default: 64)")
-    verb.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a cell (default: 2048)")
-    verb.add_argument("--overwrite", action="store_true", help="replace the files in OUT if they exist")
-    add_counts_options(verb)
-    add_names_options(verb, "that of the model's corpus")
+    add_network_options(verb)
 
 
 def run(args) -> int:
@@ -54,7 +53,6 @@ def run(args) -> int:
     from mofm.inference.model import load
     from mofm.inference.perturb import Change, perturb
     from mofm.inference.regulator_output import write_perturbed, write_table
-    from mofm.omics.readers import Reading
 
     names = ("genes.parquet", "groups.tsv", copy_name(args.input))
     genes, groups, cells = (args.output / name for name in names)
@@ -68,9 +66,7 @@ def run(args) -> int:
         args.input,
         changes,
         args.groupby,
-        Reading("rna", counts_from=args.counts_from, recover_counts=args.recover_counts),
-        **{name: getattr(args, name) for name in ("network", "min_cells")},
-        **{name: getattr(args, name) for name in ("species", "orthologs", "build", "batch_size", "max_tokens")},
+        **network_arguments(args),
     )
     write_table(found.genes, genes)
     write_table(found.groups, groups)

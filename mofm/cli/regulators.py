@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from mofm.cli.options import INPUTS, add_counts_options, add_names_options, add_verb, check_free, copy_name
+from mofm.cli.options import (
+    INPUTS,
+    add_model_argument,
+    add_network_options,
+    add_verb,
+    check_free,
+    copy_name,
+    network_arguments,
+)
 from mofm.files import location
 
 PRINTED = 5
@@ -24,7 +32,7 @@ def add(verbs) -> None:
         "  regulators.png  the most active TFs of each group\n"
         "Activities and scores are beside the average cell of IN: give a file of all the cells to be compared.",
     )
-    verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
+    add_model_argument(verb)
     verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts of RNA")
     verb.add_argument(
         "output", type=Path, nargs="?", metavar="OUT", help="the folder to write (default: IN's name + _regulators)"
@@ -33,16 +41,7 @@ def add(verbs) -> None:
         "--groupby", required=True, metavar="COLUMN", help="the column of obs that says each cell's group, as cell_type"
     )
     verb.add_argument("--top", type=int, default=10_000, metavar="N", help="edges kept of each group (default: 10000)")
-    verb.add_argument(
-        "--min-cells", type=int, default=10, metavar="N", help="leave out groups of fewer cells (default: 10)"
-    )
-    verb.add_argument("--network", metavar="NAME", help="ask this one of the model's networks (default: all)")
-    verb.add_argument("--step", type=int, help="which checkpoint (default: the best by held-out loss)")
-    verb.add_argument("--batch-size", type=int, default=64, help="cells at a time (default: 64)")
-    verb.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a cell (default: 2048)")
-    verb.add_argument("--overwrite", action="store_true", help="replace the files in OUT if they exist")
-    add_counts_options(verb)
-    add_names_options(verb, "that of the model's corpus")
+    add_network_options(verb)
 
 
 def run(args) -> int:
@@ -50,7 +49,6 @@ def run(args) -> int:
     from mofm.inference.model import load
     from mofm.inference.regulator_output import write_cells, write_figure, write_table
     from mofm.inference.regulators import regulators
-    from mofm.omics.readers import Reading
 
     folder = default_folder(args.input) if args.output is None else args.output
     names = ("edges.parquet", copy_name(args.input), "regulators.png")
@@ -61,9 +59,8 @@ def run(args) -> int:
         load(args.model, step=args.step),
         args.input,
         args.groupby,
-        Reading("rna", counts_from=args.counts_from, recover_counts=args.recover_counts),
-        **{name: getattr(args, name) for name in ("network", "top", "min_cells")},
-        **{name: getattr(args, name) for name in ("species", "orthologs", "build", "batch_size", "max_tokens")},
+        top=args.top,
+        **network_arguments(args),
     )
     write_table(found.edges, edges)
     write_cells(args.input, cells, found)

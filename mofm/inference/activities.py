@@ -23,6 +23,9 @@ over the cells of a type. Of the cells trained on, and of 1,500 others of the ne
     and half of it through the embeddings: this     .609   .132       .455   .089
     of the decoder's expression, best of 18 ways    .203   .023
 
+These are of the simulation that the recipe was chosen on, and of the day it was; tests/benchmarks/regulators.py judges the
+code as it is, on others.
+
 Choices and their cost:
 - Observed expression, not the decoder's: of a model so young the decoder says little yet (its NLL is .01 nats below the
   mean predictor's). Of one that is trained for long this may turn; it was not measured.

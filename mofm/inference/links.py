@@ -19,11 +19,11 @@ from mofm.errors import InputError, nearest_name
 from mofm.inference.model import PretrainedModel
 from mofm.nn import model as models
 from mofm.nn.links import answer_log_probabilities
-from mofm.training.network import TRAIN
+from mofm.omics.network_splits import HELD_OUT_EDGE, HELD_OUT_TF, TRAIN
 
 BLOCK_PAIRS = 2**22
 """Pairs that are asked about at once."""
-KNOWN = {TRAIN: "training", "held_out_edge": "held out", "held_out_tf": "held out"}
+KNOWN = {TRAIN: "training", HELD_OUT_EDGE: "held out", HELD_OUT_TF: "held out"}
 """By split: what a person calls an edge that the tables have."""
 
 

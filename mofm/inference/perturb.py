@@ -22,6 +22,9 @@ a target's shift has the right sign (balanced); of all targets, and of the fifth
 So go by `network`: it is told most of the answer, and is better where it is not. A knock-out moves a cell by .02 of the
 typical distance: what a model says of one TF's counts is small beside what it says of a cell.
 
+These are of the simulation that the recipe was chosen on, and of the day it was; tests/benchmarks/regulators.py judges the
+code as it is, on others.
+
 Choices and their cost:
 - The tokens of a cell stay as they are but for the TF's, which is there before and after, if as a zero; other genes' values
   are not normalised anew. Else the lot by which tokens are drawn would move cells more than one gene does.

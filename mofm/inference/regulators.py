@@ -24,6 +24,9 @@ So a known edge that fits the group is worth much more than one that the model t
 that training was not told 16% are true, of the first 100 8% (by chance .1%), and of these the signs are right of 95%. They
 are hypotheses; `known` tells them apart.
 
+These are of the simulation that the recipe was chosen on, and of the day it was; tests/benchmarks/regulators.py judges the
+code as it is, on others.
+
 Choices and their cost:
 - Held-out edges are known to the tables but were not told to the model: they are ranked as new ones are, and marked.
 - Pairs are scored in blocks of TFs, and only the first K of a group are kept.

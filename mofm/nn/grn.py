@@ -54,7 +54,7 @@ SIGNS = 3
 AGAINST = (-1.0, 1.0, 1.0)
 """By sign: what the mean of its targets starts as in a TF's regulon. Most edges of unknown sign activate."""
 ALONG = (0.5, -0.5, -0.5)
-"""By sign: what the mean of its regulators' regulons starts as in a target's state; two thirds is what training found."""
+"""By sign: what the mean of its regulators' regulons starts as in a target's state; training moves it."""
 ROLES = ("regulator", "target")
 NOT_SEEN = -1e9
 """Logit of an edge that is not there."""

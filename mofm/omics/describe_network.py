@@ -12,7 +12,7 @@ from mofm.omics.features import species_of
 from mofm.omics.genome import GeneTable, bundled_species, gene_table
 from mofm.omics.motifs import holds_hits, tfs_of_motif
 from mofm.omics.network_columns import TF_COLUMNS, names_tf_and_target
-from mofm.omics.network_files import Cells
+from mofm.omics.network_files import TRRUST_WORDS, Cells
 from mofm.omics.networks import open_table, read_networks
 
 _SOME = 1 << 16  # bytes
@@ -92,8 +92,7 @@ def _is_motif(name: str) -> bool:
 
 
 def _is_trrust(cells: Cells) -> bool:
-    words = {"activation", "repression", "unknown"}
-    return not cells.header and cells.frame.shape[1] >= 3 and set(cells.frame["2"].str.lower()) <= words
+    return not cells.header and cells.frame.shape[1] >= 3 and set(cells.frame["2"].str.lower()) <= TRRUST_WORDS
 
 
 def _species(cells: Cells) -> str:

@@ -35,7 +35,7 @@ from mofm.omics.features import resolve_genes
 from mofm.omics.genome import GeneTable, in_build
 from mofm.omics.identity import build_of_regions
 from mofm.omics.links import link_regions
-from mofm.omics.network_columns import TARGET_COLUMNS, Statements
+from mofm.omics.network_columns import TARGET_COLUMNS, Statements, finite_numbers
 from mofm.omics.network_files import Cells
 from mofm.omics.regions import (
     CHROM_COLUMNS,
@@ -189,13 +189,7 @@ def _scores(cells: Cells) -> tuple[np.ndarray, list[str]]:
     ones = np.ones(len(cells.line))
     if column is None or (cells.frame[column].astype(str).isin([".", ""])).all():
         return ones, []
-    score = pd.to_numeric(cells.frame[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    wrong = np.flatnonzero(~np.isfinite(score))
-    if len(wrong):
-        raise InputError(
-            f"{cells.path}: {cells.unit} {cells.line[wrong[0]]} has {str(cells.frame[column].iloc[wrong[0]])!r} as "
-            f"{column}, and {len(wrong):,} of {len(score):,} are no finite numbers; mend or leave out these lines"
-        )
+    score = finite_numbers(cells, column)
     if score.max() <= 0:
         return ones, [f"no {column} of the motif hits is above 0: all of them count alike"]
     return score / score.max(), []

@@ -95,7 +95,7 @@ def read_statements(cells: Cells) -> Statements:
     cells = cells if cells.header else _named(cells)
     tf, target = _columns_of_genes(cells)
     weight_column = cells.first_of(WEIGHT_COLUMNS)
-    given = None if weight_column is None else _numbers(cells, weight_column)
+    given = None if weight_column is None else finite_numbers(cells, weight_column)
     sign, contradicts, size = _signs(cells)
     if given is None:
         weight = size
@@ -174,7 +174,7 @@ def _text(cells: Cells, names: tuple[str, ...]) -> pd.Series | str:
     return "" if column is None else cells.frame[column].astype(str)
 
 
-def _numbers(cells: Cells, column: str) -> np.ndarray:
+def finite_numbers(cells: Cells, column: str) -> np.ndarray:
     """float64, finite.
 
     Raises:

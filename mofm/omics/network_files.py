@@ -26,6 +26,9 @@ import pyarrow.parquet as pq
 
 from mofm.errors import InputError
 
+TRRUST_WORDS = frozenset(["activation", "repression", "unknown"])
+"""What TRRUST's tables, which have no header, say in their third column; in lower case."""
+
 _BESIDE = re.compile(r"(track|browser)\s")
 
 
@@ -170,7 +173,6 @@ def _split(line: str, separator: str) -> tuple[str, ...]:
 def _is_data(cells: tuple[str, ...]) -> bool:
     """Whether a line without a header's words is one of the table: any of its cells but the first is a number, or its
     third a word of regulation as TRRUST has them."""
-    words = {"activation", "repression", "unknown"}
     return any(re.fullmatch(r"-?\d+(\.\d*)?(e-?\d+)?", cell, re.I) for cell in cells[1:]) or (
-        len(cells) >= 3 and cells[2].lower() in words
+        len(cells) >= 3 and cells[2].lower() in TRRUST_WORDS
     )

@@ -19,10 +19,9 @@ from mofm.corpus.digests import digest_of_text
 from mofm.errors import InputError, check_at_least
 from mofm.files import written_whole
 from mofm.omics.genome import GeneTable
-from mofm.omics.network_splits import hold_out, matched_negatives
+from mofm.omics.network_splits import TRAIN, hold_out, matched_negatives
 from mofm.omics.networks import read_networks
 
-TRAIN = "train"
 ENDS = ("tf", "target")
 FILE, REPORT = "network.parquet", "network.json"
 
