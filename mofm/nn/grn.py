@@ -3,7 +3,7 @@
 The rows of the gene table are what every token of every omics type is made of (`tokenizer.py`). In a network a gene is
 two things, a regulator and a target, and has a state for each:
 
-    row_R       = the first R columns of row_D
+    row_R       = the first R columns of row_D + loadings_R
     regulon_R   = sum over kinds of  against(kind)_R * mean over its targets of  target_R          TFs hear their targets
     regulator_R = own_R * row_R + regulon_R
     target_R    = row_R + sum over kinds of  along(kind)_R * mean over its regulators of  regulon_R       and the reverse
@@ -27,6 +27,8 @@ Choices and their cost:
 - The network reads the rows and does not write them; what the tokens learn of a gene is what it starts from. Where link
   prediction wrote to the rows, it wrote its answers there: AUROC of held-out edges .604 against .616 after 600 steps, and
   hidden counts were predicted alike. Cells and links share the rows, and what `up` makes of the network for the tokens.
+- A row starts as loadings where its gene is among those of most signal; for all others the network has loadings of its
+  own, which nothing learns (`training/components.py`). Else it read noise at most genes of a real data set.
 - The graph passes once a step for all cells, so its cost does not grow with the batch.
 - Attention starts uniform, so that it begins as the convolution and departs from it.
 - float32 throughout: the states are few, and links are told apart by small differences of them.
@@ -90,11 +92,13 @@ class GeneStates(NamedTuple):
       rows_GD: what tokens are made of.
       regulator_GR, target_GR: what a gene is as a regulator and as a target, which links are scored by; None where there
         is no network.
+      tendency_GN: mean sign of the edges that leave a gene in each network, in [-1, 1]; 0 for one that regulates nothing.
     """
 
     rows_GD: jax.Array
     regulator_GR: jax.Array | None = None
     target_GR: jax.Array | None = None
+    tendency_GN: jax.Array | None = None
 
 
 class Genes(nn.Module):
@@ -115,7 +119,8 @@ class Genes(nn.Module):
         if not self.relations:
             return GeneStates(table_GD)
         inner = self.config.width
-        row_GR = jax.lax.stop_gradient(table_GD)[:, :inner]
+        loadings_GR = declare(self, "loadings", (self.genes, inner), (GENES, None), 0)
+        row_GR = jax.lax.stop_gradient(table_GD[:, :inner] + loadings_GR)
         target_GR = row_GR
         for layer in range(self.config.layers):
             own_R = declare(self, f"own_{layer}", (inner,), (NETWORK,), "ones")
@@ -128,7 +133,16 @@ class Genes(nn.Module):
             )
         up = {role: declare(self, f"up_{role}", (inner, self.width), (NETWORK_OUT, EMBED), 0) for role in ROLES}
         rows_GD = table_GD + regulator_GR @ up["regulator"] + target_GR @ up["target"]
-        return GeneStates(rows_GD, regulator_GR, target_GR)
+        return GeneStates(rows_GD, regulator_GR, target_GR, _tendencies(graph, self.genes, self.relations))
+
+
+def _tendencies(graph: GeneGraph, genes: int, relations: int) -> jax.Array:
+    """See `GeneStates`: of the edges that are seen, weighted."""
+    kind_M = graph.relation_M * genes + graph.tf_M
+    signed, total = (
+        jraph.segment_sum(x, kind_M, relations * genes) for x in (graph.weight_M * graph.sign_M, graph.weight_M)
+    )
+    return (signed / jnp.where(total > 0, total, 1.0)).reshape(relations, genes).T
 
 
 def _as_jraph(state_GR: jax.Array, graph: GeneGraph, senders_M: jax.Array, receivers_M: jax.Array) -> jraph.GraphsTuple:

@@ -140,10 +140,10 @@ class _Model(nn.Module):
         return self.genes(graph)
 
     def score_links(self, genes: GeneStates, tf_Q: jax.Array, target_Q: jax.Array, relation_Q: jax.Array) -> jax.Array:
-        return self.links(genes.regulator_GR[tf_Q], genes.target_GR[target_Q], relation_Q)
+        return self.links(genes.regulator_GR[tf_Q], genes.tendency_GN[tf_Q], genes.target_GR[target_Q], relation_Q)
 
     def score_every_link(self, genes: GeneStates, tf_T: jax.Array, relation: int) -> jax.Array:
-        return self.links.every_pair(genes.regulator_GR[tf_T], genes.target_GR, relation)
+        return self.links.every_pair(genes.regulator_GR[tf_T], genes.tendency_GN[tf_T], genes.target_GR, relation)
 
     def cell_factors(self, embedding_BE: jax.Array, modality: Modality) -> jax.Array:
         return self.decoder.factors(embedding_BE, modality)

@@ -53,12 +53,15 @@ class Components(NamedTuple):
         of the fitted cells have unit variance over all components. SILENT for genes that do not enter.
       mean_weight_G: float32. Mean over cells of what multiplies a gene's row: the centre is mean_weight_G @ rows_GK.
       deviation_K: float32. Standard deviation of the fitted cells' profiles in each component.
+      others_GK: float32. Loadings, as rows_GK, of the genes that do not enter, from how they go along with the components;
+        0 for those that do. The regulatory network reads them; a profile does not.
     """
 
     rows_GK: np.ndarray
     log_gain_G: np.ndarray
     mean_weight_G: np.ndarray
     deviation_K: np.ndarray
+    others_GK: np.ndarray
 
 
 class Profile(NamedTuple):
@@ -97,16 +100,22 @@ def fit_components(cells: Cells, width: int, expressed_fraction: float) -> Compo
     values_NG = _clipped(cells.values_NG, mean_MG.max(axis=0) + CLIP * deviation_G)
     mean_MG = _dataset_means(values_NG, dataset_N)[0]  # clipping moved them a little
 
-    signal_G = _most(_signal(cells.counts_NG, cells.library_N, dataset_N), VARIABLE_GENES)
+    every_signal_G = _signal(cells.counts_NG, cells.library_N, dataset_N)
+    signal_G = _most(every_signal_G, VARIABLE_GENES)
     enters_G = signal_G > 0
     gain_G = np.sqrt(signal_G) / deviation_G
     rank = min(COMPONENTS, width, len(dataset_N) - len(mean_MG) - 1, int(enters_G.sum()) - 1)
-    rows_GK = np.zeros((genes, max(rank, 0)))
+    rows_GK = others_GK = np.zeros((genes, max(rank, 0)))
     if rank > 0:
         weight_M = np.maximum(np.bincount(dataset_N), FEW_CELLS) ** -0.5
-        scaled_NG = sp.diags(weight_M[dataset_N]) @ values_NG @ sp.diags(gain_G)
-        rows_GK = _denoising_axes(scaled_NG, weight_M[:, None] * mean_MG * gain_G, dataset_N, rank)
+        weighted_NG, weighted_MG = sp.diags(weight_M[dataset_N]) @ values_NG, weight_M[:, None] * mean_MG
+        of = _Centred(weighted_NG @ sp.diags(gain_G), weighted_MG * gain_G, dataset_N)
+        strength_K, rows_GK = _denoising_axes(of, rank)
         rows_GK *= ROW_RMS / max(np.sqrt(np.mean(rows_GK[enters_G] ** 2)), 1e-12)
+        other_gain_G = np.where(enters_G, 0.0, np.sqrt(every_signal_G) / deviation_G)
+        others = _Centred(weighted_NG @ sp.diags(other_gain_G), weighted_MG * other_gain_G, dataset_N)
+        # An axis is x.T @ (x @ axis) / strength^2 of the genes that it was found in, and reaches the others alike.
+        others_GK = others.transposed(of.product(rows_GK)) / np.maximum(strength_K**2, 1e-12)
     depth_N = np.exp(np.asarray(log_exposure(cells.library_N), np.float64) / 2)
     share_N = expressed_fraction * depth_N / np.maximum(np.diff(values_NG.indptr), 1)
     weights_NG = sp.diags(share_N) @ values_NG @ sp.diags(gain_G)
@@ -114,7 +123,7 @@ def fit_components(cells: Cells, width: int, expressed_fraction: float) -> Compo
     size = max(float(np.sqrt(np.mean(deviation_K**2))), 1e-6) if rank > 0 else 1.0
     mean_weight_G = np.asarray(weights_NG.mean(axis=0)).ravel()
     log_gain_G = np.where(enters_G, np.log(np.maximum(gain_G, 1e-12) / size), SILENT)
-    leaves = (rows_GK, log_gain_G, mean_weight_G / size, deviation_K / size)
+    leaves = (rows_GK, log_gain_G, mean_weight_G / size, deviation_K / size, others_GK)
     return Components(*(leaf.astype(np.float32) for leaf in leaves))
 
 
@@ -233,35 +242,47 @@ def _deviations(values_NG: sp.csr_matrix, mean_MG: np.ndarray, dataset_N: np.nda
     return np.sqrt(np.maximum(squares_G, 0) / np.maximum(cells_G, 1)) + STEADYING
 
 
-def _denoising_axes(x_NG: sp.csr_matrix, mean_MG: np.ndarray, dataset_N: np.ndarray, rank: int) -> np.ndarray:
-    """The leading principal axes (G, K) of x less its datasets' means, each scaled by (1 - noise / s^2)^2.
+class _Centred(NamedTuple):
+    """x_NG less the means mean_MG of its datasets, never made dense."""
+
+    x_NG: sp.csr_matrix
+    mean_MG: np.ndarray
+    dataset_N: np.ndarray
+
+    def product(self, v_GK: np.ndarray) -> np.ndarray:
+        """With v, (G,) or (G, K)."""
+        return self.x_NG @ v_GK - (self.mean_MG @ v_GK)[self.dataset_N]
+
+    def transposed(self, u_NK: np.ndarray) -> np.ndarray:
+        """The transpose with u, (N,) or (N, K)."""
+        cells, datasets = len(self.dataset_N), len(self.mean_MG)
+        places = (self.dataset_N, np.arange(cells))
+        total_MK = sp.csr_matrix((np.ones(cells), places), shape=(datasets, cells)) @ u_NK
+        return self.x_NG.T @ u_NK - self.mean_MG.T @ total_MK
+
+
+def _denoising_axes(of: _Centred, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """strength_K, and the leading principal axes (G, K), each scaled by (1 - noise / s^2)^2.
 
     s is its singular value, and the noise the mean of s^2 over the axes that are left out: Wiener's filter, passed
     twice. Of no, one, two and four passes, two served neighbours and linear probes best on real and simulated cells.
     """
-    cells, genes = x_NG.shape[0], int(np.sum(mean_MG.max(axis=0) > 0))
-    strength_K, axes_GK = _leading_axes(x_NG, mean_MG, dataset_N, rank)
-    total = x_NG.multiply(x_NG).sum() - np.bincount(dataset_N) @ np.sum(mean_MG**2, axis=1)
+    cells, genes = of.x_NG.shape[0], int(np.sum(of.mean_MG.max(axis=0) > 0))
+    strength_K, axes_GK = _leading_axes(of, rank)
+    total = of.x_NG.multiply(of.x_NG).sum() - np.bincount(of.dataset_N) @ np.sum(of.mean_MG**2, axis=1)
     noise = max(total - np.sum(strength_K**2), 0.0) / max(min(cells, genes) - rank, 1)
-    return axes_GK * np.maximum(1 - noise / np.maximum(strength_K**2, 1e-12), 0.0) ** 2
+    return strength_K, axes_GK * np.maximum(1 - noise / np.maximum(strength_K**2, 1e-12), 0.0) ** 2
 
 
-def _leading_axes(
-    x_NG: sp.csr_matrix, mean_MG: np.ndarray, dataset_N: np.ndarray, rank: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _leading_axes(of: _Centred, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """strength_K and axes_GK: the leading singular values and right vectors, largest first, signs fixed."""
-    datasets = len(mean_MG)
-
-    def product(v_G: np.ndarray) -> np.ndarray:
-        v_G = v_G.ravel()
-        return x_NG @ v_G - (mean_MG @ v_G)[dataset_N]
-
-    def transposed(u_N: np.ndarray) -> np.ndarray:
-        u_N = u_N.ravel()
-        return x_NG.T @ u_N - np.bincount(dataset_N, u_N, datasets) @ mean_MG
-
-    centred = LinearOperator(x_NG.shape, matvec=product, rmatvec=transposed, dtype=np.float64)
-    start = np.random.default_rng(0).standard_normal(min(x_NG.shape))
+    centred = LinearOperator(
+        of.x_NG.shape,
+        matvec=lambda v: of.product(v.ravel()),
+        rmatvec=lambda u: of.transposed(u.ravel()),
+        dtype=np.float64,
+    )
+    start = np.random.default_rng(0).standard_normal(min(of.x_NG.shape))
     _, strength_K, axes_KG = svds(centred, rank, v0=start)
     order = np.argsort(-strength_K)
     axes_GK = axes_KG[order].T

@@ -74,7 +74,16 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 def _decayed(params: Params) -> Params:
     """True for the matrices of layers. A table's row that no batch touches must stay where it was."""
     tables = (
-        *("tokenizer", "table", "readout", "gain", "gene_log_rate", "gene_log_dispersion", "gene_depth_slope"),
+        *(
+            "tokenizer",
+            "table",
+            "loadings",
+            "readout",
+            "gain",
+            "gene_log_rate",
+            "gene_log_dispersion",
+            "gene_depth_slope",
+        ),
         *("depth_slope", "spread", "background", "background_level"),
     )
     return jax.tree_util.tree_map_with_path(

@@ -112,4 +112,7 @@ def linear_start(params: Params, start: Start) -> Params:
         centre_MD = centre_MD.at[which, components_K].set(profile.centre_K)
     readout = {"log_gain": components.log_gain_G, "scale": scale_MD, "centre": centre_MD}
     genes = params["genes"] | {"table": table_GD}
+    if "loadings" in genes:
+        width = min(genes["loadings"].shape[1], components.others_GK.shape[1])
+        genes |= {"loadings": genes["loadings"].at[:, :width].set(components.others_GK[:, :width])}
     return params | {"decoder": decoder, "genes": genes, "readout": readout}

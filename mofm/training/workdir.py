@@ -38,8 +38,9 @@ from mofm.training.network import RunNetwork, save_network
 from mofm.training.null import NullModel
 from mofm.training.state import Start
 
-PARAMETERS = 2
-"""Version of how a model's parameters are named in its checkpoints. 1: before the gene table had a module of its own."""
+PARAMETERS = 3
+"""Version of a model's parameters in its checkpoints. 1: before the gene table had a module of its own; 2: before genes had
+loadings."""
 
 
 def open_workdir(
