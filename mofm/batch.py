@@ -73,6 +73,22 @@ class CellBatch(NamedTuple):
     methylation: TokenBatch | None = None
 
 
+class Paired(NamedTuple):
+    """Rows of two views of a CellBatch that are of the same cells, in the same order. Hashable: a static argument.
+
+    A row of padding is no pair; so a pair is one where both rows have the same `cell_B` that is not -1.
+
+    Attributes:
+      modalities: of the two views.
+      starts: first row in each.
+      rows: how many.
+    """
+
+    modalities: tuple[Modality, Modality]
+    starts: tuple[int, int]
+    rows: int
+
+
 class FeatureSpace(NamedTuple):
     """The F features of one modality as the model knows them: by the rows of the gene table, the one table of identities.
 

@@ -5,6 +5,7 @@ every other, its quota, so that shapes are static, paired and unpaired cells tra
 a modality that a cell does not have. A view of a modality holds the strata that have it, one after another.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mofm.axes import MODALITIES, Modality
+from mofm.batch import Paired
 from mofm.batches.order import host_slice
 from mofm.errors import InputError, nearest_name
 
@@ -133,6 +135,16 @@ def view_rows(strata: Sequence[Stratum], modality: Modality) -> dict[int, slice]
             rows[position] = slice(end, end + stratum.quota)
             end += stratum.quota
     return rows
+
+
+def paired_rows(strata: Sequence[Stratum]) -> tuple[Paired, ...]:
+    """Where the global views of a batch hold the same cells, for every two modalities of every stratum."""
+    pairs = []
+    for position, stratum in enumerate(strata):
+        for two in itertools.combinations(stratum.modalities, 2):
+            starts = tuple(view_rows(strata, modality)[position].start for modality in two)
+            pairs.append(Paired(two, starts, stratum.quota))
+    return tuple(pairs)
 
 
 def rows_of_views(strata: Sequence[Stratum]) -> dict[Modality, int]:

@@ -30,7 +30,7 @@ from mofm.batches.collate import collate_into, empty_tokens, leave_out, make_scr
 from mofm.batches.config import DataConfig
 from mofm.batches.gather import CountBatch, Part, gather
 from mofm.batches.memory import Recycler
-from mofm.batches.mixture import Stratum, host_part, make_strata, rows_of_views, shares_of
+from mofm.batches.mixture import Stratum, host_part, make_strata, paired_rows, rows_of_views, shares_of
 from mofm.batches.order import Order, counter_hash
 from mofm.batches.panels import Panels
 from mofm.batches.turns import Seats, Turns
@@ -80,6 +80,7 @@ class Stream:
         train_D, heldout_D = self._order.counts()
         self.strata, self._heldout_strata = self._strata(train_D), self._strata(heldout_D)
         self.rows, self._parts = rows_of_views(self.strata), self._host_parts(self.strata)
+        self.pairs, self.heldout_pairs = paired_rows(self.strata), paired_rows(self._heldout_strata)
         self._heldout_parts = self._host_parts(self._heldout_strata)
         self._panels = Panels(corpus)
         self.features, self.idf = self._panels.features, self._panels.idf

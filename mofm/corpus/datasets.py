@@ -70,6 +70,11 @@ class Corpus:
         return int(self.offsets[-1])
 
     @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What was measured in some of its cells."""
+        return tuple(modality for modality in MODALITIES if any(modality in data.stores for data in self.datasets))
+
+    @property
     def n_lost(self) -> int:
         """Rows of stores that were found damaged and are left out; a cell counts once a modality."""
         return sum(store.n_lost for store in self.stores)

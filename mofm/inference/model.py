@@ -34,7 +34,7 @@ from mofm.omics.table import CountTable
 from mofm.progress import cells_progress
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
-from mofm.training.config import Config
+from mofm.training.config import Config, make_spec
 from mofm.training.network import RunNetwork, load_network
 
 RNA, EVERYTHING = Reading("rna"), Reading()
@@ -166,7 +166,7 @@ class PretrainedModel:
             "features_matched": n_matched,
             "features_unmatched": len(matching.unmatched),
             "share_of_features_known": n_matched / table.n_features,
-            "share_of_counts_known": float(totals[1] / max(totals[0], 1.0)),
+            "share_ofcounts_known": float(totals[1] / max(totals[0], 1.0)),
             "unmatched_features": np.array(matching.unmatched, dtype=str),
             "empty_cells": table.n_empty,
         }
@@ -178,7 +178,7 @@ class PretrainedModel:
         """In file order: embedding_BE float32, and counts_B2 float64: each cell's total, and the part that is known."""
         for part, view in self.views(table, matching, options):
             embedding_BE = encode(self.spec, self.params, self.states.rows_GD, view, table.modality, matching.space)
-            yield np.asarray(embedding_BE)[: part.n_cells], _counts_known(part, matching.rows_F)
+            yield np.asarray(embedding_BE)[: part.n_cells], counts_known(part, matching.rows_F)
 
     def views(self, table: CountTable, matching: Matching, options: Options) -> Iterator[tuple[CountRows, TokenBatch]]:
         """In file order: batches of cells and the tokens that the model sees of them, padded to the batch size."""
@@ -224,7 +224,8 @@ def load(workdir: str | Path, *, step: int | None = None) -> PretrainedModel:
             f"{workdir}: no checkpoint{'' if step is None else f' of step {step}'} (there are: {kept}); train further"
         )
     network = load_network(workdir)
-    spec = ModelSpec(config.encoder, len(genes), config.grn, 0 if network is None else len(network.relations))
+    relations = 0 if network is None else len(network.relations)
+    spec = make_spec(config, len(genes), relations, workdirs.read_modalities(workdir))
     device = SingleDeviceSharding(jax.devices()[0])
     shapes = jax.eval_shape(partial(model.init, spec), jax.random.key(0))
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
@@ -235,7 +236,7 @@ def load(workdir: str | Path, *, step: int | None = None) -> PretrainedModel:
     return PretrainedModel(workdir, step, config, spec, params, states, network, genes, named_by)
 
 
-def _counts_known(rows: CountRows, rows_F: np.ndarray) -> np.ndarray:
+def counts_known(rows: CountRows, rows_F: np.ndarray) -> np.ndarray:
     """(B, 2): each cell's total count, and the part of it in features that the model knows."""
     cell_of = np.repeat(np.arange(rows.n_cells), np.diff(rows.indptr_N))
     totals = np.bincount(cell_of, rows.data, rows.n_cells)

@@ -57,24 +57,25 @@ def _attend_by_cell(q_BLHK, k_BMHK, v_BMHK, mask_BM):
     return jax.lax.map(lambda cell: one_cell(*cell), (q_BLHK, k_BMHK, v_BMHK, mask_BM))
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention of a cell's tokens."""
+class Attention(nn.Module):
+    """Multi-head attention of a cell's tokens to each other, or to M tokens of another of its views."""
 
     heads: int
     out_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, seen_BMD: jax.Array, mask_BM: jax.Array) -> jax.Array:
+        """What the tokens `x_BLD` gather of `seen_BMD` (the same, for self-attention), where `mask_BM` allows; (B, L, D)."""
         width = x_BLD.shape[-1]
         head_width = width // self.heads
         qkv = {}
-        for name in ("query", "key", "value"):
+        for name, of in (("query", x_BLD), ("key", seen_BMD), ("value", seen_BMD)):
             shape, axes = (width, self.heads, head_width), (EMBED, HEADS, HEAD_WIDTH)
             w_DHK = declare(self, name, shape, axes, width**-0.5)
-            qkv[name] = jnp.einsum("bld,dhk->blhk", x_BLD, w_DHK.astype(x_BLD.dtype))
+            qkv[name] = jnp.einsum("bld,dhk->blhk", of, w_DHK.astype(of.dtype))
         q_BLHK = RMSNorm(HEAD_WIDTH, name="query_norm")(qkv["query"])
-        k_BLHK = RMSNorm(HEAD_WIDTH, name="key_norm")(qkv["key"])
-        out_BLHK = attend(q_BLHK, k_BLHK, qkv["value"], mask_BL)
+        k_BMHK = RMSNorm(HEAD_WIDTH, name="key_norm")(qkv["key"])
+        out_BLHK = attend(q_BLHK, k_BMHK, qkv["value"], mask_BM)
         out_HKD = declare(
             self, "out", (self.heads, head_width, width), (HEADS, HEAD_WIDTH, EMBED), self.out_scale * width**-0.5
         )

@@ -3,14 +3,15 @@
     params = init(spec, key)                                    float32 arrays in nested dicts
     genes = gene_states(spec, params, graph)                    GeneStates: once a step
     outputs = apply(spec, params, genes.rows_GD, view, ...)     Outputs: of each view
+    told = translate(spec, params, genes.rows_GD, outputs, ...) Translation: of features of another modality
     logit_QA = score_links(spec, params, genes, ...)            of TF -> target pairs
     factor_BD = cell_factors(spec, params, ...)                 of embeddings: factor_BD @ genes.rows_GD.T is expression
     logical_axes(spec)                                          for every leaf of params, the names of its axes
 
 What a gene is, `Genes` tells once for all cells of a batch. A cell's path: `Tokenizer` (feature, value, modality ->
-tokens) -> `Encoder` (tokens see each other) -> `AttentionPool` and `LinearReadout` (states and tokens -> cell embedding)
--> `Decoder` (states and embedding -> likelihood of each token's measurement). It is the same for every omics type: one
-encoder, one space.
+tokens) -> `Encoder` (tokens see each other: in blocks of their modality's own, where it has such, then in those that all
+share) -> `AttentionPool` and `LinearReadout` (states and tokens -> cell embedding) -> `Decoder` (states and embedding ->
+likelihood of each token's measurement). `Translator` answers in the place of a view that was not measured.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mofm.axes import CELL_EMBED, EMBED, Modality
+from mofm.axes import CELL_EMBED, EMBED, MODALITIES, Modality
 from mofm.batch import FeatureSpace, GeneGraph, TokenBatch, log_exposure
 from mofm.errors import InputError, check_at_least
 from mofm.nn.attention import AttentionPool
@@ -31,6 +32,7 @@ from mofm.nn.layers import declare
 from mofm.nn.links import LinkScorer
 from mofm.nn.readout import LinearReadout
 from mofm.nn.tokenizer import Tokenizer
+from mofm.nn.translator import Translator, TranslatorConfig
 
 Params = dict[str, Any]
 
@@ -44,10 +46,12 @@ class EncoderConfig:
 
     Attributes:
       width: D, of the residual stream and of a gene's row. Divisible by `heads`.
-      blocks: X, depth.
+      blocks: X, depth of the encoder that all modalities share.
+      modality_blocks: depth of the encoder that each modality has before it; 0 for none.
       heads: H, attention heads.
       ffn: F, inner width of the SwiGLU layers (about 8/3 of width costs what a 4x ReLU layer does).
       cell_width: E, width of the cell embedding, what `mofm embed` writes.
+      private_width: its last columns that are a modality's own: they serve its own decoder, and no other modality's.
       bins: V, soft bins of a token's value.
       region_rows: hashed rows of their own that regions and proteins have beside their genes' rows; 0 for none, so that
         a region of a new data set is known as well as one of training.
@@ -57,9 +61,11 @@ class EncoderConfig:
 
     width: int = 256
     blocks: int = 6
+    modality_blocks: int = 0
     heads: int = 8
     ffn: int = 704
     cell_width: int = 128
+    private_width: int = 0
     bins: int = 16
     region_rows: int = 0
     compute_dtype: str = "bfloat16"
@@ -67,7 +73,11 @@ class EncoderConfig:
 
     def __post_init__(self):
         check_at_least("encoder", self, ("width", "blocks", "heads", "ffn", "cell_width"), 1)
-        check_at_least("encoder", self, ("region_rows",), 0)
+        check_at_least("encoder", self, ("modality_blocks", "private_width", "region_rows"), 0)
+        if self.private_width >= self.cell_width:
+            raise InputError(
+                f"encoder.private_width={self.private_width} leaves nothing of encoder.cell_width={self.cell_width} to share"
+            )
         if self.bins < 2:
             raise InputError(f"encoder.bins={self.bins}: at least 2 are needed to place a value between them")
         if self.width % self.heads:
@@ -85,12 +95,16 @@ class ModelSpec(NamedTuple):
       known_genes: how many genes it knows.
       grn: sizes of the graph network; of no matter without relations.
       relations: regulatory networks that it knows; 0 for none.
+      modalities: those that it is trained on, in the order of `MODALITIES`: of these it has encoders and translators.
+      translator: sizes of the translator.
     """
 
     encoder: EncoderConfig
     known_genes: int
     grn: GrnConfig = GrnConfig()
     relations: int = 0
+    modalities: tuple[Modality, ...] = MODALITIES
+    translator: TranslatorConfig = TranslatorConfig()
 
     def check(self) -> None:
         """Raises `InputError` where the sizes do not go together."""
@@ -101,6 +115,16 @@ class ModelSpec(NamedTuple):
     def genes(self) -> int:
         """G, rows of the gene table: the genes known, padded."""
         return -(-self.known_genes // ROW_MULTIPLE) * ROW_MULTIPLE
+
+    @property
+    def translates(self) -> bool:
+        """Whether it has a translator."""
+        return self.translator.blocks > 0 and len(self.modalities) > 1
+
+    @property
+    def shared_width(self) -> int:
+        """S, columns of the cell embedding that are not a modality's own."""
+        return self.encoder.cell_width - self.encoder.private_width
 
 
 class Outputs(NamedTuple):
@@ -119,6 +143,18 @@ class Outputs(NamedTuple):
     prediction: Prediction
 
 
+class Translation(NamedTuple):
+    """What the model says of features of a modality that it was not shown, of B cells.
+
+    Attributes:
+      prediction: the likelihood of each feature's measurement.
+      embedding_BE: float32, where the embedding of the target's own view would lie; private columns are 0.
+    """
+
+    prediction: Prediction
+    embedding_BE: jax.Array
+
+
 class _Model(nn.Module):
     spec: ModelSpec
 
@@ -129,12 +165,19 @@ class _Model(nn.Module):
         if self.spec.relations:
             self.links = LinkScorer(self.spec.relations, self.spec.grn.width)
         self.tokenizer = Tokenizer(config.width, config.bins, config.region_rows, dtype)
-        self.encoder = Encoder(config.blocks, config.heads, config.ffn, config.remat)
+        stack = (config.heads, config.ffn, config.remat)
+        if config.modality_blocks:
+            self.own = {modality: Encoder(config.modality_blocks, *stack) for modality in self.spec.modalities}
+        self.encoder = Encoder(config.blocks, *stack)
         self.readout = LinearReadout(genes)
         self.pool = AttentionPool(config.heads)
         shape, axes = (config.width, config.cell_width), (EMBED, CELL_EMBED)
         self.to_cell = declare(self, "to_cell", shape, axes, "identity")
         self.decoder = Decoder(genes, config.width, config.cell_width, config.ffn)
+        if self.spec.translates:
+            self.translator = Translator(
+                self.spec.translator, *stack, self.spec.modalities, config.width, self.spec.shared_width
+            )
 
     def gene_states(self, graph: GeneGraph | None) -> GeneStates:
         return self.genes(graph)
@@ -151,7 +194,14 @@ class _Model(nn.Module):
     def everything(self, graph: GeneGraph, view: TokenBatch) -> None:
         """Touches every weight, so that all are declared."""
         genes = self.gene_states(graph)
-        self(genes.rows_GD, view, view.mask_BL, "rna", None)
+        outputs = self(genes.rows_GD, view, view.mask_BL, "rna", None)
+        if self.spec.encoder.modality_blocks:
+            for encoder in self.own.values():
+                encoder(outputs.states_BLD, view.mask_BL)
+        if self.spec.translates:
+            for source, target in self.translator.one_of_each_stack():
+                of = (outputs.states_BLD, outputs.states_BLD, view.mask_BL, outputs.embedding_BE)
+                self.translator(*of, source, target)
         if self.spec.relations:
             self.score_links(genes, graph.tf_M, graph.target_M, graph.relation_M)
 
@@ -164,12 +214,32 @@ class _Model(nn.Module):
         space: FeatureSpace | None,
     ) -> Outputs:
         tokens_BLD, rows_BLD = self.tokenizer(genes_GD, view, hidden_BL, modality, space)
+        if self.spec.encoder.modality_blocks:
+            tokens_BLD = self.own[modality](tokens_BLD, view.mask_BL)
         states_BLD = self.encoder(tokens_BLD, view.mask_BL)
         pooled_BD = self.pool(states_BLD, view.mask_BL).astype(jnp.float32)
         embedding_BE = (self.readout(view, hidden_BL, rows_BLD, modality, space) + pooled_BD) @ self.to_cell
         depth_B = log_exposure(view.library_B)
         prediction = self.decoder(states_BLD, embedding_BE, rows_BLD, view.features_BL, depth_B, modality, space)
         return Outputs(embedding_BE, pooled_BD, states_BLD, prediction)
+
+    def translate(
+        self,
+        genes_GD: jax.Array,
+        outputs: Outputs,
+        shown_BM: jax.Array,
+        asked: TokenBatch,
+        source: Modality,
+        target: Modality,
+        space: FeatureSpace | None,
+    ) -> Translation:
+        tokens_BLD, rows_BLD = self.tokenizer(genes_GD, asked, jnp.ones_like(asked.mask_BL), target, space)
+        states_BLD, embedding_BE, spread_BL = self.translator(
+            tokens_BLD, outputs.states_BLD, shown_BM, outputs.embedding_BE, source, target
+        )
+        depth_B = log_exposure(asked.library_B)
+        prediction = self.decoder(states_BLD, embedding_BE, rows_BLD, asked.features_BL, depth_B, target, space)
+        return Translation(prediction._replace(spread_BL=prediction.spread_BL + spread_BL), embedding_BE)
 
 
 def init(spec: ModelSpec, key: jax.Array) -> Params:
@@ -233,6 +303,29 @@ def apply(
     `space` tells what the features of a modality other than RNA are; any space over the model's gene rows serves.
     """
     return _Model(spec).apply({"params": params}, genes_GD, view, hidden_BL, modality, space)
+
+
+def translate(
+    spec: ModelSpec,
+    params: Params,
+    genes_GD: jax.Array,
+    outputs: Outputs,
+    shown_BM: jax.Array,
+    asked: TokenBatch,
+    source: Modality,
+    target: Modality,
+    space: FeatureSpace | None = None,
+) -> Translation:
+    """What cells would show of features of `target`, from what the model made of their views in `source`.
+
+    Args:
+      outputs: of `apply` on the source's views.
+      shown_BM: bool, the tokens of these views that are no padding.
+      asked: the features asked for, and the depth at which (`features_BL`, `mask_BL`, `library_B`); no value is looked at.
+      space: what the target's features are; None for RNA.
+    """
+    of = ({"params": params}, genes_GD, outputs, shown_BM, asked, source, target, space)
+    return _Model(spec).apply(*of, method="translate")
 
 
 def embed(

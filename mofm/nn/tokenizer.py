@@ -35,7 +35,15 @@ class Tokenizer(nn.Module):
     region_rows: int
     dtype: jnp.dtype
 
-    @nn.compact
+    def setup(self):
+        """Declares the weights: every one whatever the modality, so that all views share one tree."""
+        kinds, width = len(MODALITIES), self.width
+        self.modality_MD = declare(self, "modality", (kinds, width), (None, EMBED), 0.02)
+        self.shift_MVD = declare(self, "value_shift", (kinds, self.bins + 1, width), (None, BINS, EMBED), 0.1)
+        self.scale_MVD = declare(self, "value_scale", (kinds, self.bins + 1, width), (None, BINS, EMBED), 0)
+        self.place_PD = declare(self, "place", (PLACES, width), (None, EMBED), 0)
+        self.own_RD = declare(self, "region_table", (max(self.region_rows, 1), width), (None, EMBED), 0)
+
     def __call__(
         self,
         genes_GD: jax.Array,
@@ -55,31 +63,25 @@ class Tokenizer(nn.Module):
         Returns:
           tokens_BLD in `dtype`, and rows_BLD, the identities of the tokens' features, float32.
         """
-        kinds, which = len(MODALITIES), MODALITIES.index(modality)
-        modality_MD = declare(self, "modality", (kinds, self.width), (None, EMBED), 0.02)
-        shift_MVD = declare(self, "value_shift", (kinds, self.bins + 1, self.width), (None, BINS, EMBED), 0.1)
-        scale_MVD = declare(self, "value_scale", (kinds, self.bins + 1, self.width), (None, BINS, EMBED), 0)
+        which = MODALITIES.index(modality)
         rows_BLD = self._rows(genes_GD, view.features_BL, space)
         weights_BLV = _soft_bins(jnp.where(hidden_BL, 0.0, view.values_BL), hidden_BL, self.bins, MAX_VALUE[modality])
         # At the start the scale is the value itself, and 0 for [MASK]: the linear read-out.
         start_V = jnp.asarray(np.append(np.linspace(0.0, 4.0, self.bins), 0.0), jnp.float32)
-        scale_BLD = weights_BLV @ (scale_MVD[which] + start_V[:, None])
-        shift_BLD = weights_BLV @ shift_MVD[which]
-        tokens_BLD = rows_BLD * (0.5 + scale_BLD) + shift_BLD + modality_MD[which]
+        scale_BLD = weights_BLV @ (self.scale_MVD[which] + start_V[:, None])
+        shift_BLD = weights_BLV @ self.shift_MVD[which]
+        tokens_BLD = rows_BLD * (0.5 + scale_BLD) + shift_BLD + self.modality_MD[which]
         return tokens_BLD.astype(self.dtype), rows_BLD
 
     def _rows(self, genes_GD: jax.Array, features_BL: jax.Array, space: FeatureSpace | None) -> jax.Array:
-        """rows_BLD. Every weight is declared whatever the modality, so that all views share one tree."""
-        place_PD = declare(self, "place", (PLACES, self.width), (None, EMBED), 0)
-        own_RD = declare(self, "region_table", (max(self.region_rows, 1), self.width), (None, EMBED), 0)
         if space is None:
             return genes_GD[features_BL]
         genes_BLK, weights_BLK = space.genes_FK[features_BL], space.weights_FK[features_BL]
         # One gene at a time: the K rows of every token together would be the largest array of the step.
         rows_BLD = sum(weights_BLK[..., k, None] * genes_GD[genes_BLK[..., k]] for k in range(space.genes_FK.shape[1]))
-        rows_BLD += space.place_FP[features_BL] @ place_PD
+        rows_BLD += space.place_FP[features_BL] @ self.place_PD
         if self.region_rows:
-            rows_BLD += own_RD[space.bucket_F[features_BL] % self.region_rows]
+            rows_BLD += self.own_RD[space.bucket_F[features_BL] % self.region_rows]
         return rows_BLD
 
 

@@ -1,20 +1,36 @@
 """The training objective: each part switched and weighted in the config, the total their weighted sum."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mofm.axes import MODALITIES, Modality
-from mofm.batch import CellBatch, TokenBatch
+from mofm.batch import CellBatch, Paired, Spaces, TokenBatch
 from mofm.errors import InputError, check_at_least
 from mofm.nn.model import Outputs
 from mofm.objectives.masked import masked_modelling
 from mofm.objectives.masking import hide
+from mofm.objectives.translation import Direction, See, Translate, paired_translation, there_and_back
 
-Predictor = Callable[[TokenBatch, jax.Array, Modality], Outputs]
-"""(view, hidden_BL, modality) -> Outputs: a model with its parameters, or a baseline that answers in its place."""
+
+class Answers(NamedTuple):
+    """A model with its parameters as the objectives call it, or a baseline in its place.
+
+    Attributes:
+      see: what it makes of views.
+      translate: what it makes of one modality from another; None where it does not.
+      spaces: what the features are, where they are not genes.
+      shared_width: columns of the cell embedding that are not a modality's own.
+    """
+
+    see: See
+    translate: Translate | None = None
+    spaces: Spaces = MappingProxyType({})
+    shared_width: int = 0
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,9 @@ class ObjectivesConfig:
       mask_spread: each cell draws its rate uniformly within mask_rate +- mask_spread.
       token_weight: weight of predicting hidden counts from token states.
       cell_weight: weight of predicting hidden counts from the cell embedding alone.
+      translation_weight: weight of telling one view of a cell from another, where the model has a translator.
+      cycle_weight: weight of telling a cell from its own translation, there and back again.
+      drift_weight: weight of its embedding's change on the way.
       link_weight: weight of link prediction, where there is a regulatory network.
       link_warmup_steps: steps over which it rises from 0.
       links_per_step: edges asked about at a step.
@@ -40,6 +59,9 @@ class ObjectivesConfig:
     token_weight: float = 1.0
     cell_weight: float = 1.0
     pool_weight: float = 3.0
+    translation_weight: float = 1.0
+    cycle_weight: float = 0.1
+    drift_weight: float = 0.1
     link_weight: float = 0.1
     link_warmup_steps: int = 0
     links_per_step: int = 1024
@@ -54,7 +76,8 @@ class ObjectivesConfig:
             raise InputError(
                 "objectives.token_weight, cell_weight and pool_weight must be >= 0, and one of the first two > 0"
             )
-        check_at_least("objectives", self, ("link_weight", "link_warmup_steps"), 0)
+        weights = ("translation_weight", "cycle_weight", "drift_weight", "link_weight", "link_warmup_steps")
+        check_at_least("objectives", self, weights, 0)
         check_at_least("objectives", self, ("links_per_step",), 1)
         if not 0 <= self.edge_dropout < 1:
             raise InputError(f"objectives.edge_dropout={self.edge_dropout}: must be at least 0 and less than 1")
@@ -65,17 +88,91 @@ class ObjectivesConfig:
 
 
 def total(
-    config: ObjectivesConfig, predict: Predictor, batch: CellBatch, key: jax.Array
+    config: ObjectivesConfig, answers: Answers, batch: CellBatch, key: jax.Array, pairs: Sequence[Paired] = ()
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(loss, metrics) of a batch: float32 scalars. Pure: the same arguments give the same bits."""
-    loss, metrics = 0.0, {}
+    """(loss, metrics) of a batch: float32 scalars. Pure: the same arguments give the same bits.
+
+    `pairs` tells which rows of the batch's views are of the same cells.
+    """
+    loss, metrics, seen = jnp.zeros(()), {}, {}
     for index, modality in enumerate(MODALITIES):
         view = getattr(batch, modality)
         if view is None:
             continue
         hidden_BL = hide(jax.random.fold_in(key, index), view.mask_BL, config.mask_rate, config.mask_spread)
-        parts = masked_modelling(predict(view, hidden_BL, modality), view, hidden_BL, modality)
+        seen[modality] = answers.see(view, hidden_BL, modality)
+        parts = masked_modelling(seen[modality], view, hidden_BL, modality)
         loss += config.token_weight * parts["token_nll"] + config.cell_weight * parts["cell_nll"]
         loss += config.pool_weight * parts["pool_size"]
         metrics |= {f"{modality}/{name}": value for name, value in parts.items()}
+    if answers.translate is not None:
+        for part_loss, parts in (_of_pairs(config, answers, batch, seen, pairs), _of_all(config, answers, batch, seen)):
+            loss, metrics = loss + part_loss, metrics | parts
     return loss, {"loss": loss, **metrics}
+
+
+def _of_pairs(
+    config: ObjectivesConfig, answers: Answers, batch: CellBatch, seen: dict[Modality, Outputs], pairs: Sequence[Paired]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Translation of cells of which two modalities were measured, each way; every direction weighs the same."""
+    if not config.translation_weight:
+        return jnp.zeros(()), {}
+    found: dict[Direction, list[dict[str, jax.Array]]] = {}
+    for paired in pairs:
+        parts_of = [
+            _rows(batch, seen, modality, start, paired.rows) for modality, start in zip(*paired[:2], strict=True)
+        ]
+        for source, target in ((0, 1), (1, 0)):
+            direction = Direction(paired.modalities[source], paired.modalities[target])
+            (view, outputs), (asked, _) = parts_of[source], parts_of[target]
+            found.setdefault(direction, []).append(
+                paired_translation(answers.translate, outputs, view, asked, direction)
+            )
+    loss, metrics = jnp.zeros(()), {}
+    for direction, several in found.items():
+        pairs_S = jnp.stack([parts["pairs"] for parts in several]).astype(jnp.float32)
+        share_S = pairs_S / jnp.maximum(pairs_S.sum(), 1)
+        mean = {name: share_S @ jnp.stack([parts[name] for parts in several]) for name in ("token_nll", "cell_nll")}
+        loss += config.translation_weight * (mean["token_nll"] + mean["cell_nll"]) / len(found)
+        metrics |= {f"{_named(direction)}/{name}": value for name, value in (mean | {"pairs": pairs_S.sum()}).items()}
+    return loss, metrics
+
+
+def _rows(
+    batch: CellBatch, seen: dict[Modality, Outputs], modality: Modality, start: int, rows: int
+) -> tuple[TokenBatch, Outputs]:
+    """Some rows of a view, and of what was made of it."""
+    return jax.tree.map(lambda leaf: leaf[start : start + rows], (getattr(batch, modality), seen[modality]))
+
+
+def _of_all(
+    config: ObjectivesConfig, answers: Answers, batch: CellBatch, seen: dict[Modality, Outputs]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """There and back again, of all cells, to every other modality that the batch has; directions weigh the same."""
+    loss, metrics = jnp.zeros(()), {}
+    directions = [Direction(a, b) for a in seen for b in seen if a != b]
+    if not directions or not config.cycle_weight + config.drift_weight:
+        return loss, metrics
+    for direction in directions:
+        view, other = getattr(batch, direction.source), getattr(batch, direction.target)
+        rows = jnp.arange(view.mask_BL.shape[0]) % other.mask_BL.shape[0]
+        # One row on, so that no cell is asked for the features that it shows itself.
+        asked = jax.tree.map(lambda leaf: leaf[(rows + 1) % leaf.shape[0]], other)  # noqa: B023
+        parts = there_and_back(
+            answers.translate,
+            answers.see,
+            seen[direction.source],
+            view,
+            asked,
+            direction,
+            answers.spaces.get(direction.target),
+            answers.shared_width,
+        )
+        survived = config.cycle_weight * (parts["back_token_nll"] + parts["back_cell_nll"])
+        loss += (survived + config.drift_weight * parts["drift"]) / len(directions)
+        metrics |= {f"{_named(direction)}/{name}": value for name, value in parts.items()}
+    return loss, metrics
+
+
+def _named(direction: Direction) -> str:
+    return f"{direction.source}_to_{direction.target}"

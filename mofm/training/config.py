@@ -9,16 +9,19 @@ import dataclasses
 import importlib.util
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+from mofm.axes import MODALITIES, Modality
 from mofm.batches.config import DataConfig
 from mofm.errors import InputError, check_at_least, nearest_name
 from mofm.nn.grn import GrnConfig
-from mofm.nn.model import EncoderConfig
+from mofm.nn.model import EncoderConfig, ModelSpec
+from mofm.nn.translator import TranslatorConfig
 from mofm.objectives.total import ObjectivesConfig
 from mofm.parallel.mesh import MeshConfig
 from mofm.training.network import NetworkConfig
@@ -61,6 +64,7 @@ class Config:
     data: DataConfig
     seed: int = 0
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    translator: TranslatorConfig = field(default_factory=TranslatorConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     grn: GrnConfig = field(default_factory=GrnConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
@@ -85,7 +89,24 @@ class Config:
             del everything["network"], everything["grn"]
             for key in ("link_weight", "link_warmup_steps", "links_per_step", "edge_dropout"):
                 del everything["objectives"][key]
+        if not self.translator.blocks:
+            del everything["translator"]
+            for key in ("translation_weight", "cycle_weight", "drift_weight"):
+                del everything["objectives"][key]
         return everything
+
+
+def make_spec(config: Config, genes: int, relations: int, modalities: Sequence[Modality]) -> ModelSpec:
+    """The model of a config, of so many known genes and regulatory networks, for these modalities. Raises `InputError`."""
+    ordered = tuple(modality for modality in MODALITIES if modality in modalities)
+    spec = ModelSpec(config.encoder, genes, config.grn, relations, ordered, config.translator)
+    spec.check()
+    if config.translator.blocks and len(ordered) < 2:
+        raise InputError(
+            f"config.translator.blocks={config.translator.blocks}: {config.data.corpus} has {ordered[0]} alone, and there is "
+            "nothing to translate to; leave it 0, or ingest another modality into the corpus"
+        )
+    return spec
 
 
 def load_config(path: str | Path, overrides: list[str] = ()) -> Config:

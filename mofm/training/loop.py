@@ -32,10 +32,10 @@ from mofm.parallel.place import place_batch, place_graph
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.components import fit_components, fit_profile, gene_activity, read_cells
-from mofm.training.config import Config
+from mofm.training.config import Config, make_spec
 from mofm.training.metrics import MetricsWriter
 from mofm.training.network import read_network
-from mofm.training.null import fit_null, with_mean_predictor
+from mofm.training.null import fit_level, fit_null, with_mean_predictor
 from mofm.training.optimizer import make_optimizer, make_schedule
 from mofm.training.progress import TrainingProgress
 from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
@@ -73,14 +73,13 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     check_views(mesh, stream.rows)
     genes, spaces = corpus_spaces(corpus)
     network = read_network(config.network, genes, read_gene_table_of(corpus.path, corpus.manifest), config.seed)
-    spec = ModelSpec(config.encoder, len(genes), config.grn, 0 if network is None else len(network.relations))
-    spec.check()
+    spec = make_spec(config, len(genes), 0 if network is None else len(network.relations), corpus.modalities)
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     graph = network and place_graph(network.graph(spec.genes, config.network.edge_budget), mesh)
     state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
     workdirs.open_workdir(workdir, config, corpus, genes, network)
 
-    recipe = Recipe(spec, config.objectives, optimizer, config.seed)
+    recipe = Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs)
     models = workdirs.load_start(workdir)  # kept, so that a resumed run has the very same
     if models is None:
         models = start_models(corpus, stream, config, spec, spaces)
@@ -130,7 +129,11 @@ class _Run:
         self.checkpoints, self.metrics, self.progress = checkpoints, metrics, progress
         self.batch_size = config.data.batch_size
         self.schedule = make_schedule(config.optimizer, config.run.steps)
-        train, evaluate = jax.jit(partial(train_step, recipe), donate_argnums=1), jax.jit(partial(eval_step, recipe))
+        of_heldout = replace(recipe, pairs=stream.heldout_pairs)
+        train, evaluate = (
+            jax.jit(partial(train_step, recipe), donate_argnums=1),
+            jax.jit(partial(eval_step, of_heldout)),
+        )
         self.step_fn = one_at_a_time(partial(train, known), mesh)
         self.eval_fn = one_at_a_time(partial(evaluate, models.null, known), mesh)
         self.link_fn = links and one_at_a_time(partial(jax.jit(partial(eval_links, recipe)), known, links), mesh)
@@ -240,7 +243,12 @@ def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec
     profiles = {
         modality: fit_profile(whole[modality], modality, space, components) for modality, space in spaces.items()
     }
-    return Start(fit_null(sampled.get("rna", []), spec.genes), components, profiles, spaces)
+    null = fit_null(sampled.get("rna", []), spec.genes)
+    levels = {
+        modality: fit_level(views, modality, null.log_rate_G if modality == "rna" else spaces[modality].base_F)
+        for modality, views in expressed.items()
+    }
+    return Start(null, components, profiles, spaces, levels)
 
 
 def _views(batches: Iterable[CellBatch]) -> dict[Modality, list[TokenBatch]]:

@@ -92,6 +92,46 @@ def with_mean_predictor(
     return space._replace(base_F=base_F.astype(np.float32), spread_F=spread_F.astype(np.float32))
 
 
+class Level(NamedTuple):
+    """What a modality's measurements are in whole cells, where training sees a sample of them with few of the zeros.
+
+    Attributes:
+      depth: float32, the median library of a cell.
+      shift_F: float32. Added to the predictor of a feature it makes the mean over training cells what it is over all of
+        their measurements, zeros among them. Methylation has none, and its shift is 0.
+    """
+
+    depth: np.ndarray
+    shift_F: np.ndarray
+
+
+def fit_level(full: Iterable[TokenBatch], modality: Modality, base_F: np.ndarray) -> Level:
+    """The level of a modality.
+
+    Args:
+      full: host batches that show (nearly) all that is found in each cell; padded rows are not looked at.
+      base_F: what the mean predictor says of each feature, as fitted on what training sees.
+    """
+    features, libraries = len(base_F), []
+    found_F, cells = np.zeros(features), 0
+    for view in full:
+        libraries.append(view.library_B[view.cell_B >= 0])
+        cells += len(libraries[-1])
+        counts = view.counts_BL[view.mask_BL]
+        found = counts > 0 if modality == "atac" else counts
+        found_F += np.bincount(view.features_BL[view.mask_BL], found, features)
+    library_N = np.concatenate([np.zeros(0), *libraries])
+    library_N = library_N[library_N > 0]
+    depth = float(np.median(library_N)) if len(library_N) else LIBRARY_SCALE
+    if modality == "methylation" or not len(library_N):
+        shift_F = np.zeros(features)
+    elif modality == "atac":
+        shift_F = logit((found_F + 0.5) / (cells + 1.0)) - np.log(depth / LIBRARY_SCALE) - base_F
+    else:
+        shift_F = np.log((found_F + 0.5) / library_N.sum() * LIBRARY_SCALE) - base_F
+    return Level(np.float32(depth), shift_F.astype(np.float32))
+
+
 def _fit_methylated(views: Iterable[TokenBatch], features: int) -> tuple[np.ndarray, np.ndarray]:
     """Log odds of a methylated read, shrunk to the mean of all by DISPERSION_PRIOR reads; one log concentration for all.
 

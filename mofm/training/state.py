@@ -17,7 +17,7 @@ from mofm.nn import model
 from mofm.nn.model import ModelSpec, Params
 from mofm.parallel.rules import check_fits, sharding
 from mofm.training.components import Components, Profile
-from mofm.training.null import NullModel
+from mofm.training.null import Level, NullModel
 
 
 class TrainState(NamedTuple):
@@ -42,12 +42,14 @@ class Start(NamedTuple):
       components: the linear model of cells.
       profiles: how each other modality is read out in it.
       spaces: the features of each other modality, with their mean predictors.
+      levels: of each modality, what measurements are in whole cells.
     """
 
     null: NullModel
     components: Components
     profiles: dict[Modality, Profile]
     spaces: Spaces
+    levels: dict[Modality, Level]
 
 
 def state_shardings(spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

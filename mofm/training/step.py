@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from mofm.axes import MODALITIES, Modality
-from mofm.batch import CellBatch, GeneGraph, LinkQuestions, Spaces, TokenBatch
+from mofm.batch import CellBatch, GeneGraph, LinkQuestions, Paired, Spaces, TokenBatch
 from mofm.nn import model
 from mofm.nn.decoder import Prediction
 from mofm.nn.grn import GeneStates
-from mofm.nn.model import ModelSpec, Outputs, Params
+from mofm.nn.model import ModelSpec, Outputs, Params, Translation
 from mofm.objectives.link_prediction import ask, link_prediction
-from mofm.objectives.total import ObjectivesConfig, Predictor, total
+from mofm.objectives.total import Answers, ObjectivesConfig, total
 from mofm.training.null import NullModel
 from mofm.training.state import TrainState
 
@@ -25,12 +25,16 @@ EVALUATION_KEY = 0x5EED
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a step needs beside its data: hashable, one compilation for each."""
+    """What a step needs beside its data: hashable, one compilation for each.
+
+    `pairs` tells which rows of a batch's views are of the same cells.
+    """
 
     spec: ModelSpec
     objectives: ObjectivesConfig
     optimizer: optax.GradientTransformation
     seed: int
+    pairs: tuple[Paired, ...] = ()
 
 
 class Knowledge(NamedTuple):
@@ -69,12 +73,12 @@ def training_loss(
     """
     if known.graph is None:
         genes = model.gene_states(recipe.spec, params)
-        return total(recipe.objectives, predictor(recipe.spec, known.spaces, params, genes), batch, key)
+        return total(recipe.objectives, answers(recipe.spec, known.spaces, params, genes), batch, key, recipe.pairs)
     objectives = recipe.objectives
     link_key = jax.random.fold_in(key, len(MODALITIES))
     graph, questions = ask(link_key, known.graph, objectives.links_per_step, objectives.edge_dropout)
     genes = model.gene_states(recipe.spec, params, graph)
-    loss, metrics = total(objectives, predictor(recipe.spec, known.spaces, params, genes), batch, key)
+    loss, metrics = total(objectives, answers(recipe.spec, known.spaces, params, genes), batch, key, recipe.pairs)
     links = link_answers(recipe.spec, params, genes, questions)
     loss += objectives.link_weight_at(step) * links["link_nll"]
     return loss, metrics | links | {"loss": loss}
@@ -100,17 +104,25 @@ def eval_step(
     """
     key = jax.random.fold_in(jax.random.key(EVALUATION_KEY), index)
     genes = model.gene_states(recipe.spec, params, known.graph)
-    metrics = total(recipe.objectives, predictor(recipe.spec, known.spaces, params, genes), batch, key)[1]
-    baseline = total(recipe.objectives, partial(null_predictor, null, known.spaces), batch, key)[1]
+    metrics = total(recipe.objectives, answers(recipe.spec, known.spaces, params, genes), batch, key, recipe.pairs)[1]
+    baseline = total(recipe.objectives, Answers(partial(null_predictor, null, known.spaces)), batch, key)[1]
     nulls = {name.replace("token_nll", "null_nll"): value for name, value in baseline.items() if "token_nll" in name}
     return metrics | nulls
 
 
-def predictor(spec: ModelSpec, spaces: Spaces, params: Params, genes: GeneStates) -> Predictor:
+def answers(spec: ModelSpec, spaces: Spaces, params: Params, genes: GeneStates) -> Answers:
     """The model as the objectives call it, its genes being told already."""
-    return lambda view, hidden_BL, modality: model.apply(
-        spec, params, genes.rows_GD, view, hidden_BL, modality, spaces.get(modality)
-    )
+
+    def see(view: TokenBatch, hidden_BL: jax.Array, modality: Modality) -> Outputs:
+        return model.apply(spec, params, genes.rows_GD, view, hidden_BL, modality, spaces.get(modality))
+
+    def translate(
+        outputs: Outputs, shown_BM: jax.Array, asked: TokenBatch, source: Modality, target: Modality
+    ) -> Translation:
+        of = (outputs, shown_BM, asked, source, target, spaces.get(target))
+        return model.translate(spec, params, genes.rows_GD, *of)
+
+    return Answers(see, translate if spec.translates else None, spaces, spec.shared_width)
 
 
 def null_predictor(

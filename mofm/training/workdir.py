@@ -2,6 +2,7 @@
 
     workdir/config.json     the config, and of the corpus its fingerprint, its species and its version of the gene table
     workdir/genes.parquet   the model's gene table: columns id, symbol, measured
+    workdir/features.parquet  the features of its corpus: columns id, symbol, modality
     workdir/gene_table.parquet  the species', where the corpus has one of its own
     workdir/network.parquet  the regulatory networks' edges, and which of them training never sees
     workdir/network.json  what became of every line of their tables
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mofm.axes import MODALITIES
+from mofm.axes import MODALITIES, Modality
 from mofm.batch import FeatureSpace
 from mofm.corpus.datasets import Corpus
 from mofm.corpus.manifest import GENE_TABLE
@@ -35,9 +36,10 @@ from mofm.training.config import Config, from_dict
 from mofm.training.network import FILE as NETWORK
 from mofm.training.network import REPORT as NETWORK_REPORT
 from mofm.training.network import RunNetwork, save_network
-from mofm.training.null import NullModel
+from mofm.training.null import Level, NullModel
 from mofm.training.state import Start
 
+FEATURES = "features.parquet"
 PARAMETERS = 3
 """Version of a model's parameters in its checkpoints. 1: before the gene table had a module of its own; 2: before genes had
 loadings."""
@@ -53,7 +55,12 @@ def open_workdir(
     """
     path = workdir / "config.json"
     record = {"config": config.to_dict(), "science": config.science(), "corpus_digest": corpus.digest}
-    record |= {"parameters": PARAMETERS, "species": corpus.manifest.species, "gene_table": corpus.manifest.gene_table}
+    record |= {
+        "parameters": PARAMETERS,
+        "modalities": corpus.modalities,
+        "species": corpus.manifest.species,
+        "gene_table": corpus.manifest.gene_table,
+    }
     record |= {} if network is None else {"network_digest": network.digest}
     if path.exists():
         there = _read_json(path)
@@ -67,6 +74,7 @@ def open_workdir(
         return
     begun = (
         "genes.parquet",
+        FEATURES,
         NETWORK,
         NETWORK_REPORT,
         GENE_TABLE,
@@ -78,6 +86,7 @@ def open_workdir(
         raise InputError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     genes.to_parquet(workdir / "genes.parquet")
+    corpus.features.to_parquet(workdir / FEATURES)
     (workdir / NETWORK).unlink(missing_ok=True)
     if network is not None:
         save_network(workdir, network, genes)
@@ -98,6 +107,11 @@ def read_config(workdir: Path) -> Config:
     return from_dict(Config, record["config"])
 
 
+def read_modalities(workdir: Path) -> tuple[Modality, ...]:
+    """What the run's corpus measured."""
+    return tuple(_read_json(workdir / "config.json")["modalities"])
+
+
 def read_gene_table(workdir: Path) -> GeneTable:
     """The gene table of the corpus that the model was trained on; of a run that does not say, of most genes' species."""
     if (workdir / GENE_TABLE).exists():
@@ -112,6 +126,12 @@ def read_genes(workdir: Path) -> pd.DataFrame:
     return genes if "measured" in genes else genes.assign(measured=True)  # of a run before 2026-11-21: all were alike
 
 
+def read_features(workdir: Path, modality: Modality) -> pd.DataFrame:
+    """The features of one modality that the model was trained on, in the order of its space: columns id, symbol."""
+    features = pd.read_parquet(workdir / FEATURES)
+    return features.loc[features["modality"] == modality, ["id", "symbol"]].reset_index(drop=True)
+
+
 def config_hash(config: Config) -> str:
     """Twelve hexadecimal digits that name what decides a run's bits."""
     return hashlib.sha256(json.dumps(config.science(), sort_keys=True).encode()).hexdigest()[:12]
@@ -120,7 +140,7 @@ def config_hash(config: Config) -> str:
 def save_start(workdir: Path, start: Start) -> None:
     """Write start.npz, atomically."""
     arrays = start.null._asdict() | start.components._asdict()
-    for group in ("profiles", "spaces"):
+    for group in ("profiles", "spaces", "levels"):
         for modality, part in getattr(start, group).items():
             arrays |= {f"{group}/{modality}/{name}": leaf for name, leaf in part._asdict().items()}
     with written_whole(workdir / "start.npz") as temporary, temporary.open("wb") as file:
@@ -134,15 +154,15 @@ def load_start(workdir: Path) -> Start | None:
         return None
     with np.load(path, allow_pickle=False) as arrays:
         null, components = (kind(**{name: arrays[name] for name in kind._fields}) for kind in (NullModel, Components))
-        profiles, spaces = (
+        profiles, spaces, levels = (
             {
                 modality: kind(**{name: arrays[f"{group}/{modality}/{name}"] for name in kind._fields})
                 for modality in MODALITIES
                 if f"{group}/{modality}/{kind._fields[0]}" in arrays
             }
-            for group, kind in (("profiles", Profile), ("spaces", FeatureSpace))
+            for group, kind in (("profiles", Profile), ("spaces", FeatureSpace), ("levels", Level))
         )
-    return Start(null, components, profiles, spaces)
+    return Start(null, components, profiles, spaces, levels)
 
 
 def _check_parameters(record: dict[str, Any], workdir: Path) -> None:

@@ -95,7 +95,7 @@ def test_killed_without_warning(unbroken, tmp_path):
     )
     run = subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     metrics = tmp_path / "killed" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # a stop, not a measure: a crowded machine takes minutes to compile
     while not (metrics.exists() and '"step": 6' in metrics.read_text()):
         assert run.poll() is None, run.stderr.read().decode()
         assert time.monotonic() < deadline

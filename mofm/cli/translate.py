@@ -1,0 +1,96 @@
+"""`mofm translate`: a file of one modality to a file of another."""
+
+from pathlib import Path
+
+from mofm.axes import FEATURES, MODALITIES
+from mofm.cli.options import (
+    INPUTS,
+    OF_CELLS,
+    add_counts_options,
+    add_model_argument,
+    add_model_options,
+    add_names_options,
+    add_reading_options,
+    add_verb,
+    check_free,
+)
+from mofm.files import location
+
+READ_BY = (
+    "counts_from",
+    "recover_counts",
+    "peaks",
+    "tile_width",
+    "barcodes",
+    "min_fragments",
+    "obs_filter",
+    "duplicates",
+)
+
+
+def add(verbs) -> None:
+    """Adds `mofm translate`."""
+    verb = add_verb(
+        verbs,
+        "translate",
+        run,
+        "Tell one modality of your cells from another: RNA to chromatin, to protein, to methylation, and back.",
+        "MODEL is a run with --config.translator.blocks of 1 or more. OUT is an h5ad of IN's cells and the features asked\n"
+        "for: X the expected measurement in a cell of median depth (RNA, ADT: counts; ATAC: chance to be open;\n"
+        'methylation: fraction of reads), layers["sd"] its standard deviation.\n'
+        "  mofm translate runs/mosaic rna.h5ad atac.h5ad --to atac --features peaks.bed\n"
+        "Any features can be asked for, peaks that no training data had too; without --features, those of training.",
+    )
+    add_model_argument(verb)
+    verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
+    verb.add_argument("output", type=Path, metavar="OUT", help="the h5ad file to write")
+    verb.add_argument("--to", required=True, choices=MODALITIES, help="what to tell")
+    verb.add_argument(
+        "--features",
+        type=Path,
+        metavar="FILE",
+        help="the features to tell: a BED file of regions, or a name a line (default: those of the training data)",
+    )
+    verb.add_argument(
+        "--features-build", metavar="BUILD", help="genome build of --features (default: found by their places)"
+    )
+    add_model_options(verb)
+    verb.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    add_reading_options(verb)
+    add_counts_options(verb)
+    add_names_options(verb, "that of the model's corpus")
+
+
+def run(args) -> int:
+    """Runs the verb; returns the exit code."""
+    from mofm.inference.model import load
+    from mofm.inference.targets import find_targets, read_names
+    from mofm.inference.translate import translate_file
+    from mofm.omics.readers import Reading
+
+    check_free(args.output, args.overwrite)
+    names = None if args.features is None else read_names(args.features, args.to)
+    model = load(args.model, step=args.step)
+    targets = find_targets(model, args.to, names, args.features_build, str(args.features))
+    told = translate_file(
+        model,
+        args.input,
+        args.output,
+        targets,
+        Reading(args.modality, **{name: getattr(args, name) for name in READ_BY}),
+        **{name: getattr(args, name) for name in OF_CELLS},
+    )
+    what = FEATURES[args.to]
+    print(
+        f"{args.output}: {told.cells:,} cells x {told.features:,} {what}, told from {told.source} by {args.model.name}"
+    )
+    print(f"  the model knows {told.share_of_counts_known:.1%} of the counts that it was shown")
+    if new := int((~targets.var["trained"]).sum()):
+        print(
+            f"  {new:,} of the {what} were in no training data: they are known by their genes, and their level only roughly"
+        )
+    if unknown := targets.unknown:
+        print(f"  left out: {len(unknown):,} {what} that speak of no gene of the model ({', '.join(unknown[:3])}, ...)")
+    if told.share_of_counts_known < 0.5:
+        print("  warning: less than half of the counts are in features that the model knows; it says little of them")
+    return 0

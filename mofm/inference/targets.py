@@ -1,0 +1,167 @@
+"""What a translation is asked for: features of the target modality, those of training or any others.
+
+A model knows a feature by its genes, so it can be asked for peaks, antibodies and regions that no training data had. Of
+those of training it knows the mean as well (`FeatureSpace.base_F`); a new one takes the mean that its place about its
+genes foretells, by a linear fit over those of training, and their median spread. How features vary from cell to cell is
+told by their genes; how high they lie in all cells, of a new one, only roughly.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mofm.axes import FEATURES, MODALITIES, Modality
+from mofm.batch import FeatureSpace
+from mofm.batches.spaces import identities, known_share, make_space, of_measured
+from mofm.errors import InputError
+from mofm.inference.model import PretrainedModel
+from mofm.omics.identity import resolve
+from mofm.omics.table import CountTable
+from mofm.training import workdir as workdirs
+from mofm.training.null import Level
+
+REGION_SUFFIXES = (".bed", ".bed.gz", ".narrowPeak", ".broadPeak")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The features that are asked for, F in all.
+
+    Attributes:
+      modality: the target.
+      var: index their names as asked, column `feature_id` the identity that each was taken for, and `trained`: whether
+        training data had it.
+      rows_F: int32. Number of each among the features of `space`; of RNA, its row of the gene table.
+      space: the features; None for RNA.
+      level: their median depth, and what makes the mean of each that of whole cells.
+      unknown: names that were asked for and that speak of no gene of the model.
+      build: genome build that regions were taken to be of; None where there are none.
+    """
+
+    modality: Modality
+    var: pd.DataFrame
+    rows_F: np.ndarray
+    space: FeatureSpace | None
+    level: Level
+    unknown: list[str]
+    build: str | None
+
+
+def find_targets(
+    model: PretrainedModel,
+    modality: Modality,
+    names: list[str] | None = None,
+    build: str | None = None,
+    where: str = "",
+) -> Targets:
+    """The features of `modality` with these names; None: all that the model was trained on.
+
+    Args:
+      build: genome build of regions, by any of its names; None finds it by their names and places.
+      where: what the names are from, for messages.
+
+    Raises:
+      InputError: the model does not translate, or not to this modality; or no name speaks of any gene of the model.
+    """
+    _check_direction(model, modality)
+    start = workdirs.load_start(model.workdir)
+    trained, level = workdirs.read_features(model.workdir, modality), start.levels[modality]
+    if names is None:
+        var = pd.DataFrame(
+            {"feature_id": trained["id"].to_numpy(), "trained": True}, index=_names_of(trained, modality)
+        )
+        return Targets(modality, var, np.arange(len(var), dtype=np.int32), start.spaces.get(modality), level, [], None)
+    found = resolve(_without_cells(names, modality, where), model.named_by, build)
+    number_of = {identity: number for number, identity in enumerate(trained["id"])}
+    number_C = np.array([number_of.get(identity, -1) for identity in found.ids], np.int32)
+    var = pd.DataFrame({"feature_id": found.ids, "trained": number_C >= 0}, index=pd.Index(names))
+    if modality == "rna":
+        space, known_C, rows_C = None, number_C >= 0, number_C
+        level = Level(level.depth, level.shift_F[np.maximum(number_C, 0)])
+    else:
+        space = _space_of(model, modality, found.ids)
+        space, level = _with_means(space, number_C, start.spaces[modality], level)
+        known_C, rows_C = known_share(space), np.arange(len(names), dtype=np.int32)
+    if not known_C.any():
+        raise InputError(
+            f"{where}: none of its {len(names):,} {FEATURES[modality]} ({', '.join(names[:3])}, ...) speaks of any gene of "
+            "the model: check that they are names, ids or places of the model's species"
+        )
+    unknown = [name for name, known in zip(names, known_C, strict=True) if not known]
+    level = Level(level.depth, level.shift_F[known_C])
+    return Targets(modality, var[known_C], rows_C[known_C], space, level, unknown, found.build)
+
+
+def read_names(path: Path, modality: Modality) -> list[str]:
+    """Names of features in a file: a line each, or regions of a BED file. Twice the same counts once.
+
+    Raises:
+      InputError: it cannot be read, or holds none.
+    """
+    try:
+        if path.name.endswith(REGION_SUFFIXES):
+            frame = pd.read_csv(path, sep="\t", header=None, comment="#", usecols=[0, 1, 2], dtype=str)
+            names = (frame[0] + ":" + frame[1] + "-" + frame[2]).tolist()
+        else:
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); a text file with a name a line, or a BED file") from error
+    names = list(dict.fromkeys(name for name in names if name and not name.startswith("#")))
+    if not names:
+        raise InputError(f"{path}: holds no names of {FEATURES[modality]}: a line each is expected")
+    return names
+
+
+def _check_direction(model: PretrainedModel, modality: Modality) -> None:
+    there = model.spec.modalities
+    if modality not in there:
+        raise InputError(
+            f"{model.workdir.name} never saw {modality}: it was trained on {', '.join(there)}. Translate to one of those, or "
+            f"train on a corpus with {modality}"
+        )
+    if not model.spec.translates:
+        raise InputError(
+            f"{model.workdir.name} does not translate: train it with --config.translator.blocks=1 or more, on a corpus of "
+            f"two or more of {', '.join(MODALITIES)}"
+        )
+
+
+def _names_of(trained: pd.DataFrame, modality: Modality) -> pd.Index:
+    """Symbols where they tell genes or antibodies apart; of regions their ids."""
+    symbols = trained["symbol"]
+    return pd.Index(symbols if modality in ("rna", "adt") and symbols.is_unique else trained["id"], name=None)
+
+
+def _without_cells(names: list[str], modality: Modality, where: str) -> CountTable:
+    """What `resolve` reads: a table of features, here without a cell."""
+    obs, var = pd.DataFrame(index=pd.Index([], dtype=str)), pd.DataFrame(index=pd.Index(names))
+    return CountTable(where, "h5ad", where, modality, "", "", obs, var, source=None)
+
+
+def _space_of(model: PretrainedModel, modality: Modality, ids: list[str]) -> FeatureSpace:
+    measured = frozenset(model.genes["id"][model.genes["measured"]])
+    row_of = {identity: row for row, identity in enumerate(model.genes["id"])}
+    return make_space(of_measured(identities(modality, list(ids), model.named_by), measured), row_of)
+
+
+def _with_means(
+    space: FeatureSpace, number_C: np.ndarray, trained: FeatureSpace, level: Level
+) -> tuple[FeatureSpace, Level]:
+    """The space and level with the means of training's features, and for others what their places foretell."""
+    is_old, old_C = number_C >= 0, np.maximum(number_C, 0)
+
+    def foretold(y_F: np.ndarray) -> np.ndarray:
+        linked_F1, linked_C1 = (known_share(some)[:, None].astype(np.float64) for some in (trained, space))
+        design_FP = np.hstack([np.ones((len(y_F), 1)), linked_F1, trained.place_FP])
+        solution_P = np.linalg.lstsq(design_FP, y_F.astype(np.float64), rcond=None)[0]
+        predicted_C = np.hstack([np.ones((len(old_C), 1)), linked_C1, space.place_FP]) @ solution_P
+        predicted_C = np.clip(predicted_C, *np.quantile(y_F, [0.01, 0.99]))
+        return np.where(is_old, y_F[old_C], predicted_C).astype(np.float32)
+
+    median = np.float32(np.median(trained.spread_F))
+    spread_F = np.where(is_old, trained.spread_F[old_C], median)
+    return space._replace(base_F=foretold(trained.base_F), spread_F=spread_F), Level(
+        level.depth, foretold(level.shift_F)
+    )
