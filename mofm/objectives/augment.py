@@ -82,7 +82,7 @@ def drop_features(key: jax.Array, view: TokenBatch, rate: jax.Array | float) -> 
     return _only(view, view.mask_BL.astype(bool) & ((draw_BL >= rate_B[:, None]) | is_last_BL))
 
 
-def family_views(key: jax.Array, view: TokenBatch, family_F: jax.Array) -> tuple[TokenBatch, TokenBatch]:
+def family_views(view: TokenBatch, family_F: jax.Array, key: jax.Array) -> tuple[TokenBatch, TokenBatch]:
     """Two views of the same cells whose features are of different families: what one knows of a cell the other has to
     know from other genes. Subsets of features as views are SubTab's (Ucar et al. 2021); whole families, so that no view
     can answer from a paralogue of what it lacks, are a choice of ours.
@@ -93,9 +93,9 @@ def family_views(key: jax.Array, view: TokenBatch, family_F: jax.Array) -> tuple
     library stay those of the whole cell.
 
     Args:
-      key: PRNG key.
       view: of the modality whose features `family_F` tells.
       family_F: int32. Number of each feature's family, less than F; -1 for none.
+      key: PRNG key.
     """
     family_F = jnp.asarray(family_F)
     features = len(family_F)

@@ -205,7 +205,7 @@ def test_families_are_split_between_the_views_and_nothing_is_lost():
     family_F[::5] = -1
     sides = []
     for seed in range(40):
-        one, other = jax.jit(family_views)(jax.random.key(seed), view, family_F)
+        one, other = jax.jit(family_views)(view, family_F, jax.random.key(seed))
         ones, others = by_feature(one, "values_BL"), by_feature(other, "values_BL")
         assert not set(ones) & set(others)
         assert ones | others == by_feature(view, "values_BL")
@@ -231,7 +231,7 @@ def test_draws_are_the_same_on_eight_devices_and_others_under_another_key(modali
     view = tokens_of(*cells_of(modality, cells=16)[:1], modality, cells_of(modality, cells=16)[1])
 
     def augment(key, view):
-        one, other = family_views(key, drop_features(key, view, 0.2), np.arange(COLUMNS) // 2)
+        one, other = family_views(drop_features(key, view, 0.2), np.arange(COLUMNS) // 2, key)
         return thin(key, view, 0.5, modality), one, other
 
     program = jax.jit(augment)
