@@ -1,0 +1,230 @@
+"""Independence from nuisances: 0 where there is none, more where there is, within labels where these are given."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from mofm.objectives.invariance import BANDWIDTHS, hsic, mmd, reverse_gradient
+from mofm.parallel.mesh import MeshConfig, make_mesh
+from mofm.parallel.rules import sharding
+
+mmd_of, hsic_of = jax.jit(mmd), jax.jit(hsic)
+
+
+def draw(cells=60, width=4, groups=3, shift=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    group_B = rng.integers(0, groups, cells)
+    x_BE = rng.normal(size=(cells, width)) + shift * group_B[:, None]
+    return x_BE.astype(np.float32), group_B
+
+
+def kernel(x, y, scale):
+    squared = np.square(x[:, None] - y).sum(axis=2)
+    return np.mean([np.exp(-squared / (b * scale)) for b in BANDWIDTHS], axis=0)
+
+
+def mmd_by_hand(x_BE, group_B, scale):
+    """Mean over pairs of groups, weighted by their pairs of cells, each by the paper's formula."""
+    off = lambda k: (k.sum() - np.trace(k)) / len(k) / (len(k) - 1)  # noqa: E731
+    total = weight = 0.0
+    groups = [x_BE[group_B == g] for g in np.unique(group_B[group_B >= 0]) if (group_B == g).sum() > 1]
+    for a, x in enumerate(groups):
+        for y in groups[a + 1 :]:
+            value = off(kernel(x, x, scale)) + off(kernel(y, y, scale)) - 2 * kernel(x, y, scale).mean()
+            total, weight = total + value * len(x) * len(y), weight + len(x) * len(y)
+    return total, weight
+
+
+def mean_squared_distance(x_BE):
+    squared = np.square(x_BE[:, None] - x_BE).sum(axis=2)
+    return squared.sum() / len(x_BE) / (len(x_BE) - 1)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_mmd_is_the_formula(groups):
+    x_BE, group_B = draw(groups=groups, shift=0.5)
+    x_BE += 3  # far from 0
+    group_B[:5] = -1
+    group_B[7] = 90  # alone in its group
+    in_B = (group_B >= 0) & (group_B < 90)
+    total, weight = mmd_by_hand(x_BE, group_B, mean_squared_distance(x_BE[in_B].astype(float)))
+    assert float(mmd_of(x_BE, group_B)) == pytest.approx(total / weight, rel=1e-4)
+
+
+def test_mmd_within_labels_is_the_formula_of_each():
+    x_BE, group_B = draw(cells=80, shift=0.5)
+    label_B = np.random.default_rng(1).integers(-1, 3, 80)
+    squared = np.square(x_BE[:, None] - x_BE).sum(axis=2)
+    among = (label_B[:, None] == label_B) & (label_B >= 0) & ~np.eye(80, dtype=bool)
+    parts = [mmd_by_hand(x_BE[label_B == n], group_B[label_B == n], squared[among].mean()) for n in range(3)]
+    expected = sum(total for total, _ in parts) / sum(weight for _, weight in parts)
+    assert float(mmd_of(x_BE, group_B, label_B)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_mmd_is_zero_in_the_mean_where_groups_are_alike_and_grows_as_they_part():
+    alike = [float(mmd_of(*draw(seed=seed))) for seed in range(60)]
+    assert abs(np.mean(alike)) < 4 * np.std(alike) / np.sqrt(60)
+    assert min(alike) < 0  # unbiased
+    apart = [float(mmd_of(*draw(shift=shift))) for shift in (0.5, 1.0, 4.0)]
+    assert np.max(alike) < apart[0] < apart[1] < apart[2] <= 2
+
+
+def test_mmd_keeps_the_biology_where_labels_are_given():
+    """Two labels far apart, and batches that hold them in other shares: a difference of batches only where labels are
+    not told apart."""
+    rng = np.random.default_rng(0)
+    label_B = rng.integers(0, 2, 120)
+    group_B = (rng.random(120) < np.where(label_B == 0, 0.2, 0.8)).astype(int)
+    x_BE = (rng.normal(size=(120, 3)) + 6 * label_B[:, None]).astype(np.float32)
+    assert float(mmd_of(x_BE, group_B)) > 0.1
+    assert abs(float(mmd_of(x_BE, group_B, label_B))) < 0.03
+
+
+def hsic_by_hand(x_BE, y_BN):
+    def centred(x):
+        squared = np.square(x[:, None] - x).sum(axis=2)
+        h = np.eye(len(x)) - 1 / len(x)
+        return h @ np.exp(-squared / mean_squared_distance(x)) @ h
+
+    k, m = centred(x_BE.astype(float)), centred(y_BN.astype(float))
+    return (k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum())
+
+
+def test_hsic_is_the_formula():
+    x_BE, _ = draw(seed=3)
+    y_BN = x_BE[:, :2] ** 2 + 5
+    mask_B = np.arange(60) % 4 > 0
+    assert float(hsic_of(x_BE, y_BN, mask_B)) == pytest.approx(hsic_by_hand(x_BE[mask_B], y_BN[mask_B]), rel=1e-4)
+
+
+def test_hsic_is_one_for_the_same_little_for_the_independent_and_between_for_what_is_between():
+    rng = np.random.default_rng(0)
+    x_BE, noise_BE = rng.normal(size=(2, 400, 3)).astype(np.float32)
+    every = np.ones(400, bool)
+    assert float(hsic_of(x_BE, x_BE * 5 + 100, every)) == pytest.approx(1.0, abs=1e-4)
+    assert 0 <= float(hsic_of(x_BE, noise_BE[:, :1], every)) < 0.05
+    some = float(hsic_of(x_BE, np.abs(x_BE[:, :1]), every))  # uncorrelated, and not independent
+    assert 0.05 < some < 1
+
+
+def test_hsic_within_labels():
+    """Depth that differs between labels and not within: a dependence only where labels are not told apart."""
+    rng = np.random.default_rng(0)
+    label_B = rng.integers(0, 2, 300)
+    x_BE = (rng.normal(size=(300, 3)) + 6 * label_B[:, None]).astype(np.float32)
+    depth_BN = (rng.normal(size=(300, 1)) + 6 * label_B[:, None]).astype(np.float32)
+    every = np.ones(300, bool)
+    assert float(hsic_of(x_BE, depth_BN, every)) > 0.5
+    assert float(hsic_of(x_BE, depth_BN, every, label_B)) < 0.06
+    assert float(hsic_of(x_BE, depth_BN, every, np.where(label_B == 0, 0, -1))) == pytest.approx(
+        hsic_by_hand(x_BE[label_B == 0], depth_BN[label_B == 0]), rel=1e-3
+    )
+
+
+LOSSES = {
+    "mmd": lambda x_BE, group_B, label_B: mmd(x_BE, group_B),
+    "mmd within labels": mmd,
+    "hsic": lambda x_BE, group_B, label_B: hsic(x_BE, (1.0 + group_B**2)[:, None], group_B >= 0),
+    "hsic within labels": lambda x_BE, group_B, label_B: hsic(x_BE, (1.0 + group_B)[:, None], group_B >= 0, label_B),
+}
+
+
+def labelled(cells=24):
+    x_BE, group_B = draw(cells, width=3, shift=0.7)
+    label_B = np.random.default_rng(5).integers(0, 2, cells)
+    group_B[[3, 11]], label_B[[5, 8]] = -1, -1
+    return x_BE, group_B, label_B
+
+
+@pytest.fixture(params=LOSSES)
+def loss(request):
+    return jax.jit(LOSSES[request.param])
+
+
+def test_gradients_are_those_of_finite_differences(loss):
+    x_BE, group_B, label_B = labelled()
+    once = lambda x_BE: loss(x_BE, group_B, label_B)  # noqa: E731
+    check_grads(once, (x_BE,), order=1, modes=["rev"], atol=2e-3, rtol=2e-3, eps=1e-2)
+
+
+def test_order_rotation_place_and_scale_are_of_no_matter(loss):
+    x_BE, group_B, label_B = labelled()
+    expected = float(loss(x_BE, group_B, label_B))
+    p = np.random.default_rng(0).permutation(24)
+    assert float(loss(x_BE[p], group_B[p], label_B[p])) == pytest.approx(expected, rel=1e-4)
+    turn_EE = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0].astype(np.float32)
+    assert float(loss(7 * x_BE @ turn_EE + 30, group_B, label_B)) == pytest.approx(expected, rel=1e-3)
+    slope_BE = jax.grad(loss)(x_BE, group_B, label_B)
+    centred_BE = x_BE - x_BE[group_B >= 0].mean(axis=0)
+    assert abs(np.sum(slope_BE * centred_BE)) < 1e-3 * np.linalg.norm(slope_BE) * np.linalg.norm(centred_BE)
+
+
+@pytest.mark.parametrize("held", [0.0, 1e4, np.nan, np.inf])
+def test_rows_that_are_not_counted_change_nothing(loss, held):
+    x_BE, group_B, label_B = labelled()
+    value, slope_BE = jax.value_and_grad(loss)(x_BE, group_B, label_B)
+    x_BE[group_B < 0] = held
+    again, slope2_BE = jax.value_and_grad(loss)(x_BE, group_B, label_B)
+    np.testing.assert_allclose(again, value, rtol=1e-5)
+    np.testing.assert_allclose(slope2_BE, slope_BE, rtol=1e-4, atol=1e-7)
+    assert not np.any(slope2_BE[group_B < 0])
+    assert np.any(slope2_BE)
+
+
+@pytest.mark.parametrize("why", ["nobody", "one group", "one point"])
+def test_where_nothing_can_be_compared_it_is_nothing(loss, why):
+    x_BE, group_B, label_B = labelled()
+    if why == "nobody":
+        group_B[:] = -1
+    elif why == "one group":
+        group_B[:] = 1
+    else:
+        x_BE[:] = 7.3
+    value, slope_BE = jax.value_and_grad(loss)(x_BE, group_B, label_B)
+    assert float(value) == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(slope_BE, 0.0, atol=1e-6)
+
+
+def test_mmd_of_cells_that_are_each_their_groups_only_one_is_nothing():
+    x_BE, _, label_B = labelled()
+    value, slope_BE = jax.value_and_grad(mmd)(x_BE, np.arange(24), label_B)
+    assert value == 0
+    assert not np.any(slope_BE)
+
+
+def test_eight_devices_give_the_same(loss):
+    arguments = labelled(cells=32)
+    slopes = jax.jit(jax.value_and_grad(loss))
+    expected = slopes(*arguments)
+    mesh = make_mesh(MeshConfig(4, 2, 1))
+    with jax.set_mesh(mesh):
+        again = slopes(*(jax.device_put(x, sharding(mesh, ("cells",))) for x in arguments))
+    for a, b in zip(expected, again, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_reversed_gradient_is_the_gradient_times_minus_scale(dtype):
+    x = jnp.array([1.0, -2.0, 3.0], dtype)
+    function = lambda x: jnp.sum(x.astype(jnp.float32) ** 2)  # noqa: E731
+    value, slope = jax.jit(jax.value_and_grad(lambda x, scale: function(reverse_gradient(x, scale))))(x, 0.5)
+    assert value == function(x)
+    assert slope.dtype == dtype
+    np.testing.assert_allclose(slope.astype(jnp.float32), -0.5 * jax.grad(function)(x).astype(jnp.float32))
+
+
+def test_a_discriminator_behind_it_learns_and_what_is_before_it_hides():
+    """One step of descent on one loss: the head gets better, the embedding worse for it."""
+    x_BE, group_B = draw(groups=2, shift=1.0)
+
+    def loss(head_E, shift_E, scale):
+        embedding_BE = x_BE * (1 + shift_E)
+        logit_B = reverse_gradient(embedding_BE, scale) @ head_E
+        return jnp.mean(jax.nn.softplus(jnp.where(group_B == 1, -logit_B, logit_B)))
+
+    head_E, shift_E = jnp.full(4, 0.1), jnp.zeros(4)
+    head_slope, shift_slope = jax.grad(loss, (0, 1))(head_E, shift_E, 1.0)
+    before = loss(head_E, shift_E, 1.0)
+    assert loss(head_E - 0.1 * head_slope, shift_E, 1.0) < before < loss(head_E, shift_E - 0.1 * shift_slope, 1.0)
