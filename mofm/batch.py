@@ -48,6 +48,10 @@ class TokenBatch(NamedTuple):
       dataset_B: int32. Index of the cell's dataset in the corpus manifest. -1 for a padded row.
       totals_BL: float32. Methylation: all reads of the region, of which `counts_BL` are methylated; at least 1 for a
         token, as a region without reads was not measured. None for other modalities.
+      label_B: int32. Number of the cell's label, such as its type, among those of the run (`Stream.labels`). -1 where it
+        is not known, and for a padded row. None in a run that asks for no labels.
+      batch_B: int32. Number of the cell's technical batch, such as its donor, among those of the run
+        (`Stream.technical_batches`). -1 and None as for `label_B`.
     """
 
     features_BL: Array
@@ -58,6 +62,8 @@ class TokenBatch(NamedTuple):
     cell_B: Array
     dataset_B: Array
     totals_BL: Array | None = None
+    label_B: Array | None = None
+    batch_B: Array | None = None
 
 
 class CellBatch(NamedTuple):

@@ -139,7 +139,9 @@ def leave_out(out: TokenBatch, places: np.ndarray) -> None:
     for leaf in out:
         if leaf is not None:
             leaf[places] = 0
-    out.cell_B[places] = out.dataset_B[places] = -1
+    for leaf in (out.cell_B, out.dataset_B, out.label_B, out.batch_B):
+        if leaf is not None:
+            leaf[places] = -1
 
 
 def collate(

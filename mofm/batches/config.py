@@ -35,6 +35,9 @@ class DataConfig:
         epoch asks the bucket for nothing. None: every epoch reads the bucket.
       cache_gb: what that folder may hold, in 1e9 bytes. What does not fit is read in the bucket.
       quota_multiple: each stratum has a multiple of this many rows, so that every view divides by as many devices.
+      label_key: obs column with what a cell is called, its type; `TokenBatch.label_B` numbers it (see `labels.py`). None:
+        not read.
+      batch_key: obs column with a cell's technical batch (donor, lane, ...), for `TokenBatch.batch_B`. None: not read.
     """
 
     corpus: str
@@ -56,6 +59,8 @@ class DataConfig:
     cache_dir: str | None = None
     cache_gb: float = 100.0
     damaged: Literal["stop", "skip"] = "stop"
+    label_key: str | None = None
+    batch_key: str | None = None
 
     def __post_init__(self):
         check_at_least("data", self, ("batch_size", "tokens", "block_cells", "window_blocks", "quota_multiple"), 1)

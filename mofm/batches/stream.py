@@ -29,6 +29,7 @@ from mofm.batches.budget import LEAST_BLOCKS, blocks_within, check_memory
 from mofm.batches.collate import collate_into, empty_tokens, leave_out, make_scratch
 from mofm.batches.config import DataConfig
 from mofm.batches.gather import CountBatch, Part, gather
+from mofm.batches.labels import read_numbers
 from mofm.batches.memory import Recycler
 from mofm.batches.mixture import Stratum, host_part, make_strata, paired_rows, rows_of_views, shares_of
 from mofm.batches.order import Order, counter_hash
@@ -52,6 +53,7 @@ class Stream:
       features: modality -> how many features the corpus has of it, those that `TokenBatch.features_BL` counts.
       tokens: modality -> tokens of a cell.
       idf: float32, one for each ATAC region of the corpus (see `idf.py`).
+      labels, technical_batches: what `TokenBatch.label_B` and `batch_B` number; empty where `config` asks for none.
 
     Args:
       corpus: an open corpus.
@@ -61,7 +63,8 @@ class Stream:
 
     Raises:
       InputError: a dataset to hold out does not exist, nothing is left to train on, the batch is too small for the
-        strata, a view does not divide by the hosts, `memory_gb` is too little, or a store is damaged.
+        strata, a view does not divide by the hosts, `memory_gb` is too little, a store is damaged, or no dataset has an
+        obs column that is asked for.
     """
 
     def __init__(self, corpus: Corpus, config: DataConfig, seed: int, *, host: int = 0, hosts: int = 1):
@@ -86,6 +89,15 @@ class Stream:
         self.features, self.idf = self._panels.features, self._panels.idf
         own = {"rna": config.tokens, "atac": config.atac_tokens, "adt": config.adt_tokens}
         self.tokens = self._panels.tokens(config.tokens, own | {"methylation": config.methylation_tokens})
+        asked = {"label_B": ("label_key", config.label_key), "batch_B": ("batch_key", config.batch_key)}
+        self._numbers = {
+            leaf: read_numbers(self._datasets, column, f"data.{option}", by_file=leaf == "batch_B")
+            for leaf, (option, column) in asked.items()
+            if column is not None
+        }
+        self.labels, self.technical_batches = (
+            self._numbers[leaf].names if leaf in self._numbers else () for leaf in asked
+        )
         self._memory = Recycler()
         self._begin_sequences(train_D)
 
@@ -273,7 +285,7 @@ class Stream:
             out.dataset_B[part.places] = piece.dataset
             fraction, chosen = self._config.expressed_fraction, seeds[part.places]
             collate_into(out, part.places, part.rows, part.which, known, chosen, fraction, scratch, part.where)
-        return out
+        return out._replace(**{leaf: numbers.of(out.cell_B) for leaf, numbers in self._numbers.items()})
 
     def _part(self, piece: Piece, modality: Modality) -> Part:
         """The rows of a piece, waited for, less those that a damaged corpus no longer has."""

@@ -38,7 +38,7 @@ from mofm.corpus.datasets import Corpus
 from mofm.corpus.manifest import MANIFEST, StoreEntry
 from mofm.corpus.pending import PendingRows, Span
 from mofm.corpus.places import PATIENCE_S, cause_of, context, is_url, join, kvstore, open_files, unreachable
-from mofm.corpus.tables import read_index, read_name_hashes, read_table
+from mofm.corpus.tables import read_column, read_column_names, read_index, read_name_hashes, read_table
 from mofm.corpus.zarr_files import ZarrFiles
 from mofm.errors import InputError
 from mofm.omics.rows import CountRows, join_rows
@@ -250,6 +250,14 @@ class Store:
     def obs(self) -> pd.DataFrame:
         """The cells' annotations, the index their names."""
         return self._read(read_table, "obs")
+
+    def obs_columns(self) -> list[str]:
+        """What `obs` has columns of."""
+        return self._read(read_column_names, "obs")
+
+    def obs_column(self, name: str) -> pd.Categorical | np.ndarray | pd.api.extensions.ExtensionArray:
+        """One column of `obs` as it is stored, the others not read; text that repeats is a categorical."""
+        return self._read(lambda files, _: read_column(files, "obs", name), f"obs/{name}")
 
     def var(self) -> pd.DataFrame:
         """The columns: the index their identities; symbol, name_in_file (joined by ";"), resolved, feature_row."""

@@ -53,6 +53,16 @@ def read_table(files: Store, key: str) -> pd.DataFrame:
     return anndata.io.read_elem(_group(files)[key])
 
 
+def read_column_names(files: Store, key: str) -> list[str]:
+    """The columns of such a table, in their order. Raises as `read_table`."""
+    return [str(name) for name in _group(files)[key].attrs["column-order"]]
+
+
+def read_column(files: Store, key: str, name: str) -> pd.Categorical | np.ndarray | pd.api.extensions.ExtensionArray:
+    """One column of such a table. Raises as `read_table`."""
+    return anndata.io.read_elem(_group(files)[key][name])
+
+
 def read_index(files: Store, key: str) -> np.ndarray:
     """The index of such a table alone, object. Raises as `read_table`."""
     table = _group(files)[key]

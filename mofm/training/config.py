@@ -84,6 +84,9 @@ class Config:
         # Where the corpus lies, not what it holds; "stop" served none of the damage.
         for key in ("corpus", "prefetch", "damaged", "cache_dir", "cache_gb"):
             del everything["data"][key]
+        for key in ("label_key", "batch_key"):
+            if everything["data"][key] is None:  # older runs did not know them
+                del everything["data"][key]
         del everything["network"]["tables"]  # the edges are known by their digest
         if not self.network.tables:
             del everything["network"], everything["grn"]

@@ -220,11 +220,12 @@ class _Run:
 
 def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec, spaces: Spaces) -> Start:
     """The simple models of a run, fitted on training cells: the first that it will see."""
-    sampled = _views(Stream(corpus, config.data, config.seed).batches(0, NULL_BATCHES))  # not this host's part alone
+    data = replace(config.data, label_key=None, batch_key=None)  # they are fitted on counts
+    sampled = _views(Stream(corpus, data, config.seed).batches(0, NULL_BATCHES))  # not this host's part alone
     cells = min(COMPONENT_BATCH, stream.n_train_cells)
     batches = min(COMPONENT_CELLS, stream.n_train_cells) // cells
     tokens = dict.fromkeys(("tokens", "atac_tokens", "adt_tokens", "methylation_tokens"), COMPONENT_TOKENS)
-    whole = replace(config.data, batch_size=cells, quota_multiple=1, **tokens)
+    whole = replace(data, batch_size=cells, quota_multiple=1, **tokens)
     expressed = replace(whole, expressed_fraction=1.0)
     whole, expressed = (_views(Stream(corpus, some, config.seed).batches(0, batches)) for some in (whole, expressed))
 

@@ -25,7 +25,7 @@ def use(corpus) -> None:
     """Opens a corpus and reads all of it."""
     for store in open_corpus(corpus).stores:
         store.read_rows(0, store.n_cells).result()
-        _ = store.feature_rows, store.obs(), store.var()
+        _ = store.feature_rows, store.obs(), store.var(), store.obs_columns(), store.obs_column("label")
 
 
 def test_everything_reads_as_it_does_here(bucket, sharded):
@@ -36,6 +36,8 @@ def test_everything_reads_as_it_does_here(bucket, sharded):
         for a, b in zip(far.read_rows(0, far.n_cells).result(), near.read_rows(0, far.n_cells).result(), strict=True):
             np.testing.assert_array_equal(a, b)
         assert far.obs().equals(near.obs())
+        assert far.obs_columns() == near.obs_columns() == ["label", "score"]
+        assert far.obs_column("label").equals(near.obs_column("label"))
         assert far.var().equals(near.var())
         assert far.cell_names().tolist() == near.cell_names().tolist()
 

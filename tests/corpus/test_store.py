@@ -146,6 +146,9 @@ def test_names_labels_and_features_come_along(ingested, gene_ids):
         obs = store.obs()
         assert obs["label"].tolist() == (["T cell", "B cell"] * store.n_cells)[: store.n_cells]
         np.testing.assert_array_equal(obs["score"], np.linspace(0, 1, store.n_cells))
+        assert store.obs_columns() == obs.columns.tolist()
+        assert list(store.obs_column("label")) == obs["label"].tolist()
+        np.testing.assert_array_equal(store.obs_column("score"), obs["score"])
     assert (corpus.n_cells, corpus.offsets.tolist()) == (287, [0, 230, 287])
     assert [corpus.cell_name(cell) for cell in (0, 229, 230, 286)] == [
         *("wide:wide-0", "wide:wide-229", "narrow:narrow-0", "narrow:narrow-56")

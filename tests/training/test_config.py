@@ -86,6 +86,14 @@ def test_what_is_no_config_is_refused(tmp_path):
         build_config({"data": {}})
 
 
+def test_what_older_runs_did_not_know_is_no_science_until_it_is_asked_for(tiny):
+    assert not {"label_key", "batch_key"} & tiny().science()["data"].keys()
+    asked = tiny("data.label_key=cell_type").science()["data"]
+    assert asked["label_key"] == "cell_type"
+    assert "batch_key" not in asked
+    assert from_dict(Config, {"data": {"corpus": "c"}}).data.label_key is None
+
+
 def test_a_config_survives_json(tiny):
     config = tiny("data.holdout_datasets=['two']")
     assert from_dict(Config, json.loads(json.dumps(config.to_dict()))) == config

@@ -1,0 +1,152 @@
+"""How near labels of cells are to each other by an ontology: 1 for the same term, less for a parent, a child, a sibling.
+
+The ontology is a file in OBO, such as the Cell Ontology's cl-basic.obo; mofm ships none. obonet reads it: of the readers of
+OBO it is the light one (pure Python over networkx, which scanpy brings) and takes what the strict ones refuse. Choices:
+
+- Nearness is `decay` to the power of the steps along is_a edges, either way: a parent or child is one step, a sibling
+  two, as are two parents of one child; beyond `reach` it is 0. Steps say nothing of how much a term covers: two children
+  of "cell" are siblings as well as two of "regulatory T cell", so a reach above 2 soon joins what has little in common.
+- A label is a term by its id ("CL:0000084", "CL_0000084"), name, or exact synonym, without regard to letter case, blanks, "-"
+  and "_"; or by these without the "s" at its end ("T cells"). Broad, narrow and related synonyms are other things. An id
+  given up leads to the one term that replaced it.
+- What is no term, or could be several, is near itself alone and is told: a wrong neighbour is worse than none.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import networkx
+import numpy as np
+import obonet
+
+from mofm.errors import InputError
+
+_ID = re.compile(r"([A-Za-z]+)[:_](\d+)")
+_EXACT = re.compile(r'"((?:[^"\\]|\\.)*)" EXACT\b')
+_NAMED = 5
+
+
+class Ontology(NamedTuple):
+    """The terms of an OBO file.
+
+    Attributes:
+      path: the file.
+      kin: undirected, an edge for each is_a between terms that are in use.
+      term_of_id: term of each id, of those merged into another and of those that one term replaced.
+      terms_of_name: the terms that a name or an exact synonym (see `plain_label`) is of; names before synonyms.
+    """
+
+    path: Path
+    kin: networkx.Graph
+    term_of_id: dict[str, str]
+    terms_of_name: dict[str, tuple[str, ...]]
+
+    def terms(self, label: str) -> tuple[str, ...]:
+        """The terms that a label may mean; none where it is no term's."""
+        if (found := _ID.fullmatch(label.strip())) and (term := self.term_of_id.get(f"{found[1].upper()}:{found[2]}")):
+            return (term,)
+        name = plain_label(label)
+        return self.terms_of_name.get(name) or self.terms_of_name.get(name.removesuffix("s"), ())
+
+
+class LabelKinship(NamedTuple):
+    """How near C labels are to each other.
+
+    Attributes:
+      affinity_CC: float32 in [0, 1], symmetric, 1 on the diagonal.
+      terms: id of the term that each label is; None where it is none.
+      report: counts and names, JSON-able: labels, terms, pairs (of labels that are near each other), unknown, ambiguous.
+      notes: what a person is to be told, a line each.
+    """
+
+    affinity_CC: np.ndarray
+    terms: tuple[str | None, ...]
+    report: dict[str, int | list[str]]
+    notes: tuple[str, ...]
+
+
+def label_kinship(labels: Sequence[str], path: str | Path, *, decay: float = 0.5, reach: int = 2) -> LabelKinship:
+    """How near labels are to each other by the ontology in an OBO file.
+
+    Args:
+      labels: names or ids of terms, and whatever else cells are called.
+      decay: nearness of one step, in (0, 1].
+      reach: steps beyond which labels are strangers, at least 0.
+
+    Raises:
+      InputError: `decay` or `reach` is out of its range, the file cannot be read, or no label is a term of it.
+    """
+    if not 0 < decay <= 1:
+        raise InputError(f"decay={decay} of an ontology: must be more than 0 and at most 1")
+    if reach < 0:
+        raise InputError(f"reach={reach} of an ontology: must not be negative")
+    ontology = read_ontology(Path(path))
+    meant = [ontology.terms(label) for label in labels]
+    terms = tuple(some[0] if len(some) == 1 else None for some in meant)
+    unknown = [label for label, some in zip(labels, meant, strict=True) if not some]
+    ambiguous = [label for label, some in zip(labels, meant, strict=True) if len(some) > 1]
+    if labels and not any(terms):
+        raise InputError(
+            f"{path}: none of {len(labels):,} labels is one of its terms ({_some(labels)}); give the ontology that they "
+            "are of, or leave it out"
+        )
+    affinity_CC = np.eye(len(labels), dtype=np.float32)
+    places: dict[str, list[int]] = {}
+    for place, term in enumerate(terms):
+        if term is not None:
+            places.setdefault(term, []).append(place)
+    for term, mine in places.items():
+        for other, steps in networkx.single_source_shortest_path_length(ontology.kin, term, reach).items():
+            affinity_CC[np.ix_(mine, places.get(other, []))] = decay**steps
+    pairs = (int(np.count_nonzero(affinity_CC)) - len(labels)) // 2
+    report = {"labels": len(labels), "terms": len(places), "pairs": pairs, "unknown": unknown, "ambiguous": ambiguous}
+    known = sum(term is not None for term in terms)
+    told = [f"{known:,} of {len(labels):,} labels are terms, {pairs:,} pairs of them within {reach} steps"]
+    told += [f"{len(unknown):,} are none ({_some(unknown)})"] if unknown else []
+    told += [f"{len(ambiguous):,} could be several ({_some(ambiguous)})"] if ambiguous else []
+    return LabelKinship(affinity_CC, terms, report, (f"{Path(path).name}: {'; '.join(told)}",))
+
+
+def read_ontology(path: Path) -> Ontology:
+    """The terms of an OBO file, gzipped (".gz") or not.
+
+    Raises:
+      InputError: the file is missing, cannot be read, or has no term with a name.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give an ontology in OBO, such as the Cell Ontology's cl-basic.obo")
+    try:
+        graph = obonet.read_obo(path, ignore_obsolete=False)
+    except (OSError, EOFError, KeyError, ValueError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        raise InputError(f"{path}: cannot be read as an ontology in OBO ({why}); fetch the .obo file again") from error
+    used = {term for term, about in graph.nodes(data=True) if "name" in about and about.get("is_obsolete") != "true"}
+    if not used:
+        raise InputError(f"{path}: no term with a name in it; give an ontology in OBO, not in OWL or JSON")
+    kin = networkx.Graph()
+    kin.add_nodes_from(used)
+    kin.add_edges_from((child, parent) for child, parent, kind in graph.edges(keys=True) if kind == "is_a")
+    kin.remove_nodes_from(set(kin) - used)
+    term_of_id, names, synonyms = {}, {}, {}
+    for term, about in graph.nodes(data=True):
+        replaced = [other for other in about.get("replaced_by", ()) if other in used]
+        if term not in used:
+            term_of_id |= {term: replaced[0]} if len(replaced) == 1 else {}
+            continue
+        term_of_id |= {other: term for other in about.get("alt_id", ()) if other not in used} | {term: term}
+        names.setdefault(plain_label(about["name"]), []).append(term)
+        for synonym in about.get("synonym", ()):
+            if (exact := _EXACT.match(synonym)) and term not in synonyms.setdefault(plain_label(exact[1]), []):
+                synonyms[plain_label(exact[1])].append(term)
+    return Ontology(path, kin, term_of_id, {name: tuple(some) for name, some in (synonyms | names).items()})
+
+
+def plain_label(label: str) -> str:
+    """A label as labels are compared: in one letter case, a blank for every run of blanks, "-" and "_"."""
+    return re.sub(r"[\s_-]+", " ", label).strip().casefold()
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join(map(repr, labels[:_NAMED])) + (", ..." if len(labels) > _NAMED else "")
