@@ -14,6 +14,7 @@ share) -> `AttentionPool` and `LinearReadout` (states and tokens -> cell embeddi
 likelihood of each token's measurement). `Translator` answers in the place of a view that was not measured.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ from mofm.nn.translator import Translator, TranslatorConfig
 
 Params = dict[str, Any]
 
+TEMPERATURE_START = 0.1
+"""Temperature of a fresh contrast."""
 ROW_MULTIPLE = 128
 """The gene table is padded to a multiple of this, so that it divides over any mesh axis up to 128."""
 
@@ -97,6 +100,7 @@ class ModelSpec(NamedTuple):
       relations: regulatory networks that it knows; 0 for none.
       modalities: those that it is trained on, in the order of `MODALITIES`: of these it has encoders and translators.
       translator: sizes of the translator.
+      contrasts: whether its views are contrasted, at a temperature that is learned.
     """
 
     encoder: EncoderConfig
@@ -105,6 +109,7 @@ class ModelSpec(NamedTuple):
     relations: int = 0
     modalities: tuple[Modality, ...] = MODALITIES
     translator: TranslatorConfig = TranslatorConfig()
+    contrasts: bool = False
 
     def check(self) -> None:
         """Raises `InputError` where the sizes do not go together."""
@@ -178,6 +183,8 @@ class _Model(nn.Module):
             self.translator = Translator(
                 self.spec.translator, *stack, self.spec.modalities, config.width, self.spec.shared_width
             )
+        if self.spec.contrasts:
+            self.log_temperature = declare(self, "log_temperature", (), (), 0)
 
     def gene_states(self, graph: GeneGraph | None) -> GeneStates:
         return self.genes(graph)
@@ -326,6 +333,11 @@ def translate(
     """
     of = ({"params": params}, genes_GD, outputs, shown_BM, asked, source, target, space)
     return _Model(spec).apply(*of, method="translate")
+
+
+def log_temperature(spec: ModelSpec, params: Params) -> jax.Array | None:
+    """Of the contrast between views, as it is learned; None for a model that does not contrast them."""
+    return params["log_temperature"] + math.log(TEMPERATURE_START) if spec.contrasts else None
 
 
 def embed(

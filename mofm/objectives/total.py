@@ -1,20 +1,25 @@
 """The training objective: each part switched and weighted in the config, the total their weighted sum."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, Paired, Spaces, TokenBatch
 from mofm.errors import InputError, check_at_least
 from mofm.nn.model import Outputs
+from mofm.objectives.alignment import AlignmentConfig, align
 from mofm.objectives.masked import masked_modelling
 from mofm.objectives.masking import hide
 from mofm.objectives.translation import Direction, See, Translate, paired_translation, there_and_back
+
+ALIGNMENT_KEY = 0xA11
+"""Folded into a step's key for what is sampled in alignment, beside the modalities' numbers and the links'."""
 
 
 class Answers(NamedTuple):
@@ -25,12 +30,16 @@ class Answers(NamedTuple):
       translate: what it makes of one modality from another; None where it does not.
       spaces: what the features are, where they are not genes.
       shared_width: columns of the cell embedding that are not a modality's own.
+      log_temperature: of the contrast between views; None for a model without.
+      mesh: over which the batch lies; None: on one device.
     """
 
     see: See
     translate: Translate | None = None
     spaces: Spaces = MappingProxyType({})
     shared_width: int = 0
+    log_temperature: jax.Array | None = None
+    mesh: Mesh | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class ObjectivesConfig:
       translation_weight: weight of telling one view of a cell from another, where the model has a translator.
       cycle_weight: weight of telling a cell from its own translation, there and back again.
       drift_weight: weight of its embedding's change on the way.
+      alignment: what brings views together, and keeps nuisances out of embeddings; all off.
       link_weight: weight of link prediction, where there is a regulatory network.
       link_warmup_steps: steps over which it rises from 0.
       links_per_step: edges asked about at a step.
@@ -62,6 +72,7 @@ class ObjectivesConfig:
     translation_weight: float = 1.0
     cycle_weight: float = 0.1
     drift_weight: float = 0.1
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     link_weight: float = 0.1
     link_warmup_steps: int = 0
     links_per_step: int = 1024
@@ -108,6 +119,17 @@ def total(
     if answers.translate is not None:
         for part_loss, parts in (_of_pairs(config, answers, batch, seen, pairs), _of_all(config, answers, batch, seen)):
             loss, metrics = loss + part_loss, metrics | parts
+    if answers.shared_width:  # a baseline has no embeddings
+        part_loss, parts = align(
+            config.alignment,
+            batch,
+            seen,
+            answers.shared_width,
+            answers.log_temperature,
+            jax.random.fold_in(key, ALIGNMENT_KEY),
+            answers.mesh,
+        )
+        loss, metrics = loss + part_loss, metrics | parts
     return loss, {"loss": loss, **metrics}
 
 

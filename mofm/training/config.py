@@ -22,6 +22,7 @@ from mofm.errors import InputError, check_at_least, nearest_name
 from mofm.nn.grn import GrnConfig
 from mofm.nn.model import EncoderConfig, ModelSpec
 from mofm.nn.translator import TranslatorConfig
+from mofm.objectives.alignment import AlignmentConfig
 from mofm.objectives.total import ObjectivesConfig
 from mofm.parallel.mesh import MeshConfig
 from mofm.training.network import NetworkConfig
@@ -96,13 +97,17 @@ class Config:
             del everything["translator"]
             for key in ("translation_weight", "cycle_weight", "drift_weight"):
                 del everything["objectives"][key]
+        if self.objectives.alignment == AlignmentConfig():
+            del everything["objectives"]["alignment"]
         return everything
 
 
 def make_spec(config: Config, genes: int, relations: int, modalities: Sequence[Modality]) -> ModelSpec:
     """The model of a config, of so many known genes and regulatory networks, for these modalities. Raises `InputError`."""
     ordered = tuple(modality for modality in MODALITIES if modality in modalities)
-    spec = ModelSpec(config.encoder, genes, config.grn, relations, ordered, config.translator)
+    config.objectives.alignment.check_keys(config.data.label_key, config.data.batch_key)
+    contrasts = config.objectives.alignment.contrast_weight > 0
+    spec = ModelSpec(config.encoder, genes, config.grn, relations, ordered, config.translator, contrasts)
     spec.check()
     if config.translator.blocks and len(ordered) < 2:
         raise InputError(

@@ -79,7 +79,7 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
     workdirs.open_workdir(workdir, config, corpus, genes, network)
 
-    recipe = Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs)
+    recipe = Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh)
     models = workdirs.load_start(workdir)  # kept, so that a resumed run has the very same
     if models is None:
         models = start_models(corpus, stream, config, spec, spaces)

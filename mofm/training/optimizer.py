@@ -84,7 +84,7 @@ def _decayed(params: Params) -> Params:
             "gene_log_dispersion",
             "gene_depth_slope",
         ),
-        *("depth_slope", "spread", "background", "background_level"),
+        *("depth_slope", "spread", "background", "background_level", "log_temperature"),
     )
     return jax.tree_util.tree_map_with_path(
         lambda path, _: not any(step.key in tables for step in path if hasattr(step, "key")), params

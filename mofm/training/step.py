@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, GeneGraph, LinkQuestions, Paired, Spaces, TokenBatch
@@ -27,7 +28,7 @@ EVALUATION_KEY = 0x5EED
 class Recipe:
     """What a step needs beside its data: hashable, one compilation for each.
 
-    `pairs` tells which rows of a batch's views are of the same cells.
+    `pairs` tells which rows of a batch's views are of the same cells; `mesh` over which they lie, None for one device.
     """
 
     spec: ModelSpec
@@ -35,6 +36,7 @@ class Recipe:
     optimizer: optax.GradientTransformation
     seed: int
     pairs: tuple[Paired, ...] = ()
+    mesh: Mesh | None = None
 
 
 class Knowledge(NamedTuple):
@@ -73,12 +75,12 @@ def training_loss(
     """
     if known.graph is None:
         genes = model.gene_states(recipe.spec, params)
-        return total(recipe.objectives, answers(recipe.spec, known.spaces, params, genes), batch, key, recipe.pairs)
+        return total(recipe.objectives, answers(recipe, known.spaces, params, genes), batch, key, recipe.pairs)
     objectives = recipe.objectives
     link_key = jax.random.fold_in(key, len(MODALITIES))
     graph, questions = ask(link_key, known.graph, objectives.links_per_step, objectives.edge_dropout)
     genes = model.gene_states(recipe.spec, params, graph)
-    loss, metrics = total(objectives, answers(recipe.spec, known.spaces, params, genes), batch, key, recipe.pairs)
+    loss, metrics = total(objectives, answers(recipe, known.spaces, params, genes), batch, key, recipe.pairs)
     links = link_answers(recipe.spec, params, genes, questions)
     loss += objectives.link_weight_at(step) * links["link_nll"]
     return loss, metrics | links | {"loss": loss}
@@ -104,14 +106,15 @@ def eval_step(
     """
     key = jax.random.fold_in(jax.random.key(EVALUATION_KEY), index)
     genes = model.gene_states(recipe.spec, params, known.graph)
-    metrics = total(recipe.objectives, answers(recipe.spec, known.spaces, params, genes), batch, key, recipe.pairs)[1]
+    metrics = total(recipe.objectives, answers(recipe, known.spaces, params, genes), batch, key, recipe.pairs)[1]
     baseline = total(recipe.objectives, Answers(partial(null_predictor, null, known.spaces)), batch, key)[1]
     nulls = {name.replace("token_nll", "null_nll"): value for name, value in baseline.items() if "token_nll" in name}
     return metrics | nulls
 
 
-def answers(spec: ModelSpec, spaces: Spaces, params: Params, genes: GeneStates) -> Answers:
+def answers(recipe: Recipe, spaces: Spaces, params: Params, genes: GeneStates) -> Answers:
     """The model as the objectives call it, its genes being told already."""
+    spec = recipe.spec
 
     def see(view: TokenBatch, hidden_BL: jax.Array, modality: Modality) -> Outputs:
         return model.apply(spec, params, genes.rows_GD, view, hidden_BL, modality, spaces.get(modality))
@@ -122,7 +125,9 @@ def answers(spec: ModelSpec, spaces: Spaces, params: Params, genes: GeneStates) 
         of = (outputs, shown_BM, asked, source, target, spaces.get(target))
         return model.translate(spec, params, genes.rows_GD, *of)
 
-    return Answers(see, translate if spec.translates else None, spaces, spec.shared_width)
+    log_temperature = model.log_temperature(spec, params)
+    told = translate if spec.translates else None
+    return Answers(see, told, spaces, spec.shared_width, log_temperature, recipe.mesh)
 
 
 def null_predictor(

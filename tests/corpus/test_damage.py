@@ -189,7 +189,8 @@ def test_a_lost_row_changes_no_loss(make_view):
     from mofm.batches.collate import leave_out
     from mofm.nn.model import EncoderConfig, ModelSpec, gene_states, init
     from mofm.objectives.masked import masked_modelling
-    from mofm.training.step import answers
+    from mofm.objectives.total import ObjectivesConfig
+    from mofm.training.step import Recipe, answers
 
     spec = ModelSpec(EncoderConfig(16, 1, 2, 24, 8, 6, compute_dtype="float32"), 40)
     params = init(spec, jax.random.key(0))
@@ -199,7 +200,9 @@ def test_a_lost_row_changes_no_loss(make_view):
 
     def losses(view):
         hidden_BL = view.mask_BL & (np.arange(view.mask_BL.shape[1]) % 2 == 0)
-        outputs = answers(spec, {}, params, gene_states(spec, params)).see(view, jnp.asarray(hidden_BL), "rna")
+        outputs = answers(Recipe(spec, ObjectivesConfig(), None, 0), {}, params, gene_states(spec, params)).see(
+            view, jnp.asarray(hidden_BL), "rna"
+        )
         return masked_modelling(outputs, view, hidden_BL, "rna")
 
     expected, padded = losses(fewer), losses(whole)

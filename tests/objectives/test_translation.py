@@ -18,13 +18,14 @@ from mofm.nn.translator import TranslatorConfig
 from mofm.objectives.moments import moments
 from mofm.objectives.total import ObjectivesConfig, total
 from mofm.objectives.translation import Direction, paired_translation, soft_view, there_and_back
-from mofm.training.step import answers
+from mofm.training.step import Recipe, answers
 
 SPEC = ModelSpec(
     EncoderConfig(width=8, blocks=1, heads=2, ffn=8, cell_width=6, private_width=2, bins=4, compute_dtype="float32"),
     known_genes=40,
     translator=TranslatorConfig(blocks=1),
 )
+RECIPE = Recipe(SPEC, ObjectivesConfig(), optimizer=None, seed=0)
 RNA_TO_ATAC = Direction("rna", "atac")
 
 
@@ -61,7 +62,7 @@ def two(make_view):
 
 
 def model_of(params, spaces):
-    return answers(SPEC, spaces, params, model.gene_states(SPEC, params))
+    return answers(RECIPE, spaces, params, model.gene_states(SPEC, params))
 
 
 def shown(told, view, modality):
