@@ -24,7 +24,7 @@ Choices and their cost, measured on real cells (5 folds; CITE-seq of 500 PBMC, R
 - Genes scaled to variance 1 cost .015 on CITE-seq and gave .003 on A549 (2 folds): not scaled.
 - A penalty for each target feature gave .427 on CITE-seq, and lost .001 in both directions of A549: one for all.
 - The first LSI component is depth (r = .94 on A549) and is often dropped. Kept, k-NN is .017 and not .009 (ATAC to RNA)
-  and ridge .055 and not .056: a cell's depth tells something of its other omics.
+  and ridge as good (.055, .056): how deep a cell was read tells something of its other omics.
 - Whitened components cost k-NN .04 on CITE-seq. The source's depth as a further column cost ridge .003 (A549, 2 folds).
 - Methylation of a training cell in components and as a target is imputed by the mean, so ridge shrinks where coverage
   is thin, as it should; the truth that is judged is never imputed.

@@ -15,14 +15,16 @@ are one cell. What is asked of a method is what IN leaves out:
 
 Their authors' defaults and tutorials, with these choices:
 - totalVI: 4,000 variable genes (seurat_v3; of the cells that have RNA), the batch is "has ADT or not", imputation of
-  25 samples as if measured together with those that have ADT. At most 400 epochs (its own heuristic), early stopping.
+  25 samples as if measured together with those that have ADT. At most 400 epochs (its own heuristic).
 - MultiVI: features of fewer than 1% of cells are left out, and predicted by 0, which is no loss where the task judges
   none of them. The batch is the set of modalities. At most 500 epochs, early stopping.
 - scglue: all genes up to 2,000 variable ones (seurat_v3); 100 components (PCA; LSI); negative binomial; its two stages
   with automatic epochs. Peaks that no chosen gene reaches are left out. A peak is joined to a gene whose body or 2 kb
   upstream it overlaps (its default), weight 1; a protein to the genes that encode it. Proteins are encoded through
   their own counts, not components. bedtools is not needed: the overlaps are counted here.
-`--epochs` lowers the most epochs (of each of scglue's stages): say so beside the numbers.
+`--epochs` lowers the most epochs (of each of scglue's stages, of which the second aligns in its last two thirds): say
+so beside the numbers. `--patient` trains scvi-tools' models for all of them, without early stopping. One thread: on a busy machine two of torch
+wait for each other and are ten times slower.
 """
 
 import argparse
@@ -46,6 +48,7 @@ def main() -> None:
     arguments.add_argument("output")
     arguments.add_argument("--epochs", type=int, help="at most this many")
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--patient", action="store_true", help="scvi-tools: no early stopping, all epochs")
     args = arguments.parse_args()
     import mudata
 
@@ -54,15 +57,15 @@ def main() -> None:
     for adata in mdata.mod.values():
         adata.X = sp.csr_matrix(adata.X, dtype=np.float32)
     began = time.perf_counter()
-    found, epochs = METHODS[args.method](mdata.mod, args.epochs, args.seed)
+    found, epochs = METHODS[args.method](mdata.mod, args)
     np.savez(args.output, **found, seconds=time.perf_counter() - began, epochs=epochs)
 
 
-def totalvi(mod, epochs, seed):
+def totalvi(mod, args):
     """Proteins of the cells that have none."""
     import scvi
 
-    scvi.settings.seed = seed
+    scvi.settings.seed = args.seed
     rna, adt = mod["rna"].copy(), mod["adt"]
     rna = rna[:, variable(rna, 4_000)].copy()
     has = rna.obs_names.isin(adt.obs_names)
@@ -74,31 +77,36 @@ def totalvi(mod, epochs, seed):
         rna, protein_expression_obsm_key="protein", protein_names_uns_key="protein_names", batch_key="batch"
     )
     model = scvi.model.TOTALVI(rna)
-    model.train(max_epochs=min(epochs or 400, 400), **ON_CPU)
+    model.train(max_epochs=args.epochs or 400, early_stopping=not args.patient, **ON_CPU)
     proteins = model.get_normalized_expression(
         indices=np.flatnonzero(~has), transform_batch="measured", n_samples=25, return_mean=True, return_numpy=True
     )[1]
     return {"cells": rna.obs_names[~has].to_numpy(str), "adt": proteins}, ran(model)
 
 
-def multivi(mod, epochs, seed):
+def multivi(mod, args):
     """RNA of the cells without, and chromatin of the cells without."""
     import anndata as ad
+    import mudata
     import scvi
 
-    scvi.settings.seed = seed
+    scvi.settings.seed = args.seed
     rna, atac = mod["rna"], mod["atac"].copy()
     atac.X.data[:] = 1
     cells = rna.obs_names.union(atac.obs_names, sort=True)
     has_rna, has_atac = cells.isin(rna.obs_names), cells.isin(atac.obs_names)
     kept_rna, kept_atac = (np.flatnonzero(x.X.getnnz(axis=0) >= 0.01 * x.n_obs) for x in (rna, atac))
-    x = sp.hstack([spread(rna, cells)[:, kept_rna], spread(atac, cells)[:, kept_atac]]).tocsr()
-    adata = ad.AnnData(x)
-    adata.obs_names = cells
-    adata.obs["modality"] = np.select([has_rna & has_atac, has_rna], ["paired", "expression"], "accessibility")
-    scvi.model.MULTIVI.setup_anndata(adata, batch_key="modality")
-    model = scvi.model.MULTIVI(adata, n_genes=len(kept_rna), n_regions=len(kept_atac))
-    model.train(max_epochs=epochs or 500, **ON_CPU)
+    parts = {"rna": (rna, kept_rna), "atac": (atac, kept_atac)}
+    # A cell's missing modality is a row of zeros, by which MultiVI knows that it is missing.
+    full = {name: ad.AnnData(spread(table, cells)[:, kept].tocsr()) for name, (table, kept) in parts.items()}
+    for name, (table, kept) in parts.items():
+        full[name].obs_names, full[name].var_names = cells, table.var_names[kept]
+    mdata = mudata.MuData(full)
+    mdata.obs["modality"] = np.select([has_rna & has_atac, has_rna], ["paired", "expression"], "accessibility")
+    places = {"rna_layer": "rna", "atac_layer": "atac"}
+    scvi.model.MULTIVI.setup_mudata(mdata, batch_key="modality", modalities=places)
+    model = scvi.model.MULTIVI(mdata, n_genes=len(kept_rna), n_regions=len(kept_atac))
+    model.train(max_epochs=args.epochs or 500, early_stopping=not args.patient, **ON_CPU)
     found = {}
     jobs = (
         ("rna", rna, kept_rna, ~has_rna, model.get_normalized_expression),
@@ -115,7 +123,7 @@ def multivi(mod, epochs, seed):
     return found, ran(model)
 
 
-def scglue(mod, epochs, seed):
+def scglue(mod, args):
     """Embeddings of both modalities' cells, by a guidance graph and no pairs."""
     import networkx as nx
     import scanpy as sc
@@ -142,18 +150,19 @@ def scglue(mod, epochs, seed):
     sc.pp.normalize_total(rna)
     sc.pp.log1p(rna)
     sc.pp.scale(rna)
-    sc.tl.pca(rna, n_comps=min(100, rna.n_vars - 1, rna.n_obs - 1), svd_solver="auto", random_state=seed)
+    sc.tl.pca(rna, n_comps=min(100, rna.n_vars - 1, rna.n_obs - 1), svd_solver="auto", random_state=args.seed)
     scglue.models.configure_dataset(rna, "NB", use_highly_variable=True, use_layer="counts", use_rep="X_pca")
     if other_name == "atac":
-        scglue.data.lsi(other, n_components=min(100, other.n_vars - 1), n_iter=15, random_state=seed)
+        scglue.data.lsi(other, n_components=min(100, other.n_vars - 1), n_iter=15, random_state=args.seed)
         scglue.models.configure_dataset(other, "NB", use_highly_variable=True, use_rep="X_lsi")
     else:
         scglue.models.configure_dataset(other, "NB", use_highly_variable=True)
     sets = {"rna": rna, other_name: other}
-    fit = {} if epochs is None else {"max_epochs": epochs}
-    model = scglue.models.fit_SCGLUE(sets, graph, init_kws={"random_seed": seed}, fit_kws=fit)
+    # Its automatic burn-in, during which nothing is aligned, is a hundred epochs or more: longer than a limited run.
+    fit = {} if args.epochs is None else {"max_epochs": args.epochs, "align_burnin": args.epochs // 3}
+    model = scglue.models.fit_SCGLUE(sets, graph, init_kws={"random_seed": args.seed}, fit_kws=fit)
     found = {name: model.encode_data(name, adata) for name, adata in sets.items()}
-    return found | {"edges": len(edges), "features": np.array([rna.n_vars, other.n_vars])}, epochs or -1
+    return found | {"edges": len(edges), "features": np.array([rna.n_vars, other.n_vars])}, args.epochs or -1
 
 
 def variable(adata, count: int) -> np.ndarray:
