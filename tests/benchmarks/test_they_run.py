@@ -18,6 +18,11 @@ STEP = ("--rounds", "1", *(f"--config.{key}" for key in (*SMALL, "data.tokens=32
         ("layout.py", ("--cells", "400", "--genes", "300", "--rounds", "1"), "| lz4 | 64 | narrow |"),
         ("step.py", STEP, "| mofm |"),
         ("grn.py", (*STEP, "--config.grn.width=8", "--genes", "300", "--tfs", "20", "--edges", "900"), "| 900 |"),
+        (
+            "translation.py",
+            ("--tasks", "simulated", "--cells", "160", "--genes", "120"),
+            "| simulated | tenth | adt to rna |",
+        ),
         ("ingest.py", ("--cells", "600", "--genes", "200", "--only", "10x mtx"), "| 10x mtx, gzipped |"),
     ],
 )

@@ -1,11 +1,11 @@
-"""FOSCTTM against its definition, and at its fixed points."""
+"""FOSCTTM and the matching score against their definitions, and at their fixed points."""
 
 import numpy as np
 import pytest
 
 from mofm.errors import InputError
 from mofm.evaluation import pairing
-from mofm.evaluation.pairing import foscttm
+from mofm.evaluation.pairing import foscttm, matching_score
 
 
 def embeddings(cells=60, noise=0.7):
@@ -42,3 +42,32 @@ def test_scale_and_rotation_of_both_change_nothing():
 def test_what_cannot_be_compared_is_refused(wrong):
     with pytest.raises(InputError, match="FOSCTTM"):
         foscttm(*wrong)
+
+
+@pytest.mark.parametrize("k", [1, 5, 100])
+def test_matching_score_is_the_weight_of_the_true_match(monkeypatch, k):
+    monkeypatch.setattr(pairing, "BLOCK", 7)
+    one_ND, other_ND = embeddings()
+    distance = np.linalg.norm(one_ND[:, None] - other_ND[None], axis=-1)
+    weights = []
+    for way in (distance, distance.T):
+        nearest = np.argsort(way, axis=1)[:, :k]
+        weights += [np.sum(nearest[i] == i) / nearest.shape[1] for i in range(60)]
+    found = matching_score(one_ND, other_ND, k)
+    assert found.score == pytest.approx(np.mean(weights), abs=1e-12)
+    assert found.found == pytest.approx(np.mean(np.array(weights) > 0), abs=1e-12)
+    assert found.chance == pytest.approx(1 / 60)
+
+
+def test_matching_score_of_ties_is_chance():
+    one_ND, other_ND = embeddings()
+    assert matching_score(one_ND, one_ND).score == 1.0
+    for k in (1, 5):
+        assert matching_score(np.zeros_like(one_ND), np.zeros_like(other_ND), k).score == pytest.approx(1 / 60)
+
+
+def test_matching_score_refuses_what_it_cannot_compare():
+    with pytest.raises(InputError, match="matching score"):
+        matching_score(np.zeros((3, 2)), np.zeros((4, 2)))
+    with pytest.raises(InputError, match="k=0"):
+        matching_score(np.zeros((3, 2)), np.zeros((3, 2)), k=0)
