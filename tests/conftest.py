@@ -12,6 +12,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # No compilation cache: a CPU program that comes out of it has lost the order of its collectives, and on eight devices it hangs
 # until XLA aborts the process.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Tests compile far longer than they compute: what the compiler does to make programs fast is left out.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """Four omics through the command line and one model: simulated, ingested, trained on together, embedded, paired or not,
-with regions of two genome builds."""
+with regions of two genome builds, and translated into each other."""
 
 from pathlib import Path
 
@@ -42,6 +42,8 @@ def folder(tmp_path_factory):
     overrides = {
         **{"data.corpus": folder / "corpus", "data.batch_size": 40, "data.tokens": 32, "data.quota_multiple": 8},
         **{"encoder.width": 16, "encoder.blocks": 1, "encoder.heads": 2, "encoder.ffn": 24, "encoder.cell_width": 8},
+        **{"encoder.modality_blocks": 1, "encoder.private_width": 2, "translator.blocks": 1},
+        **{"objectives.cycle_weight": 0, "objectives.drift_weight": 0},  # twelve directions are long to compile
         **{
             "run.steps": 6,
             "run.eval_every": 3,
@@ -61,6 +63,15 @@ def test_every_omics_type_is_trained_and_held_against_its_mean_predictor(folder)
     for modality in OMICS:
         for name in ("token_nll", "cell_nll", "null_nll"):
             assert f'"heldout/{modality}/{name}"' in metrics
+    for name in (
+        "rna_to_atac/token_nll",
+        "methylation_to_adt/cell_nll",
+        "adt_to_rna/back_token_nll",
+        "atac_to_rna/drift",
+    ):
+        assert f'"heldout/{name}"' in metrics
+    for name in ("rna+atac/contrast_loss", "rna+atac/contrast_matched", "rna+adt/structure_loss", "atac/depth_hsic"):
+        assert f'"train/{name}"' in metrics
     assert "NaN" not in metrics
 
 
@@ -135,3 +146,88 @@ def test_peaks_never_seen_embed_and_a_peak_moved_by_a_base_moves_little(folder):
     spread = still.std()
     assert 0 < np.abs(near - still).mean() < 0.02 * spread
     assert np.abs(far - still).mean() > 10 * np.abs(near - still).mean()
+
+
+@pytest.mark.parametrize("source", OMICS)
+@pytest.mark.parametrize("target", OMICS)
+def test_every_modality_is_told_from_every_other(folder, tmp_path, source, target):
+    if source == target:
+        assert main(["translate", *map(str, _translation(folder, tmp_path, source, target))]) == 2
+        assert not list(tmp_path.iterdir())
+        return
+    run("translate", *_translation(folder, tmp_path, source, target))
+    told, cells = ad.read_h5ad(tmp_path / "told.h5ad"), mudata.read_h5mu(folder / "cells.h5mu")
+    assert list(told.obs_names) == list(cells[source].obs_names)
+    features = open_corpus(folder / "corpus").features
+    assert list(told.var["feature_id"]) == list(features["id"][features["modality"] == target])
+    mean, deviation = np.asarray(told.X), np.asarray(told.layers["sd"])
+    assert np.isfinite(mean).all()
+    assert (mean >= 0).all()
+    assert (deviation > 0).all()
+    assert mean.max() <= (np.inf if target in ("rna", "adt") else 1)
+    assert mean.std(axis=0).max() > 0  # it depends on the cell
+    assert (told.uns["mofm"]["source"], told.uns["mofm"]["target"]) == (source, target)
+
+
+def _translation(folder, tmp_path, source, target):
+    return (folder / "run", folder / "cells.h5mu", tmp_path / "told.h5ad", "--to", target, "--modality", source)
+
+
+def test_means_are_those_of_whole_cells(folder, tmp_path):
+    """Training sees few of the zeros; what is told is of cells with all of theirs, to the level that six steps reach."""
+    cells = mudata.read_h5mu(folder / "cells.h5mu")
+    for source, target in (("atac", "rna"), ("rna", "atac"), ("rna", "adt")):
+        run("translate", *_translation(folder, tmp_path, source, target), "--overwrite")
+        told = ad.read_h5ad(tmp_path / "told.h5ad")
+        if target == "atac":  # peaks of the older build are of other cells
+            told = told[:, told.var["feature_id"].str.startswith("GRCh38")]
+        counts = cells[target].X.toarray()
+        measured = (counts > 0) if target == "atac" else counts
+        assert np.asarray(told.X).mean() == pytest.approx(measured.mean(), rel=0.35)
+
+
+def test_a_cell_is_told_the_same_in_any_batch_and_feature_in_any_company(folder, tmp_path):
+    run("translate", *_translation(folder, tmp_path, "rna", "atac"))
+    whole = ad.read_h5ad(tmp_path / "told.h5ad")
+    peaks = whole.var["feature_id"].str.removeprefix("GRCh38_")[5:12]
+    (tmp_path / "peaks.bed").write_text("".join("\t".join(p.replace(":", "-").split("-")) + "\n" for p in peaks))
+    some = _translation(folder, tmp_path, "rna", "atac")
+    options = ("--features", tmp_path / "peaks.bed", "--features-build", "hg38", "--batch-size", "17", "--overwrite")
+    run("translate", *some, *options)
+    few = ad.read_h5ad(tmp_path / "told.h5ad")
+    assert few.var["trained"].all()
+    np.testing.assert_allclose(few.X, whole.X[:, 5:12], rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(few.layers["sd"], whole.layers["sd"][:, 5:12], rtol=2e-4, atol=1e-6)
+
+
+def test_peaks_never_seen_are_told_and_what_speaks_of_no_gene_is_named(folder, tmp_path, capsys):
+    trained = open_corpus(folder / "corpus").features["id"].str.removeprefix("GRCh38_")
+    chrom, start, _ = next(p for p in trained if p.startswith("chr")).replace(":", "-").split("-")
+    (tmp_path / "peaks.bed").write_text(f"{chrom}\t{int(start) + 7}\t{int(start) + 307}\n" + "chr1\t10\t20\n")
+    options = ("--features", tmp_path / "peaks.bed", "--features-build", "GRCh38")
+    run("translate", *_translation(folder, tmp_path, "rna", "atac"), *options)
+    told = ad.read_h5ad(tmp_path / "told.h5ad")
+    assert told.n_vars == 1
+    assert not told.var["trained"].any()
+    assert ((told.X > 0) & (told.X < 1)).all()
+    printed = capsys.readouterr().out
+    assert "1 of the peaks were in no training data" in printed
+    assert "left out: 1 peaks that speak of no gene" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to", "atac"], "say with --modality which"),
+        (["--to", "rna", "--modality", "adt", "--features", "names.txt"], "speaks of any gene of the model"),
+        (["--to", "rna", "--modality", "adt", "--features", "empty.txt"], "holds no names of genes"),
+        (["--to", "rna", "--modality", "adt", "--features", "nowhere.txt"], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_translated_is_refused(folder, tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("NOGENE1\nNOGENE2\n")
+    (tmp_path / "empty.txt").write_text("# nothing\n\n")
+    assert main(["translate", str(folder / "run"), str(folder / "cells.h5mu"), "told.h5ad", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "told.h5ad").exists()

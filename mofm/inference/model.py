@@ -166,7 +166,7 @@ class PretrainedModel:
             "features_matched": n_matched,
             "features_unmatched": len(matching.unmatched),
             "share_of_features_known": n_matched / table.n_features,
-            "share_ofcounts_known": float(totals[1] / max(totals[0], 1.0)),
+            "share_of_counts_known": float(totals[1] / max(totals[0], 1.0)),
             "unmatched_features": np.array(matching.unmatched, dtype=str),
             "empty_cells": table.n_empty,
         }

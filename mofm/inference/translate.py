@@ -109,7 +109,7 @@ def _source_of(
         return usable[0]
     found = ", ".join(table.modality for table, _ in matched)
     if len(usable) > 1:
-        raise InputError(f"{path}: has {found}: say with --from which of them is to be translated to {target}")
+        raise InputError(f"{path}: has {found}: say with --modality which of them is to be translated to {target}")
     if not usable:
         raise InputError(f"{path}: has {found} alone, which is what it is to be translated to: nothing to do")
     raise InputError(f"{path}: {found} is nothing that {model.workdir.name} was trained on: {model.spec.modalities}")

@@ -170,10 +170,14 @@ def _rows(
 def _of_all(
     config: ObjectivesConfig, answers: Answers, batch: CellBatch, seen: dict[Modality, Outputs]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """There and back again, of all cells, to every other modality that the batch has; directions weigh the same."""
+    """There and back again, of all cells: each modality of the batch to the next, the last to the first.
+
+    Every modality is gone to and come from; all pairs would be as many programs to compile in one step.
+    """
     loss, metrics = jnp.zeros(()), {}
-    directions = [Direction(a, b) for a in seen for b in seen if a != b]
-    if not directions or not config.cycle_weight + config.drift_weight:
+    there = list(seen)
+    directions = [Direction(*two) for two in zip(there, there[1:] + there[:1], strict=True)]
+    if len(there) < 2 or not config.cycle_weight + config.drift_weight:
         return loss, metrics
     for direction in directions:
         view, other = getattr(batch, direction.source), getattr(batch, direction.target)
