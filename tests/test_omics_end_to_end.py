@@ -63,15 +63,8 @@ def test_every_omics_type_is_trained_and_held_against_its_mean_predictor(folder)
     for modality in OMICS:
         for name in ("token_nll", "cell_nll", "null_nll"):
             assert f'"heldout/{modality}/{name}"' in metrics
-    for name in (
-        "rna_to_atac/token_nll",
-        "methylation_to_adt/cell_nll",
-        "adt_to_rna/back_token_nll",
-        "atac_to_rna/drift",
-    ):
+    for name in ("rna_to_atac/token_nll", "methylation_to_adt/cell_nll", "adt_to_rna/pairs"):
         assert f'"heldout/{name}"' in metrics
-    for name in ("rna+atac/contrast_loss", "rna+atac/contrast_matched", "rna+adt/structure_loss", "atac/depth_hsic"):
-        assert f'"train/{name}"' in metrics
     assert "NaN" not in metrics
 
 
@@ -181,9 +174,10 @@ def test_means_are_those_of_whole_cells(folder, tmp_path):
         told = ad.read_h5ad(tmp_path / "told.h5ad")
         if target == "atac":  # peaks of the older build are of other cells
             told = told[:, told.var["feature_id"].str.startswith("GRCh38")]
-        counts = cells[target].X.toarray()
-        measured = (counts > 0) if target == "atac" else counts
-        assert np.asarray(told.X).mean() == pytest.approx(measured.mean(), rel=0.35)
+        counts, depth = cells[target].X.toarray(), told.uns["mofm"]["depth"]
+        assert depth == pytest.approx(np.median(counts.sum(axis=1)), rel=0.3)  # of the training cells
+        share = (counts > 0).mean() if target == "atac" else depth / counts.shape[1]  # a feature's share of all counts
+        assert np.asarray(told.X).mean() == pytest.approx(share, rel=0.3)
 
 
 def test_a_cell_is_told_the_same_in_any_batch_and_feature_in_any_company(folder, tmp_path):

@@ -72,7 +72,9 @@ def find_targets(
         var = pd.DataFrame(
             {"feature_id": trained["id"].to_numpy(), "trained": True}, index=_names_of(trained, modality)
         )
-        return Targets(modality, var, np.arange(len(var), dtype=np.int32), start.spaces.get(modality), level, [], None)
+        rows_F = np.arange(len(var), dtype=np.int32)  # of RNA too: its features are the first rows of the gene table
+        level = Level(level.depth, level.shift_F[: len(var)])
+        return Targets(modality, var, rows_F, start.spaces.get(modality), level, [], None)
     found = resolve(_without_cells(names, modality, where), model.named_by, build)
     number_of = {identity: number for number, identity in enumerate(trained["id"])}
     number_C = np.array([number_of.get(identity, -1) for identity in found.ids], np.int32)
