@@ -1,13 +1,15 @@
 """Translation between omics and alignment of them, beside what is simple and what is published.
 
     MOFM_DATA=FOLDER python tests/benchmarks/translation.py [--tasks citeseq a549 simulated] [--settings paired]
-        [--folds 5] [--peers PEERS/bin/python]
+        [--folds 5] [--mofm --config.run.steps=400] [--peers PEERS/bin/python]
 
 Tasks and settings: `translation_tasks.py`. Translations are judged per feature across test cells, mean over features
 and then over folds (± sd of folds): Pearson, or AUROC for peaks. `judged` is the number of features that could be, in
 the mean fold: those with one value among the test cells are left out.
 - mean, ridge, 15-NN: `mofm/evaluation/translation_baselines.py`, fitted on the training cells that are known to have
   both. Where no pair is known there is nothing but the mean.
+- mofm: `configs/multiome.py`, `mosaic.py` and `unpaired.py`, a setting each, with the overrides given; its best
+  checkpoint by held-out loss among its training cells (`translation_models.py`).
 - peers: `peers.py` in an environment of its own.
 Alignment is judged by embeddings of the test cells in both modalities, in the setting `unpaired`, each centred on its
 own mean: FOSCTTM (0 is perfect, 0.5 chance), the matching score (share whose nearest is the match) and its chance, and
@@ -22,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 from common import machine, parser, show
+from translation_models import Models
 from translation_peers import Peers
 from translation_tasks import (
     METRICS,
@@ -57,8 +60,15 @@ def main() -> None:
     arguments.add_argument("--genes", type=int, default=1_000, help="simulated")
     arguments.add_argument("--peers", metavar="PYTHON", help="of an environment that has what peers.py imports")
     arguments.add_argument("--epochs", nargs="*", default=[], metavar="METHOD=N", help="limits of the peers")
-    args = arguments.parse_args()
+    arguments.add_argument("--mofm", action="store_true", help="train mofm; --config.KEY=VALUE overrides its configs")
+    args, overrides = arguments.parse_known_args()
+    if wrong := [word for word in overrides if not word.startswith("--config.")]:
+        arguments.error(f"not known: {' '.join(wrong)}")
     translators, aligners = [baseline], [gene_activity]
+    if args.mofm:
+        models = Models(tuple(word.removeprefix("--config.") for word in overrides))
+        translators.append(models.translate)
+        aligners.append(models.align)
     if args.peers:
         limits = {name: int(most) for name, _, most in (told.partition("=") for told in args.epochs)}
         peers = Peers(args.peers, limits)

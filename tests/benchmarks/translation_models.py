@@ -1,0 +1,82 @@
+"""mofm in the benchmark of translation: a config of `configs/` trained on a split, and asked as a user would."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import anndata as ad
+import numpy as np
+from common import config_of
+from translation_tasks import Direction, Embeddings, Split, Task, write
+
+from mofm.axes import Modality
+from mofm.configs import mosaic, multiome, unpaired
+from mofm.corpus.ingest import ingest
+from mofm.evaluation.baselines import SCALE
+from mofm.evaluation.translation_baselines import centred_log_ratio
+from mofm.inference.model import PretrainedModel, load
+from mofm.inference.targets import find_targets
+from mofm.inference.translate import translate_file
+from mofm.omics.readers import Reading
+from mofm.training.loop import train
+
+CONFIGS = {"paired": multiome, "tenth": mosaic, "unpaired": unpaired}
+
+
+class Models(NamedTuple):
+    """Attributes: overrides, of the config of a setting."""
+
+    overrides: tuple[str, ...] = ()
+
+    def translate(self, of: Task, one: Split, folder: Path) -> Iterator[tuple[str, Direction, np.ndarray]]:
+        """One model for all directions."""
+        model, paths = self._model(of, one, folder)
+        for source, target in of.directions:
+            names = list(one.test[target].var_names)
+            targets = find_targets(model, target, names, of.build, of.name)
+            told = folder / "told.h5ad"
+            translate_file(model, paths[source], told, targets, Reading(source), build=of.build, quiet=True)
+            mean_NF = np.asarray(ad.read_h5ad(told).X)
+            predicted_NF = np.zeros((len(mean_NF), len(names)), np.float32)
+            predicted_NF[:, np.flatnonzero(np.isin(names, targets.var.index))] = _on_scale(mean_NF, target)
+            told.unlink()
+            yield "mofm", (source, target), predicted_NF
+
+    def align(self, of: Task, one: Split, folder: Path) -> Iterator[tuple[str, Embeddings]]:
+        """Embeddings of the same model."""
+        model, paths = self._model(of, one, folder)
+        for other in of.omics:
+            if other != "rna":
+                read = {name: Reading(name) for name in ("rna", other)}
+                yield (
+                    "mofm",
+                    {
+                        name: model.embed(paths[name], how, build=of.build, quiet=True).embedding_NE
+                        for name, how in read.items()
+                    },
+                )
+
+    def _model(self, of: Task, one: Split, folder: Path) -> tuple[PretrainedModel, dict[str, Path]]:
+        """The model of a split; trained once, as a split's folder is told by its test cells."""
+        setting = _setting(one)
+        place = folder / f"mofm-{setting}-{hash(tuple(next(iter(one.test.values())).obs_names)):x}"
+        place.mkdir(exist_ok=True)
+        paths = write(one, place)
+        if not (place / "run" / "done").exists():
+            ingest([paths["train"]], place / "corpus", build=of.build, unpaired=setting == "unpaired")
+            train(config_of(place / "corpus", list(self.overrides), CONFIGS[setting]), place / "run", quiet=True)
+            (place / "run" / "done").touch()
+        return load(place / "run"), paths
+
+
+def _setting(one: Split) -> str:
+    first, *others = (set(adata.obs_names) for adata in one.train.values())
+    shared = len(first.intersection(*others))
+    return "unpaired" if not shared else "paired" if shared == len(first) else "tenth"
+
+
+def _on_scale(mean_NF: np.ndarray, target: Modality) -> np.ndarray:
+    """Means on the scale that is judged (`target_values`)."""
+    if target == "adt":
+        return centred_log_ratio(mean_NF)
+    return np.log1p(mean_NF / mean_NF.sum(axis=1, keepdims=True) * SCALE) if target == "rna" else mean_NF
