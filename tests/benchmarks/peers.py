@@ -23,8 +23,8 @@ Their authors' defaults and tutorials, with these choices:
   upstream it overlaps (its default), weight 1; a protein to the genes that encode it. Proteins are encoded through
   their own counts, not components. bedtools is not needed: the overlaps are counted here.
 `--epochs` lowers the most epochs (of each of scglue's stages, of which the second aligns in its last two thirds): say
-so beside the numbers. `--patient` trains scvi-tools' models for all of them, without early stopping. One thread: on a busy machine two of torch
-wait for each other and are ten times slower.
+so beside the numbers. `--patient` trains scvi-tools' models for all of them, without early stopping. One thread: on a
+busy machine two of torch's wait for each other and are many times slower.
 """
 
 import argparse
