@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+pytest.importorskip("mofm.configs", reason="mofm is not installed: benchmarks need its configs")
 sys.path.append(str(Path(__file__).parent))  # benchmarks are scripts that import each other by their names
 
 import peers

@@ -36,13 +36,13 @@ class Peers(NamedTuple):
     threads: int = 1
 
     def translate(self, of: Task, one: Split, folder: Path) -> Iterator[tuple[str, Direction, np.ndarray]]:
-        """totalVI where there are RNA and ADT, MultiVI where there are RNA and ATAC, alone."""
+        """totalVI where there are RNA and ADT, MultiVI where there are RNA and ATAC; other modalities are not shown."""
         held = set(of.omics)
-        if held == {"rna", "adt"}:
-            shown = one.train | {"rna": _with(one.train["rna"], one.test["rna"], "test")}
+        if held >= {"rna", "adt"}:
+            shown = {"rna": _with(one.train["rna"], one.test["rna"], "test"), "adt": one.train["adt"]}
             found = self._run("totalvi", shown, folder)
             yield "totalVI", ("rna", "adt"), centred_log_ratio(_rows(found, "cells", "adt", one.test["rna"], "test"))
-        if held == {"rna", "atac"}:
+        if held >= {"rna", "atac"}:
             shown = {name: _with(one.train[name], one.test[name], f"test-{name}") for name in ("rna", "atac")}
             found = self._run("multivi", shown, folder)
             yield "MultiVI", ("rna", "atac"), _rows(found, "atac_cells", "atac", one.test["rna"], "test-rna")
