@@ -23,6 +23,7 @@ Their authors' defaults and tutorials, with these choices:
   with automatic epochs. Peaks that no chosen gene reaches are left out. A peak is joined to a gene whose body or 2 kb
   upstream it overlaps (its default), weight 1; a protein to the genes that encode it. Proteins are encoded through
   their own counts, not components. bedtools is not needed: the overlaps are counted here.
+  Where its balancing of cells gives NaN, as after few epochs, it is fitted again without (OUT says `balanced`).
 `--epochs` lowers the most epochs (of each of scglue's stages, of which the second aligns in its last two thirds): say
 so beside the numbers. `--patient` trains scvi-tools' models for all of them, without early stopping. One thread: on a
 busy machine two of torch's wait for each other and are many times slower.
@@ -162,8 +163,18 @@ def scglue(mod, args):
     sets = {"rna": rna, other_name: other}
     # Its automatic burn-in, during which nothing is aligned, is a hundred epochs or more: longer than a limited run.
     fit = {} if args.epochs is None else {"max_epochs": args.epochs, "align_burnin": args.epochs // 3}
-    model = scglue.models.fit_SCGLUE(sets, graph, init_kws={"random_seed": args.seed}, fit_kws=fit)
-    found = {name: model.encode_data(name, adata) for name, adata in sets.items()}
+    for skip_balance in (False, True):
+        options = {"init_kws": {"random_seed": args.seed}, "fit_kws": fit, "skip_balance": skip_balance}
+        try:
+            model = scglue.models.fit_SCGLUE(sets, graph, **options)
+            found = {name: model.encode_data(name, adata) for name, adata in sets.items()}
+            break
+        except ValueError:  # no cluster of one matches any of the other: weights of cells are NaN, and all else is
+            if skip_balance:
+                raise
+            for adata in sets.values():
+                adata.uns["__scglue__"].pop("use_dsc_weight", None)
+    found["balanced"] = not skip_balance
     return found | {"edges": len(edges), "features": np.array([rna.n_vars, other.n_vars])}, args.epochs or -1
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from anndata import AnnData, concat
-from translation_tasks import Direction, Embeddings, Split, Task
+from translation_tasks import Direction, Embeddings, Split, Task, pairs
 
 from mofm.axes import Modality
 from mofm.evaluation.baselines import SCALE
@@ -36,8 +36,11 @@ class Peers(NamedTuple):
     threads: int = 1
 
     def translate(self, of: Task, one: Split, folder: Path) -> Iterator[tuple[str, Direction, np.ndarray]]:
-        """totalVI where there are RNA and ADT, MultiVI where there are RNA and ATAC; other modalities are not shown."""
-        held = set(of.omics)
+        """totalVI where there are RNA and ADT, MultiVI where there are RNA and ATAC; other modalities are not shown.
+
+        Neither is asked where no pair is known: they learn from pairs what one modality says of another.
+        """
+        held = {name for name in of.omics if name == "rna" or pairs(one, "rna", name)[0].n_obs}
         if held >= {"rna", "adt"}:
             shown = {"rna": _with(one.train["rna"], one.test["rna"], "test"), "adt": one.train["adt"]}
             found = self._run("totalvi", shown, folder)
@@ -56,7 +59,9 @@ class Peers(NamedTuple):
                 shown = {name: _with(one.train[name], one.test[name], "test") for name in ("rna", other)}
                 _say_genes(shown, other, of.build)
                 found = self._run("scglue", shown, folder)
-                print(f"scglue: {found['edges']} edges between {found['features']} features")
+                print(
+                    f"scglue: {found['edges']} edges between {found['features']} features; balanced: {found['balanced']}"
+                )
                 yield "scglue", {name: found[name][-one.test[name].n_obs :] for name in shown}
 
     def _run(self, method: str, shown: dict[Modality, AnnData], folder: Path) -> dict[str, np.ndarray]:
