@@ -13,7 +13,7 @@ from mofm.nn.model import Outputs
 from mofm.objectives.likelihoods import negative_binomial_nll
 from mofm.objectives.masked import likelihood, masked_modelling
 from mofm.objectives.masking import hide
-from mofm.objectives.total import ObjectivesConfig, total
+from mofm.objectives.total import Answers, ObjectivesConfig, total
 
 
 def outputs_for(view, log_rate):
@@ -89,7 +89,9 @@ def test_total_is_the_weighted_sum(make_view):
     batch = CellBatch(rna=make_view())
     predict = lambda view, hidden_BL, modality: outputs_for(view, 0.2)  # noqa: E731
     key = jax.random.key(3)
-    loss, metrics = total(ObjectivesConfig(token_weight=2.0, cell_weight=0.5, pool_weight=0.25), predict, batch, key)
+    loss, metrics = total(
+        ObjectivesConfig(token_weight=2.0, cell_weight=0.5, pool_weight=0.25), Answers(predict), batch, key
+    )
     expected = 2.0 * float(metrics["rna/token_nll"]) + 0.5 * float(metrics["rna/cell_nll"]) + 0.25 * 9.0
     assert float(loss) == pytest.approx(expected, rel=1e-6)
 
