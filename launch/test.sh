@@ -10,4 +10,4 @@ source launch/setup_env.sh dev
 ruff check .
 ruff format --check .
 lint-imports --no-cache
-exec python -m pytest -n 2 "$@"
+exec python -m pytest -n 2 --dist loadgroup "$@"

@@ -192,7 +192,9 @@ def test_a_lost_row_changes_no_loss(make_view):
     from mofm.objectives.total import ObjectivesConfig
     from mofm.training.step import Recipe, answers
 
-    spec = ModelSpec(EncoderConfig(16, 1, 2, 24, 8, 6, compute_dtype="float32"), 40)
+    spec = ModelSpec(
+        EncoderConfig(width=16, blocks=1, heads=2, ffn=24, cell_width=8, bins=6, compute_dtype="float32"), 40
+    )
     params = init(spec, jax.random.key(0))
     whole = make_view(cells=4)
     fewer = TokenBatch(*(None if leaf is None else leaf[[0, 1, 3]] for leaf in whole))
