@@ -1,7 +1,6 @@
 """Eight fake devices for every test that imports jax, the folder of real data sets, and one tiny trained model."""
 
 import os
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,14 +14,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 # Tests compile far longer than they compute: what the compiler does to make programs fast is left out.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _programs_end_with_their_file():
-    """Compiled programs are kept while a file of tests lasts: of all files together they are gigabytes."""
-    yield
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture

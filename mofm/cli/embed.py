@@ -6,6 +6,7 @@ from mofm.axes import FEATURES
 from mofm.cli.options import (
     INPUTS,
     OF_CELLS,
+    OF_READING,
     add_counts_options,
     add_model_argument,
     add_model_options,
@@ -47,20 +48,9 @@ def run(args) -> int:
     from mofm.omics.readers import Reading
 
     check_free(args.output, args.overwrite)
-    names = (
-        "modality",
-        "counts_from",
-        "recover_counts",
-        "peaks",
-        "tile_width",
-        "barcodes",
-        "min_fragments",
-        "obs_filter",
-        "duplicates",
-    )
     embeddings = load(args.model, step=args.step).embed_all(
         args.input,
-        Reading(**{name: getattr(args, name) for name in names}),
+        Reading(**{name: getattr(args, name) for name in OF_READING}),
         **{name: getattr(args, name) for name in OF_CELLS},
     )
     write_embedding(args.input, args.output, embeddings, args.key_added)

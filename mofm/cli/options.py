@@ -12,6 +12,18 @@ INPUTS = (
     "census://VERSION/ORGANISM, or a TileDB-SOMA experiment"
 )
 
+OF_READING = (
+    "modality",
+    "counts_from",
+    "recover_counts",
+    "peaks",
+    "tile_width",
+    "barcodes",
+    "min_fragments",
+    "obs_filter",
+    "duplicates",
+)
+"""Options of `add_reading_options` and `add_counts_options`: fields of `omics.readers.Reading`."""
 OF_CELLS = ("species", "orthologs", "build", "batch_size", "max_tokens")
 """Options of `add_names_options` and `add_model_options` that are fields of `inference.model.Options`."""
 

@@ -6,6 +6,7 @@ from mofm.axes import FEATURES, MODALITIES
 from mofm.cli.options import (
     INPUTS,
     OF_CELLS,
+    OF_READING,
     add_counts_options,
     add_model_argument,
     add_model_options,
@@ -15,17 +16,6 @@ from mofm.cli.options import (
     check_free,
 )
 from mofm.files import location
-
-READ_BY = (
-    "counts_from",
-    "recover_counts",
-    "peaks",
-    "tile_width",
-    "barcodes",
-    "min_fragments",
-    "obs_filter",
-    "duplicates",
-)
 
 
 def add(verbs) -> None:
@@ -77,7 +67,7 @@ def run(args) -> int:
         args.input,
         args.output,
         targets,
-        Reading(args.modality, **{name: getattr(args, name) for name in READ_BY}),
+        Reading(**{name: getattr(args, name) for name in OF_READING}),
         **{name: getattr(args, name) for name in OF_CELLS},
     )
     what = FEATURES[args.to]
