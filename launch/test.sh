@@ -10,4 +10,5 @@ source launch/setup_env.sh dev
 ruff check .
 ruff format --check .
 lint-imports --no-cache
-exec python -m pytest -n 2 --dist loadgroup "$@"
+# A file stays in one process: what its tests share is made once.
+exec python -m pytest -n 2 --dist loadfile "$@"

@@ -20,8 +20,6 @@ SMALL = Path(__file__).parent.parent / "configs" / "small.py"
 OMICS = ("rna", "atac", "adt", "methylation")
 CELLS = 90
 
-pytestmark = pytest.mark.xdist_group("omics")  # one process: what they share takes minutes to make
-
 
 def run(*words) -> None:
     command = [str(word) for word in words]
