@@ -3,18 +3,7 @@
 from pathlib import Path
 
 from mofm.axes import FEATURES
-from mofm.cli.options import (
-    INPUTS,
-    OF_CELLS,
-    OF_READING,
-    add_counts_options,
-    add_model_argument,
-    add_model_options,
-    add_names_options,
-    add_reading_options,
-    add_verb,
-    check_free,
-)
+from mofm.cli.options import INPUTS, add_cells_options, add_model_argument, add_verb, cells_arguments, check_free
 from mofm.files import location
 
 
@@ -33,26 +22,17 @@ def add(verbs) -> None:
     add_model_argument(verb)
     verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
     verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
-    add_model_options(verb)
     verb.add_argument("--key-added", default="X_mofm", help="the key in obsm (default: X_mofm)")
-    verb.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    add_reading_options(verb)
-    add_counts_options(verb)
-    add_names_options(verb, "that of the model's corpus")
+    add_cells_options(verb)
 
 
 def run(args) -> int:
     """Runs the verb; returns the exit code."""
     from mofm.inference.model import load
     from mofm.inference.output import write_embedding
-    from mofm.omics.readers import Reading
 
     check_free(args.output, args.overwrite)
-    embeddings = load(args.model, step=args.step).embed_all(
-        args.input,
-        Reading(**{name: getattr(args, name) for name in OF_READING}),
-        **{name: getattr(args, name) for name in OF_CELLS},
-    )
+    embeddings = load(args.model, step=args.step).embed_all(args.input, **cells_arguments(args))
     write_embedding(args.input, args.output, embeddings, args.key_added)
     for modality, embedding in embeddings.items():
         report, (cells, width) = embedding.report, embedding.embedding_NE.shape

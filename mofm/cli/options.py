@@ -125,6 +125,23 @@ def add_network_options(verb: argparse.ArgumentParser) -> None:
     add_names_options(verb, "that of the model's corpus")
 
 
+def add_cells_options(verb: argparse.ArgumentParser) -> None:
+    """How a file of any modality is read and put through a model, and whether OUT is replaced."""
+    add_model_options(verb)
+    verb.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    add_reading_options(verb)
+    add_counts_options(verb)
+    add_names_options(verb, "that of the model's corpus")
+
+
+def cells_arguments(args: argparse.Namespace) -> dict:
+    """What was given by `add_cells_options`, as `inference.model` and `translate` take it."""
+    from mofm.omics.readers import Reading
+
+    reading = Reading(**{name: getattr(args, name) for name in OF_READING})
+    return {"reading": reading, **{name: getattr(args, name) for name in OF_CELLS}}
+
+
 def network_arguments(args: argparse.Namespace) -> dict:
     """What was given by `add_network_options`, as `inference.regulators.regulators` and `perturb` take it."""
     from mofm.omics.readers import Reading

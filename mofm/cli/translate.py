@@ -3,18 +3,7 @@
 from pathlib import Path
 
 from mofm.axes import FEATURES, MODALITIES
-from mofm.cli.options import (
-    INPUTS,
-    OF_CELLS,
-    OF_READING,
-    add_counts_options,
-    add_model_argument,
-    add_model_options,
-    add_names_options,
-    add_reading_options,
-    add_verb,
-    check_free,
-)
+from mofm.cli.options import INPUTS, add_cells_options, add_model_argument, add_verb, cells_arguments, check_free
 from mofm.files import location
 
 
@@ -44,11 +33,7 @@ def add(verbs) -> None:
     verb.add_argument(
         "--features-build", metavar="BUILD", help="genome build of --features (default: found by their places)"
     )
-    add_model_options(verb)
-    verb.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    add_reading_options(verb)
-    add_counts_options(verb)
-    add_names_options(verb, "that of the model's corpus")
+    add_cells_options(verb)
 
 
 def run(args) -> int:
@@ -56,20 +41,12 @@ def run(args) -> int:
     from mofm.inference.model import load
     from mofm.inference.targets import find_targets, read_names
     from mofm.inference.translate import translate_file
-    from mofm.omics.readers import Reading
 
     check_free(args.output, args.overwrite)
     names = None if args.features is None else read_names(args.features, args.to)
     model = load(args.model, step=args.step)
     targets = find_targets(model, args.to, names, args.features_build, str(args.features))
-    told = translate_file(
-        model,
-        args.input,
-        args.output,
-        targets,
-        Reading(**{name: getattr(args, name) for name in OF_READING}),
-        **{name: getattr(args, name) for name in OF_CELLS},
-    )
+    told = translate_file(model, args.input, args.output, targets, **cells_arguments(args))
     what = FEATURES[args.to]
     print(
         f"{args.output}: {told.cells:,} cells x {told.features:,} {what}, told from {told.source} by {args.model.name}"

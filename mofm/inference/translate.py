@@ -135,18 +135,19 @@ def _blocks(
     model: PretrainedModel, table: CountTable, matching: Matching, targets: Targets, options: Options
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """(first cell, mean_BF, deviation_BF, [total counts, known counts]) of every batch of cells."""
-    encode = jax.jit(partial(_encode, model.spec, table.modality))
-    tell = jax.jit(partial(_tell, model.spec, table.modality, targets.modality))
     start = 0
     for part, view in model.views(table, matching, options):
-        outputs = encode(model.params, model.states.rows_GD, view, matching.space)
+        outputs = _see(model.spec, table.modality, model.params, model.states.rows_GD, view, matching.space)
         blocks = []
         for first in range(0, len(targets.rows_F), FEATURES_AT_ONCE):
             of = slice(first, first + FEATURES_AT_ONCE)
             rows_F, shift_F = targets.rows_F[of], targets.level.shift_F[of]
             lacking = min(FEATURES_AT_ONCE, len(targets.rows_F)) - len(rows_F)  # one shape: one compilation
             asked_F, moved_F = np.pad(rows_F, (0, lacking)), np.pad(shift_F, (0, lacking))
-            told = tell(
+            told = _tell(
+                model.spec,
+                table.modality,
+                targets.modality,
                 model.params,
                 model.states.rows_GD,
                 outputs,
@@ -162,12 +163,14 @@ def _blocks(
         start += part.n_cells
 
 
-def _encode(
+@partial(jax.jit, static_argnames=("spec", "source"))  # one cache a process, not one a file
+def _see(
     spec: ModelSpec, source: Modality, params: Params, genes_GD: jax.Array, view: TokenBatch, space: FeatureSpace | None
 ) -> nn.Outputs:
     return nn.apply(spec, params, genes_GD, view, jnp.zeros_like(view.mask_BL), source, space)
 
 
+@partial(jax.jit, static_argnames=("spec", "source", "target"))
 def _tell(
     spec: ModelSpec,
     source: Modality,

@@ -25,6 +25,7 @@ from mofm.nn.model import Outputs, Translation
 from mofm.objectives.likelihoods import masked_mean
 from mofm.objectives.masked import likelihood
 from mofm.objectives.moments import moments
+from mofm.objectives.rows import unit_rows
 
 Translate = Callable[[Outputs, jax.Array, TokenBatch, Modality, Modality], Translation]
 """(outputs of the source's views, their shown_BM, what is asked for, source, target) -> Translation."""
@@ -85,7 +86,7 @@ def there_and_back(
     is_there_B = (view.cell_B >= 0) & (asked.cell_B >= 0)
     back_nll = _nll(back.prediction, view, view.mask_BL & is_there_B[:, None], direction.source)
     start_BE = jax.lax.stop_gradient(outputs.embedding_BE[:, :shared_width])
-    drift_B = 1 - _cosine(seen.embedding_BE[:, :shared_width], start_BE)
+    drift_B = 1 - jnp.sum(unit_rows(seen.embedding_BE[:, :shared_width]) * unit_rows(start_BE), axis=1)
     return {f"back_{name}": value for name, value in back_nll.items()} | {"drift": masked_mean(drift_B, is_there_B)}
 
 
@@ -101,7 +102,7 @@ def soft_view(prediction: Prediction, asked: TokenBatch, modality: Modality, spa
     if modality == "rna":
         values_BL = jnp.log1p(mean_BL * jnp.exp(-depth_B1))
     elif modality == "adt":
-        level_B = masked_mean_of_rows(jnp.log1p(mean_BL), asked.mask_BL)
+        level_B = jax.vmap(masked_mean)(jnp.log1p(mean_BL), asked.mask_BL)
         values_BL = jnp.log1p(mean_BL * jnp.exp(-level_B)[:, None])
     elif modality == "atac":
         idf_BL = 1 / jnp.maximum(jax.nn.sigmoid(space.base_F[asked.features_BL] + depth_B1), 1e-4)
@@ -113,19 +114,8 @@ def soft_view(prediction: Prediction, asked: TokenBatch, modality: Modality, spa
     return asked._replace(values_BL=values_BL, counts_BL=jnp.where(asked.mask_BL, mean_BL, 0.0))
 
 
-def masked_mean_of_rows(x_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
-    """Mean of each row over the tokens that are there; 0 where none is."""
-    return jnp.sum(jnp.where(mask_BL, x_BL, 0.0), axis=1) / jnp.maximum(mask_BL.sum(axis=1), 1)
-
-
 def _nll(prediction: Prediction, view: TokenBatch, scored_BL: jax.Array, modality: Modality) -> dict[str, jax.Array]:
     return {
         "token_nll": masked_mean(likelihood(prediction, prediction.token_BL, view, modality), scored_BL),
         "cell_nll": masked_mean(likelihood(prediction, prediction.cell_BL, view, modality), scored_BL),
     }
-
-
-def _cosine(x_BE: jax.Array, y_BE: jax.Array) -> jax.Array:
-    """Of each row; smooth at 0, where it is 0."""
-    square_B = jnp.sum(x_BE**2, axis=1) * jnp.sum(y_BE**2, axis=1)
-    return jnp.sum(x_BE * y_BE, axis=1) * jax.lax.rsqrt(square_B + 1e-12)

@@ -73,14 +73,14 @@ def training_loss(
 
     The genes are told by the network once, for all cells and for all links.
     """
-    if known.graph is None:
-        genes = model.gene_states(recipe.spec, params)
-        return total(recipe.objectives, answers(recipe, known.spaces, params, genes), batch, key, recipe.pairs)
-    objectives = recipe.objectives
-    link_key = jax.random.fold_in(key, len(MODALITIES))
-    graph, questions = ask(link_key, known.graph, objectives.links_per_step, objectives.edge_dropout)
+    objectives, graph, questions = recipe.objectives, None, None
+    if known.graph is not None:
+        link_key = jax.random.fold_in(key, len(MODALITIES))
+        graph, questions = ask(link_key, known.graph, objectives.links_per_step, objectives.edge_dropout)
     genes = model.gene_states(recipe.spec, params, graph)
     loss, metrics = total(objectives, answers(recipe, known.spaces, params, genes), batch, key, recipe.pairs)
+    if questions is None:
+        return loss, metrics
     links = link_answers(recipe.spec, params, genes, questions)
     loss += objectives.link_weight_at(step) * links["link_nll"]
     return loss, metrics | links | {"loss": loss}

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from networks import pairs_of, some_edges
+from runs import final_state
 
 from mofm.batch import NO_EDGE, REGULATES
 from mofm.batches.graph import make_graph
@@ -27,11 +28,10 @@ from mofm.omics.genome import gene_table
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch, place_graph
 from mofm.training import loop, workdir
-from mofm.training.checkpoint import Checkpoints
 from mofm.training.loop import start_models, train
 from mofm.training.network import FILE, RunNetwork, load_network, read_network, save_network
 from mofm.training.optimizer import make_optimizer
-from mofm.training.state import abstract_state, create_state
+from mofm.training.state import create_state
 from mofm.training.step import Knowledge, Recipe, train_step, training_loss
 
 GENES = 50
@@ -223,15 +223,6 @@ def test_a_run_without_a_network_knows_none(tiny, tmp_path):
     assert not any("link" in key for line in lines_of(tmp_path / "run") for key in line)
     assert not (tmp_path / "run" / FILE).exists()
     assert "network_digest" not in json.loads((tmp_path / "run" / "config.json").read_text())
-
-
-def final_state(config, folder):
-    spec = ModelSpec(config.encoder, len(workdir.read_genes(folder)), config.grn, len(load_network(folder).relations))
-    abstract = abstract_state(spec, make_optimizer(config.optimizer, config.run.steps), make_mesh(config.mesh))
-    checkpoints = Checkpoints(folder / "checkpoints")
-    state = jax.device_get(checkpoints.restore(checkpoints.latest, abstract))
-    checkpoints.close()
-    return state
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch):

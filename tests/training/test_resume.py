@@ -14,28 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from runs import final_state
 
 from mofm.batches.spaces import corpus_spaces
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
-from mofm.nn.model import ModelSpec
 from mofm.omics.genome import METADATA, gene_table
-from mofm.parallel.mesh import make_mesh
 from mofm.training import loop, workdir
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.loop import DivergedError, train
-from mofm.training.optimizer import make_optimizer
-from mofm.training.state import abstract_state
-
-
-def final_state(config, folder):
-    features = workdir.read_genes(folder)
-    spec = ModelSpec(config.encoder, len(features))
-    abstract = abstract_state(spec, make_optimizer(config.optimizer, config.run.steps), make_mesh(config.mesh))
-    checkpoints = Checkpoints(folder / "checkpoints")
-    state = jax.device_get(checkpoints.restore(checkpoints.latest, abstract))
-    checkpoints.close()
-    return state
 
 
 def assert_same_run(config, ours, theirs):

@@ -1,0 +1,23 @@
+"""What a run has left behind, for tests that compare runs."""
+
+import jax
+
+from mofm.parallel.mesh import make_mesh
+from mofm.training import workdir
+from mofm.training.checkpoint import Checkpoints
+from mofm.training.config import make_spec
+from mofm.training.network import load_network
+from mofm.training.optimizer import make_optimizer
+from mofm.training.state import abstract_state
+
+
+def final_state(config, folder):
+    """The newest TrainState of the run in `folder`, on the host."""
+    network = load_network(folder)
+    relations = 0 if network is None else len(network.relations)
+    spec = make_spec(config, len(workdir.read_genes(folder)), relations, workdir.read_modalities(folder))
+    abstract = abstract_state(spec, make_optimizer(config.optimizer, config.run.steps), make_mesh(config.mesh))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = jax.device_get(checkpoints.restore(checkpoints.latest, abstract))
+    checkpoints.close()
+    return state
