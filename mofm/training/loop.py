@@ -255,7 +255,7 @@ def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec
     }
     linear = {}
     if spec.translates and spec.translator.linear:
-        linear = fit_linear_translation(whole, expressed, spaces, components, profiles)
+        linear = fit_linear_translation(whole, expressed, spaces, components, profiles, spec.shared_width)
     return Start(null, components, profiles, spaces, levels, linear)
 
 
