@@ -35,18 +35,24 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
       InputError: a size is neither -1 nor positive, more than one is -1, or the sizes do not multiply to the devices.
     """
     devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(config, len(devices))
+    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices)
+
+
+def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """Sizes of MESH_AXES over so many devices, -1 filled. Raises `InputError` as `make_mesh` does."""
     sizes = {DATA: config.data, FSDP: config.fsdp, TENSOR: config.tensor}
     asked = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
     if any(size < 1 and size != -1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
         raise InputError(f"mesh {asked}: each axis is a positive number, and at most one is -1 (it takes what is left)")
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    filled = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
-    if math.prod(filled.values()) != len(devices):
+    filled = {axis: devices // fixed if size == -1 else size for axis, size in sizes.items()}
+    if math.prod(filled.values()) != devices:
         raise InputError(
-            f"mesh {asked} does not fit {len(devices)} device(s): set mesh.data=-1 to take what fsdp and tensor leave, "
-            f"and make their product divide {len(devices)}"
+            f"mesh {asked} does not fit {devices} device(s): set mesh.data=-1 to take what fsdp and tensor leave, "
+            f"and make their product divide {devices}"
         )
-    return jax.make_mesh(tuple(filled.values()), MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    return tuple(filled.values())
 
 
 def check_batch(mesh: Mesh, batch_size: int) -> None:
