@@ -1,8 +1,8 @@
 """mofm pod: 1.3 billion parameters, for a whole pod of 256 TPU v5e chips.
 
     mofm plan --config configs/pod.py --topology v5e:16x16
-    launch/tpu_pod.sh --name mofm-pod --type v5litepod-256 --zone ZONE -- \\
-        --config configs/pod.py --config.data.corpus=gs://BUCKET/corpus --workdir gs://BUCKET/runs/pod
+    launch/tpu_pod.sh --name mofm-pod --zone ZONE --type v5litepod-256 --share HOST:/EXPORT --spot -- \\
+        --config configs/pod.py --config.data.corpus=gs://BUCKET/corpus --workdir /mnt/mofm/runs/pod
 
 Weights and moments are cut 16 ways (fsdp), cells over all 256 chips: 16 cells of 1,024 tokens a chip. What the first command
 said is in README.md; nothing of this size has run. What is not set here is as in configs/base.py.

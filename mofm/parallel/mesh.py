@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from mofm.axes import DATA, FSDP, MESH_AXES, TENSOR
@@ -35,8 +36,12 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
       InputError: a size is neither -1 nor positive, more than one is -1, or the sizes do not multiply to the devices.
     """
     devices = jax.devices() if devices is None else devices
-    shape = mesh_shape(config, len(devices))
-    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    shape, types = mesh_shape(config, len(devices)), (AxisType.Auto,) * len(MESH_AXES)
+    try:
+        return jax.make_mesh(shape, MESH_AXES, types, devices=devices)
+    except NotImplementedError:  # on a TPU slice of 8 x 8, no axis of 4 is a whole side
+        split = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(split, MESH_AXES, axis_types=types)
 
 
 def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:

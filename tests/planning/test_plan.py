@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from mofm.cli import main
 from mofm.corpus.ingest import ingest
 from mofm.errors import InputError
+from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.planning import compiled
 from mofm.planning.chips import CHIPS, GIB, parse_topology
 from mofm.planning.compiled import Memory, TooLargeError, tpu_devices
@@ -89,6 +91,15 @@ def test_a_slice_that_libtpu_does_not_know_is_refused(monkeypatch):
     odd = dataclasses.replace(parse_topology("v5e:4x4"), name="v5e:3x5")
     with pytest.raises(InputError, match="libtpu does not know this slice"):
         tpu_devices(odd)
+
+
+@needs_libtpu
+@pytest.mark.parametrize("shape", [(8, 4, 2), (2, 32, 1), (64, 1, 1), (1, 16, 4)])
+def test_a_mesh_need_not_follow_the_sides_of_a_slice(shape):
+    devices = tpu_devices(parse_topology("v6e:8x8"))
+    mesh = make_mesh(MeshConfig(*shape), devices)
+    assert tuple(mesh.shape.values()) == shape
+    assert sorted(device.id for device in mesh.devices.flat) == sorted(device.id for device in devices)
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
@@ -213,14 +224,14 @@ def test_topologies(name, devices):
     [
         (["--topology", "h100:8", "--config.mesh.data=3"], "mesh data=3 x fsdp=1 x tensor=1 does not fit 8 device(s)"),
         (["--topology", "h100:16", "--config.data.batch_size=24"], "data.batch_size=24 cannot be divided"),
-        (["--topology", "h100:8", "--config.mesh.tensor=8"], "mesh.tensor=8 does not divide"),
+        (["--topology", "h100:8", "--config.mesh.tensor=8", "--config.encoder.heads=4"], "mesh.tensor=8 does not"),
         (["--topology", "h100:8", "--features", "dna=3"], "no such modality"),
         (["--topology", "h100:8", "--features", "rna"], "write MODALITY=N"),
         (["--topology", "h100:8", "--config.encoder.widht=3"], "Did you mean 'width'?"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(options, words, capsys):
-    config = ["--config", "configs/small.py"]
+    config = ["--config", str(Path(__file__).parents[2] / "configs" / "base.py")]
     assert main(["plan", *config, *options]) == 2
     told = capsys.readouterr().err
     assert words in told
