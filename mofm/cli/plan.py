@@ -53,6 +53,8 @@ def run(args) -> int:
     config = load_config(args.config, args.overrides, corpus=NO_CORPUS)
     jax.config.update("jax_platforms", "cpu")  # a TPU or GPU that is here is left to who uses it
     planner = Planner(topology, _features(args.features), args.edges)
+    if topology.chip.maker == "tpu":
+        print(f"compiling the train step for {topology.devices:,} x {topology.chip.title}; minutes", file=sys.stderr)
     plan = planner.plan(config)
     nearest = None
     if not plan.fits and not args.no_search:

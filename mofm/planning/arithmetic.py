@@ -11,8 +11,6 @@ from collections.abc import Callable
 
 import jax
 
-from mofm.errors import InputError
-
 
 def count_flops(function: Callable, *arguments, platform: str) -> dict[str, float]:
     """dtype of the operands -> FLOPs of one call over all devices.
@@ -20,9 +18,6 @@ def count_flops(function: Callable, *arguments, platform: str) -> dict[str, floa
     Args:
       function: anything that jax can trace; `arguments` are arrays or their shapes.
       platform: "tpu", "cuda", "cpu": which branch of `jax.lax.platform_dependent` is counted.
-
-    Raises:
-      InputError: a kernel in it does not say what it costs.
     """
     counted: Counter[str] = Counter()
     _count(jax.make_jaxpr(function)(*arguments).jaxpr, platform, 1.0, counted)
@@ -38,12 +33,7 @@ def _count(jaxpr, platform: str, times: float, counted: Counter) -> None:
             inner = math.prod(operand.shape[axis] for axis in contracted)
             counted[operand.dtype.name] += times * 2.0 * inner * math.prod(result.shape)
         elif name == "pallas_call":
-            if params.get("cost_estimate") is None:
-                raise InputError(
-                    f"a Pallas kernel ({params.get('name')}) gives no cost_estimate: its FLOPs are not known"
-                )
-            dtype = equation.invars[0].aval.dtype.name
-            counted[dtype] += times * params["cost_estimate"].flops
+            _count_kernel(equation, platform, times, counted)
         elif name == "cond":
             _count_branch(params, platform, times, counted)
         else:
@@ -52,6 +42,15 @@ def _count(jaxpr, platform: str, times: float, counted: Counter) -> None:
                 more = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
             for inner in _inside(params):
                 _count(inner, platform, times * more, counted)
+
+
+def _count_kernel(equation, platform: str, times: float, counted: Counter) -> None:
+    """A Pallas kernel costs what it says, and else its products in every cell of its grid (at most: it may skip some)."""
+    params = equation.params
+    if said := params.get("cost_estimate"):
+        counted[equation.invars[-1].aval.dtype.name] += times * said.flops
+    else:
+        _count(params["jaxpr"], platform, times * math.prod(params["grid_mapping"].grid), counted)
 
 
 def _count_branch(params, platform: str, times: float, counted: Counter) -> None:

@@ -96,6 +96,7 @@ class Planner:
     def __init__(self, topology: Topology, features: Mapping[str, int] | None = None, edges: int | None = None):
         self.topology, self._features, self._edges = topology, features or {}, edges
         self._devices = tpu_devices(topology) if topology.chip.maker == "tpu" else None
+        self._facts: dict[str, Facts] = {}
 
     def mesh(self, config: Config) -> Mesh | AbstractMesh:
         """The config's mesh over the topology; of GPUs, which nothing is compiled for, one without devices."""
@@ -111,7 +112,7 @@ class Planner:
           InputError: the mesh does not fit the topology, the model or the batch; or the corpus cannot be read.
         """
         mesh = self.mesh(config)
-        facts = find_facts(config, self._features, self._edges)
+        facts = self._facts_of(config)
         step = make_step(config, facts, mesh)
         chip = self.topology.chip
         found, required = None, None
@@ -150,6 +151,13 @@ class Planner:
         times = step_times(chip, plan.devices, device_flops, found.traffic, by_axes, plan.mesh)
         return dataclasses.replace(plan, times=times)
 
+    def _facts_of(self, config: Config) -> Facts:
+        """Looked up once for each kind of batch: a search asks often, and a corpus may be in a bucket."""
+        key = repr((config.data, config.network, config.seed))
+        if key not in self._facts:
+            self._facts[key] = find_facts(config, self._features, self._edges)
+        return self._facts[key]
+
     def _compile(self, config: Config, facts: Facts, step: Step, mesh) -> Compiled:
         limit = float(self.topology.chip.memory)
         if self._devices is None:
@@ -159,7 +167,7 @@ class Planner:
     def state_bytes(self, config: Config) -> float:
         """Bytes of one device's parameters, moments and batch: known without compiling."""
         mesh = self.mesh(config)
-        step = make_step(config, find_facts(config, self._features, self._edges), mesh)
+        step = make_step(config, self._facts_of(config), mesh)
         leaves = jax.tree.leaves(step.arguments)
         return sum(float(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)
 

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas
 
 from mofm.nn.encoder import Encoder
 from mofm.planning.arithmetic import count_flops
@@ -58,6 +59,23 @@ def test_where_data_choose_the_dearer_branch_counts():
         return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x, lambda x: x, x)
 
     assert count_flops(chosen, square(8), platform="tpu") == {"float32": 2 * 8**3}
+
+
+@pytest.mark.parametrize(("said", "expected"), [(None, 2 * 64 * 8 * 32), (7, 7)])
+def test_a_kernel_costs_what_it_says_or_its_products_over_its_grid(said, expected):
+    def kernel(x_ref, y_ref, out_ref):
+        out_ref[...] = x_ref[...] @ y_ref[...]
+
+    product = pallas.pallas_call(
+        kernel,
+        out_shape=jax.ShapeDtypeStruct((64, 32), jnp.float32),
+        grid=(4,),
+        in_specs=[pallas.BlockSpec((16, 8), lambda i: (i, 0)), pallas.BlockSpec((8, 32), lambda i: (0, 0))],
+        out_specs=pallas.BlockSpec((16, 32), lambda i: (i, 0)),
+        cost_estimate=said and pallas.CostEstimate(flops=said, transcendentals=0, bytes_accessed=0),
+    )
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((64, 8), (8, 32)))
+    assert count_flops(product, *shapes, platform="tpu") == {"float32": expected}
 
 
 def test_a_block_without_a_scan_is_counted_as_xla_counts_it():
