@@ -51,7 +51,7 @@ def nearest_fit(
         changes = {"encoder.remat": remat}
         if found := search.attempt(changes):
             return found
-    wider = list(_wider(config, planner.topology.devices))
+    wider = [more for more in _wider(config, planner.topology.devices) if search.can_be(changes | more)]
     for more in wider:
         if search.may_fit(changes | more) and (found := search.attempt(changes | more)):
             return found
@@ -97,12 +97,19 @@ class _Search:
         """Bytes of a device's arguments."""
         return self.planner.state_bytes(changed(self.config, changes))
 
+    def can_be(self, changes: Changes) -> bool:
+        """Whether the mesh still divides the model and the batch."""
+        try:
+            self.state(changes)
+        except InputError:
+            return False
+        return True
+
     def may_fit(self, changes: Changes) -> bool:
         """Whether it is worth a compilation."""
-        try:
-            state = self.state(changes)
-        except InputError:
-            return False  # the mesh divides it no more
+        if not self.can_be(changes):
+            return False
+        state = self.state(changes)
         if self.required is None:
             return state < self.limit
         before, now = (changed(self.config, some).data.batch_size for some in (self.last, changes))
@@ -114,10 +121,7 @@ class _Search:
         self.tries += 1
         if self.tries > MOST_TRIES:
             return None
-        try:
-            plan = self.planner.plan(changed(self.config, changes))
-        except InputError:
-            return None
+        plan = self.planner.plan(changed(self.config, changes))
         needs = "more than there is" if plan.required is None else gibibytes(plan.required)
         self.say(f"{as_options(changes)}: needs {needs} of {gibibytes(plan.limit)}")
         self.last, self.required = changes, plan.required

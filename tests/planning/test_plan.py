@@ -239,20 +239,21 @@ def test_what_does_not_go_together_is_one_line(options, words, capsys):
 
 
 class _Pretended:
-    """A planner whose configs need what a formula says: 4 GiB of state over fsdp, and of activations 1 GiB a cell."""
+    """A planner whose configs need what a formula says: 16 GiB of state over fsdp, and of activations up to 1 GiB a cell."""
 
     topology = parse_topology("v5e:4x4")
 
-    def __init__(self):
-        self.tried = []
+    def __init__(self, most_fsdp: int = 16):
+        self.most_fsdp = most_fsdp
 
     def state_bytes(self, config) -> float:
+        if config.mesh.fsdp > self.most_fsdp:
+            raise InputError("mesh.fsdp does not divide the model")
         return 16 * GIB / config.mesh.fsdp
 
     def plan(self, config) -> Plan:
         kept = {"none": 1.0, "dots": 0.5, "full": 0.25}[config.encoder.remat]
         memory = Memory(self.state_bytes(config), kept * config.data.batch_size * GIB, 0, 15.75 * GIB)
-        self.tried.append(config)
         plan = types.SimpleNamespace(memory=memory, required=memory.total, limit=memory.limit)
         plan.fits = memory.total <= memory.limit
         return plan
@@ -281,6 +282,13 @@ def test_the_nearest_config_that_fits(small, overrides, expected, tries):
     assert found.plan.fits
     assert len(said) <= tries
     assert said[-1].startswith(expected)
+
+
+def test_no_further_than_the_mesh_divides_the_model(small):
+    planner = _Pretended(most_fsdp=4)
+    config = small("encoder.remat=full", "data.batch_size=512", "mesh.fsdp=1")
+    found = nearest_fit(planner, config, planner.plan(config))
+    assert found.changes == {"mesh.fsdp": 4, "data.batch_size": 32}
 
 
 def test_where_nothing_fits_nothing_is_told(small):
