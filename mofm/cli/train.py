@@ -1,5 +1,6 @@
 """`mofm train`: a corpus to a model."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def add(verbs) -> None:
     verb.add_argument("--config", required=True, type=Path, help="a config file, such as configs/small.py")
     verb.add_argument("--workdir", required=True, type=Path, help="the run's directory")
     verb.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    several = verb.add_argument_group("several processes, each over its own devices, on one host or many")
+    several.add_argument(
+        "--distributed",
+        action="store_true",
+        help="find the other processes of the run by what SLURM, Open MPI, the hosts of a TPU or GKE tell",
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="or by this: where the first process listens")
+    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
     verb.add_argument(
         "--stopped-code",
         type=int,
@@ -31,15 +41,29 @@ def add(verbs) -> None:
 
 def run(args) -> int:
     """Runs the verb; returns the exit code."""
+    import jax
+
+    from mofm.parallel.processes import Processes, lost_another, start
     from mofm.training.config import load_config
     from mofm.training.loop import DivergedError, train
 
     config = load_config(args.config, args.overrides)
+    start(Processes(args.distributed, args.coordinator, args.processes, args.process))
     try:
         step = train(config, args.workdir, quiet=args.quiet)
     except DivergedError as error:
         print(f"mofm train: {error}", file=sys.stderr)
         return 3
+    except jax.errors.JaxRuntimeError as error:
+        if not lost_another(error):
+            raise
+        print(
+            f"mofm train: another process of the run was lost ({str(error).splitlines()[0]}); the same command on all of them "
+            "goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.stderr.flush()
+        os._exit(4)  # the usual way out would wait for the lost process to leave too
     if step < config.run.steps:
         print(f"stopped at step {step} of {config.run.steps} and saved; the same command goes on", file=sys.stderr)
         return args.stopped_code

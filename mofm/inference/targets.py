@@ -23,6 +23,7 @@ from mofm.omics.table import CountTable
 from mofm.training import workdir as workdirs
 from mofm.training.components import link_matrix
 from mofm.training.null import Level
+from mofm.training.state import Start
 
 REGION_SUFFIXES = (".bed", ".bed.gz", ".narrowPeak", ".broadPeak")
 
@@ -38,9 +39,10 @@ class Targets:
       rows_F: int32. Number of each among the features of `space`; of RNA, its row of the gene table.
       space: the features; None for RNA.
       level: their median depth, and what makes the mean of each that of whole cells.
-      linear: for each source that has a linear translation, its loading_FK of the features of `space`.
+      linear: for each source that has a linear translation, its loading_FR of the features of `space`.
       unknown: names that were asked for and that speak of no gene of the model.
       build: genome build that regions were taken to be of; None where there are none.
+      start: the simple models that the run began from.
     """
 
     modality: Modality
@@ -51,6 +53,7 @@ class Targets:
     linear: dict[Modality, np.ndarray]
     unknown: list[str]
     build: str | None
+    start: Start
 
 
 def find_targets(
@@ -72,14 +75,14 @@ def find_targets(
     _check_direction(model, modality)
     start = workdirs.load_start(model.workdir)
     trained, level = workdirs.read_features(model.workdir, modality), start.levels[modality]
-    linear = {source: loading_FK for (source, target), loading_FK in start.linear.items() if target == modality}
+    linear = {source: loading_FR for (source, target), loading_FR in start.linear.items() if target == modality}
     if names is None:
         var = pd.DataFrame(
             {"feature_id": trained["id"].to_numpy(), "trained": True}, index=_names_of(trained, modality)
         )
         rows_F = np.arange(len(var), dtype=np.int32)  # of RNA too: its features are the first rows of the gene table
         level = Level(level.depth, level.shift_F[: len(var)])
-        return Targets(modality, var, rows_F, start.spaces.get(modality), level, linear, [], None)
+        return Targets(modality, var, rows_F, start.spaces.get(modality), level, linear, [], None, start)
     found = resolve(_without_cells(names, modality, where), model.named_by, build)
     number_of = {identity: number for number, identity in enumerate(trained["id"])}
     number_C = np.array([number_of.get(identity, -1) for identity in found.ids], np.int32)
@@ -91,8 +94,8 @@ def find_targets(
         space = _space_of(model, modality, found.ids)
         space, level = _with_means(space, number_C, start.spaces[modality], level)
         linear = {
-            source: _loadings_of(space, number_C, start.spaces[modality], loading_FK, len(model.genes))
-            for source, loading_FK in linear.items()
+            source: _loadings_of(space, number_C, start.spaces[modality], loading_FR, len(model.genes))
+            for source, loading_FR in linear.items()
         }
         known_C, rows_C = known_share(space), np.arange(len(names), dtype=np.int32)
     if not known_C.any():
@@ -102,7 +105,7 @@ def find_targets(
         )
     unknown = [name for name, known in zip(names, known_C, strict=True) if not known]
     level = Level(level.depth, level.shift_F[known_C])
-    return Targets(modality, var[known_C], rows_C[known_C], space, level, linear, unknown, found.build)
+    return Targets(modality, var[known_C], rows_C[known_C], space, level, linear, unknown, found.build, start)
 
 
 def read_names(path: Path, modality: Modality) -> list[str]:
@@ -179,11 +182,11 @@ def _with_means(
 
 
 def _loadings_of(
-    space: FeatureSpace, number_C: np.ndarray, trained: FeatureSpace, loading_FK: np.ndarray, genes: int
+    space: FeatureSpace, number_C: np.ndarray, trained: FeatureSpace, loading_FR: np.ndarray, genes: int
 ) -> np.ndarray:
-    """loading_CK of the space's features: their own, or the mean by gene of those that training had."""
+    """loading_CR of the space's features: their own, or the mean by gene of those that training had."""
     of_FG, of_CG = link_matrix(trained, genes), link_matrix(space, genes)
     weight_G = np.asarray(of_FG.sum(axis=0)).ravel()
-    loading_GK = (of_FG.T @ loading_FK) / np.maximum(weight_G, 1e-9)[:, None]
+    loading_GR = (of_FG.T @ loading_FR) / np.maximum(weight_G, 1e-9)[:, None]
     is_old_C1 = (number_C >= 0)[:, None]
-    return np.where(is_old_C1, loading_FK[np.maximum(number_C, 0)], of_CG @ loading_GK).astype(np.float32)
+    return np.where(is_old_C1, loading_FR[np.maximum(number_C, 0)], of_CG @ loading_GR).astype(np.float32)

@@ -34,12 +34,14 @@ from mofm.inference.matching import Matching
 from mofm.inference.model import Options, PretrainedModel, counts_known
 from mofm.inference.targets import Targets
 from mofm.nn import model as nn
+from mofm.nn.linear import linear_predictor, linear_profile
 from mofm.nn.model import ModelSpec, Params
 from mofm.objectives.moments import moments
 from mofm.omics.readers import Reading
 from mofm.omics.table import CountTable
 from mofm.progress import cells_progress
 from mofm.training import workdir as workdirs
+from mofm.training.profiles import make_reader
 
 FEATURES_AT_ONCE = 2048
 """Features asked for together: a block of the output, and of memory."""
@@ -136,8 +138,16 @@ def _blocks(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """(first cell, mean_BF, deviation_BF, [total counts, known counts]) of every batch of cells."""
     start = 0
+    loading_FR = targets.linear.get(table.modality)
+    start_models = targets.start
+    reader = make_reader(
+        table.modality, matching.space, start_models.components, start_models.profiles.get(table.modality)
+    )
     for part, view in model.views(table, matching, options):
         outputs = _see(model.spec, table.modality, model.params, model.states.rows_GD, view, matching.space)
+        if loading_FR is not None:
+            nothing_BL = np.zeros_like(view.mask_BL)
+            outputs = outputs._replace(linear_BR=linear_profile(reader, view, nothing_BL, table.modality))
         blocks = []
         for first in range(0, len(targets.rows_F), FEATURES_AT_ONCE):
             of = slice(first, first + FEATURES_AT_ONCE)
@@ -156,7 +166,7 @@ def _blocks(
                 moved_F,
                 targets.level.depth,
                 targets.space,
-                targets.linear.get(table.modality),
+                loading_FR,
             )
             blocks.append([np.asarray(leaf)[: part.n_cells, : len(rows_F)] for leaf in told])
         mean_BF, deviation_BF = (np.concatenate(leaves, axis=1) for leaves in zip(*blocks, strict=True))
@@ -184,7 +194,7 @@ def _tell(
     shift_F: jax.Array,
     depth: jax.Array,
     space: FeatureSpace | None,
-    loading_FK: jax.Array | None,
+    loading_FR: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     """mean_BF and deviation_BF of features `rows_F` in cells of one depth."""
     cells, features = shown_BM.shape[0], rows_F.shape[0]
@@ -200,7 +210,8 @@ def _tell(
         zeros_B,
         zeros_BF + 1,
     )
-    told = nn.translate(spec, params, genes_GD, outputs, shown_BM, asked, source, target, space, loading_FK).prediction
+    linear_BF = None if loading_FR is None else linear_predictor(outputs.linear_BR, loading_FR, features_BF)
+    told = nn.translate(spec, params, genes_GD, outputs, shown_BM, asked, source, target, space, linear_BF).prediction
     predictor_BF = (told.token_BL + told.cell_BL) / 2 + shift_F
     if told.background_BL is not None:
         told = told._replace(background_BL=told.background_BL + shift_F)

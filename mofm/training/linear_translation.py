@@ -4,7 +4,7 @@
 
 A translator that starts from nothing must find by gradient descent what one ridge regression tells it. (500 PBMC of
 CITE-seq, RNA to protein, one split: .392 after 200 steps from nothing, where ridge has .436.) From here it begins at
-ridge regression and learns what is not linear; what is fitted here is not trained on, only the profile that it reads.
+ridge regression and learns what is not linear; what is fitted here is not trained on (`nn/linear.py`).
 
 Loadings are in nats, as predictors are: each measurement's response z is its deviation from the feature's mean over the
 slope of the mean in the predictor there (one Newton step of the likelihood, whose weights are taken as equal):
@@ -24,7 +24,7 @@ features: what the target's own profile tells of its features is read from the s
 start from that or from nothing, whichever the left-out cells prefer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import NamedTuple
 
@@ -34,9 +34,10 @@ from scipy.special import expit, logit
 
 from mofm.axes import Modality
 from mofm.batch import Spaces, TokenBatch, log_exposure
+from mofm.nn.linear import Reader
 from mofm.objectives.translation import Direction
 from mofm.training.components import Components, token_matrices
-from mofm.training.profiles import CellProfiles, Profile, read_profiles
+from mofm.training.profiles import CellProfiles, Profile, make_reader, read_profiles
 
 Views = Mapping[Modality, Sequence[TokenBatch]]
 LinearTranslation = dict[Direction, np.ndarray]
@@ -77,7 +78,6 @@ def fit_linear_translation(
     spaces: Spaces,
     components: Components,
     profiles: Mapping[Modality, Profile],
-    shared_width: int,
 ) -> LinearTranslation:
     """Loadings of every direction between the modalities of some training cells; none where there are no components.
 
@@ -85,16 +85,12 @@ def fit_linear_translation(
       whole: host batches as cells are embedded.
       expressed: host batches that show all that the same cells express, and no zeros.
       spaces: features of all but RNA, with their mean predictors.
-      shared_width: of the embedding: a profile's columns past it are a modality's own.
     """
     genes = len(components.rows_GK)
-    width = min(components.rows_GK.shape[1], shared_width)
-    if not width:
+    if not components.rows_GK.shape[1]:
         return {}
-    read = {
-        modality: read_profiles(views, modality, spaces.get(modality), components, profiles.get(modality), width)
-        for modality, views in whole.items()
-    }
+    readers = make_readers(whole, spaces, components, profiles)
+    read = {modality: read_profiles(views, modality, readers[modality]) for modality, views in whole.items()}
     shown = {
         modality: _read_target(views, modality, len(spaces[modality].base_F) if modality in spaces else genes)
         for modality, views in expressed.items()
@@ -107,6 +103,16 @@ def fit_linear_translation(
         loading_FK = _fit(profile_NK, measured, priors[target]) if enough else priors[target]
         found[Direction(source, target)] = loading_FK.astype(np.float32)
     return found
+
+
+def make_readers(
+    modalities: Iterable[Modality], spaces: Spaces, components: Components, profiles: Mapping[Modality, Profile]
+) -> dict[Modality, Reader]:
+    """How the linear translation reads each modality."""
+    return {
+        modality: make_reader(modality, spaces.get(modality), components, profiles.get(modality))
+        for modality in modalities
+    }
 
 
 def _read_target(views: Sequence[TokenBatch], modality: Modality, features: int) -> _Target:

@@ -9,7 +9,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,15 +26,17 @@ from mofm.batches.stream import Stream
 from mofm.corpus.cache import ShardCache
 from mofm.corpus.contents import read_gene_table_of
 from mofm.corpus.store import Corpus, open_corpus
+from mofm.errors import InputError
 from mofm.nn.model import ModelSpec
 from mofm.parallel.mesh import check_batch, check_views, make_mesh, one_at_a_time
 from mofm.parallel.place import place_batch, place_graph
+from mofm.parallel.processes import all_asked_to_stop, is_first, wait_for_all
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.components import fit_components, gene_activity, read_cells
 from mofm.training.config import Config, make_spec
-from mofm.training.linear_translation import fit_linear_translation
-from mofm.training.metrics import MetricsWriter
+from mofm.training.linear_translation import fit_linear_translation, make_readers
+from mofm.training.metrics import MetricsWriter, Silent
 from mofm.training.network import read_network
 from mofm.training.null import fit_level, fit_null, with_mean_predictor
 from mofm.training.optimizer import make_optimizer, make_schedule
@@ -50,6 +52,10 @@ COMPONENT_CELLS = 8_192
 COMPONENT_BATCH, COMPONENT_TOKENS = 256, 4_096
 """They are read in batches of this many cells and of all the genes that a cell expresses, up to this many."""
 
+
+_TRAIN = jax.jit(train_step, static_argnums=0, donate_argnums=2)  # here, so that a process compiles a recipe once
+_EVALUATE = jax.jit(eval_step, static_argnums=0)
+_EVALUATE_LINKS = jax.jit(eval_links, static_argnums=0)
 
 _log = logging.getLogger("mofm")
 
@@ -79,17 +85,17 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     graph = network and place_graph(network.graph(spec.genes, config.network.edge_budget), mesh)
     state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
-    workdirs.open_workdir(workdir, config, corpus, genes, network)
+    if is_first() or (workdir / "config.json").exists():  # all refuse what is another's, one writes
+        workdirs.open_workdir(workdir, config, corpus, genes, network)
+    wait_for_all("the directory of the run")
 
     recipe = Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh)
-    models = workdirs.load_start(workdir)  # kept, so that a resumed run has the very same
-    if models is None:
-        models = start_models(corpus, stream, config, spec, spaces)
-        workdirs.save_start(workdir, models)
+    models = _start_of(workdir, lambda: start_models(corpus, stream, config, spec, spaces))
     # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
     everywhere = NamedSharding(mesh, PartitionSpec())
-    known = Knowledge(*jax.device_put((models.spaces, None, models.linear), everywhere))._replace(graph=graph)
-    if network and not quiet:
+    readers = models.linear and make_readers(corpus.modalities, models.spaces, models.components, models.profiles)
+    known = Knowledge(*jax.device_put((models.spaces, None, models.linear, readers), everywhere))._replace(graph=graph)
+    if network and not quiet and is_first():
         print(*network.notes, sep="\n", file=sys.stderr)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
     start = checkpoints.latest
@@ -98,8 +104,8 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     else:
         state = checkpoints.restore(start, abstract_state(spec, optimizer, mesh))
 
-    metrics = MetricsWriter(workdir, start)
-    progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet)
+    metrics = MetricsWriter(workdir, start) if is_first() else Silent()
+    progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet or not is_first())
     with jax.set_mesh(mesh), _stop_asked() as stop, progress:
         links = network and network.held_out(len(genes), config.seed)
         run = _Run(config, mesh, stream, recipe, known, models, links, checkpoints, metrics, progress)
@@ -125,7 +131,7 @@ class _Run:
         models: Start,
         links: LinkQuestions | None,
         checkpoints: Checkpoints,
-        metrics: MetricsWriter,
+        metrics: MetricsWriter | Silent,
         progress: TrainingProgress,
     ):
         self.config, self.mesh, self.stream = config.run, mesh, stream
@@ -133,13 +139,9 @@ class _Run:
         self.batch_size = config.data.batch_size
         self.schedule = make_schedule(config.optimizer, config.run.steps)
         of_heldout = replace(recipe, pairs=stream.heldout_pairs)
-        train, evaluate = (
-            jax.jit(partial(train_step, recipe), donate_argnums=1),
-            jax.jit(partial(eval_step, of_heldout)),
-        )
-        self.step_fn = one_at_a_time(partial(train, known), mesh)
-        self.eval_fn = one_at_a_time(partial(evaluate, models.null, known), mesh)
-        self.link_fn = links and one_at_a_time(partial(jax.jit(partial(eval_links, recipe)), known, links), mesh)
+        self.step_fn = one_at_a_time(partial(_TRAIN, recipe, known), mesh)
+        self.eval_fn = one_at_a_time(partial(_EVALUATE, of_heldout, models.null, known), mesh)
+        self.link_fn = links and one_at_a_time(partial(_EVALUATE_LINKS, recipe, known, links), mesh)
         self.link_weight = config.objectives.link_weight
         self.heldout_batches: list[CellBatch] | None = None
         self.last_log = (time.perf_counter(), None)
@@ -156,11 +158,12 @@ class _Run:
             if pending:
                 self.report(*pending)
             pending = (step, batch, values)
-            if stop or self.is_due(step):
+            stopping = bool(stop) or all_asked_to_stop(step)
+            if stopping or self.is_due(step):
                 self.report(*pending)  # a state is saved or evaluated only after its loss was seen to be finite
                 pending = None
                 self.keep(state, step)
-            if stop:
+            if stopping:
                 break
         batches.close()
         return step
@@ -221,6 +224,19 @@ class _Run:
         )
 
 
+def _start_of(workdir: Path, fit: Callable[[], Start]) -> Start:
+    """The simple models of the run, the very same to all processes and after every stop: the first fits and keeps them."""
+    if is_first() and workdirs.load_start(workdir) is None:
+        workdirs.save_start(workdir, fit())
+    wait_for_all("the start of the run")
+    models = workdirs.load_start(workdir)
+    if models is None:
+        raise InputError(
+            f"{workdir}: not the directory that the first process of the run writes; all hosts must see one"
+        )
+    return models
+
+
 def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec, spaces: Spaces) -> Start:
     """The simple models of a run, fitted on training cells: the first that it will see."""
     data = replace(config.data, label_key=None, batch_key=None)  # they are fitted on counts
@@ -255,7 +271,7 @@ def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec
     }
     linear = {}
     if spec.translates and spec.translator.linear:
-        linear = fit_linear_translation(whole, expressed, spaces, components, profiles, spec.shared_width)
+        linear = fit_linear_translation(whole, expressed, spaces, components, profiles)
     return Start(null, components, profiles, spaces, levels, linear)
 
 
@@ -283,13 +299,16 @@ def _mean_over_tokens(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
 def _stop_asked() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT instead of dying of them; a second Ctrl-C is obeyed at once."""
     asked: list[int] = []
+    several = jax.process_count() > 1  # then JAX's coordination service hears SIGTERM, as all must stop at one step
 
     def ask(number: int, frame) -> None:
-        if asked and number == signal.SIGINT:
+        if several:
+            signal.raise_signal(signal.SIGTERM)  # which reaches all
+        elif asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(number)
 
-    handled = (signal.SIGTERM, signal.SIGINT)
+    handled = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
     try:
         before = {number: signal.signal(number, ask) for number in handled}
     except ValueError:  # not the main thread (a notebook's worker): signals are not ours to take

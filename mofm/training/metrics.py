@@ -35,6 +35,16 @@ class MetricsWriter:
         self._events.close()
 
 
+class Silent:
+    """In the place of a MetricsWriter in all processes but the first."""
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def _cut_after(path: Path, step: int) -> None:
     """Keep whole lines up to `step`; a half-written last line goes too."""
     kept = []

@@ -1,6 +1,7 @@
 """AdamW with warm-up and a cosine or a warm-up-stable-decay schedule, and clipping by global norm."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import jax
@@ -61,6 +62,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules(stages, [warmup, max(steps - decay, warmup)])
 
 
+@lru_cache(maxsize=64)  # the same object for the same config: programs that were compiled with it are found again
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """The gradient transformation of a run that is `steps` long."""
     return optax.chain(

@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from mofm.axes import Modality
 from mofm.batch import WEIGHED_BY_DEPTH, FeatureSpace, TokenBatch, log_exposure
+from mofm.nn.linear import Reader
 from mofm.training.components import Components, link_matrix, token_matrices
 
 
@@ -41,7 +42,7 @@ def fit_profile(
     views: Sequence[TokenBatch], modality: Modality, space: FeatureSpace, components: Components
 ) -> Profile:
     """Scale and centre of a modality, of host batches as they are embedded: all that a cell has, or a large sample."""
-    profile_NK = _unscaled(views, modality, space, components).profile_NK
+    profile_NK = _means(views, modality, *_axes(modality, space, components)).profile_NK
     mean_K = deviation_K = np.zeros(profile_NK.shape[1])
     if len(profile_NK):
         mean_K, deviation_K = profile_NK.mean(axis=0), profile_NK.std(axis=0)
@@ -52,40 +53,41 @@ def fit_profile(
     return Profile(*(np.asarray(leaf, np.float32) for leaf in (scale, scale_K, scale_K * mean_K)))
 
 
-def read_profiles(
-    views: Sequence[TokenBatch],
-    modality: Modality,
-    space: FeatureSpace | None,
-    components: Components,
-    profile: Profile | None,
-    width: int,
-) -> CellProfiles:
-    """The first columns of the linear profiles of the views' cells. `space` and `profile` are None for RNA."""
-    cell_N, profile_NK = _unscaled(views, modality, space, components)
-    if profile is None:
-        profile_NK = profile_NK - components.mean_weight_G @ components.rows_GK
-    else:
-        profile_NK = profile_NK * profile.scale_K - profile.centre_K
-    return CellProfiles(cell_N, profile_NK[:, :width])
+def make_reader(
+    modality: Modality, space: FeatureSpace | None, components: Components, profile: Profile | None
+) -> Reader:
+    """The linear read-out of any features of a modality, as it is at the start. `space` and `profile` are None for RNA."""
+    axes_FK, mean_F = _axes(modality, space, components)
+    centre_K = components.mean_weight_G @ components.rows_GK if profile is None else profile.centre_K
+    axes_FK = axes_FK if profile is None else axes_FK * profile.scale_K
+    return Reader(*(np.asarray(leaf, np.float32) for leaf in (axes_FK, mean_F, centre_K)))
 
 
-def _unscaled(
-    views: Sequence[TokenBatch], modality: Modality, space: FeatureSpace | None, components: Components
-) -> CellProfiles:
-    """Means over tokens, with the factor of depth; padded rows are left out."""
+def read_profiles(views: Sequence[TokenBatch], modality: Modality, reader: Reader) -> CellProfiles:
+    """The linear profiles of the views' cells: `nn.linear.linear_profile` on the host."""
+    cell_N, profile_NK = _means(views, modality, reader.axes_FR, reader.mean_F)
+    return CellProfiles(cell_N, profile_NK - reader.centre_R)
+
+
+def _axes(modality: Modality, space: FeatureSpace | None, components: Components) -> tuple[np.ndarray, np.ndarray]:
+    """axes_FK without the modality's scale, and the mean_F that values are held against."""
     genes = len(components.rows_GK)
     links_FG = sp.identity(genes, format="csr") if space is None else link_matrix(space, genes)
     rows_FK, gain_F = links_FG @ components.rows_GK, links_FG @ np.exp(components.log_gain_G.astype(np.float64))
-    mean_F = expit(space.base_F) if modality == "methylation" else np.zeros(len(gain_F))
-    cells, profiles = [np.zeros(0, np.int32)], [np.zeros((0, rows_FK.shape[1]))]
+    return rows_FK * gain_F[:, None], expit(space.base_F) if modality == "methylation" else np.zeros(len(gain_F))
+
+
+def _means(views: Sequence[TokenBatch], modality: Modality, axes_FK: np.ndarray, mean_F: np.ndarray) -> CellProfiles:
+    """Means over tokens, with the factor of depth; padded rows are left out."""
+    cells, profiles = [np.zeros(0, np.int32)], [np.zeros((0, axes_FK.shape[1]))]
     for view in views:
-        (values_NF,) = token_matrices([view], len(gain_F), ("values_BL",))
+        (values_NF,) = token_matrices([view], len(mean_F), ("values_BL",))
         tokens_N = np.maximum(np.diff(values_NF.indptr), 1)
-        values_NF.data = (values_NF.data - mean_F[values_NF.indices]) * gain_F[values_NF.indices]
+        values_NF.data = values_NF.data - mean_F[values_NF.indices]
         weight_N = np.ones(len(tokens_N))
         if modality in WEIGHED_BY_DEPTH:
             weight_N = np.exp(np.asarray(log_exposure(view.library_B), np.float64) / 2)
         is_there = view.cell_B >= 0
-        profiles.append(((values_NF @ rows_FK) * (weight_N / tokens_N)[:, None])[is_there])
+        profiles.append(((values_NF @ axes_FK) * (weight_N / tokens_N)[:, None])[is_there])
         cells.append(view.cell_B[is_there])
     return CellProfiles(np.concatenate(cells), np.concatenate(profiles))

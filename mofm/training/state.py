@@ -4,6 +4,8 @@ eval_shape tells every leaf's shape, the model tells every leaf's logical axes, 
 jit(init, out_shardings) makes each device compute its own part.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -93,14 +95,21 @@ def create_state(
     spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int, start: Start
 ) -> TrainState:
     """A fresh state at step 0: its decoder is the mean predictor, its embedding the linear model."""
+    with jax.set_mesh(mesh):
+        return _builder(spec, optimizer, mesh)(jax.random.key(seed), start)
+
+
+@lru_cache(maxsize=16)
+def _builder(
+    spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[jax.Array, Start], TrainState]:
+    """The program that makes a state where it lies."""
 
     def build(key: jax.Array, start: Start) -> TrainState:
         params = linear_start(model.init(spec, key), start)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    build = jax.jit(build, out_shardings=state_shardings(spec, optimizer, mesh))
-    with jax.set_mesh(mesh):
-        return build(jax.random.key(seed), start)
+    return jax.jit(build, out_shardings=state_shardings(spec, optimizer, mesh))
 
 
 def linear_start(params: Params, start: Start) -> Params:

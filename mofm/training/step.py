@@ -14,6 +14,7 @@ from mofm.batch import CellBatch, GeneGraph, LinkQuestions, Paired, Spaces, Toke
 from mofm.nn import model
 from mofm.nn.decoder import Prediction
 from mofm.nn.grn import GeneStates
+from mofm.nn.linear import Reader, linear_predictor, linear_profile
 from mofm.nn.model import ModelSpec, Outputs, Params, Translation
 from mofm.objectives.link_prediction import ask, link_prediction
 from mofm.objectives.total import Answers, ObjectivesConfig, total
@@ -47,11 +48,13 @@ class Knowledge(NamedTuple):
       spaces: what the features of a batch are, where they are not genes.
       graph: the regulatory network of the genes, less what is held out; None where there is none.
       linear: loadings of the linear translation of each direction that has one.
+      readers: how it reads each modality.
     """
 
     spaces: Spaces
     graph: GeneGraph | None = None
     linear: LinearTranslation = {}  # noqa: RUF012
+    readers: dict[Modality, Reader] = {}  # noqa: RUF012
 
 
 def train_step(
@@ -120,12 +123,18 @@ def answers(recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates)
     spec, spaces = recipe.spec, known.spaces
 
     def see(view: TokenBatch, hidden_BL: jax.Array, modality: Modality) -> Outputs:
-        return model.apply(spec, params, genes.rows_GD, view, hidden_BL, modality, spaces.get(modality))
+        outputs = model.apply(spec, params, genes.rows_GD, view, hidden_BL, modality, spaces.get(modality))
+        if modality not in known.readers:
+            return outputs
+        return outputs._replace(linear_BR=linear_profile(known.readers[modality], view, hidden_BL, modality))
 
     def translate(
         outputs: Outputs, shown_BM: jax.Array, asked: TokenBatch, source: Modality, target: Modality
     ) -> Translation:
-        of = (outputs, shown_BM, asked, source, target, spaces.get(target), known.linear.get((source, target)))
+        linear_BL = None
+        if (source, target) in known.linear:
+            linear_BL = linear_predictor(outputs.linear_BR, known.linear[source, target], asked.features_BL)
+        of = (outputs, shown_BM, asked, source, target, spaces.get(target), linear_BL)
         return model.translate(spec, params, genes.rows_GD, *of)
 
     log_temperature = model.log_temperature(spec, params)

@@ -7,10 +7,11 @@ import pytest
 
 from mofm.axes import MODALITIES
 from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
+from mofm.nn.linear import linear_profile
 from mofm.nn.readout import LinearReadout
 from mofm.training import components
 from mofm.training.components import CLIP, SILENT, STEADYING, fit_components, read_cells
-from mofm.training.profiles import fit_profile, read_profiles
+from mofm.training.profiles import fit_profile, make_reader, read_profiles
 
 GENES, CELLS, RANK = 30, 120, 5
 FEW = 50
@@ -105,7 +106,10 @@ def test_the_profile_of_the_fitted_cells_is_centred_and_of_unit_size(counts_NG):
         profiles.append(LinearReadout(GENES).apply({"params": variables}, view, hidden, rows_BLK, "rna", None))
     profile_NK = np.concatenate(jax.device_get(profiles))
     np.testing.assert_allclose(profile_NK.mean(axis=0), 0, atol=1e-5)
-    ours_NK = read_profiles(list(views_of(counts_NG)), "rna", None, ours, None, RANK).profile_NK
+    reader = make_reader("rna", None, ours, None)
+    ours_NK = read_profiles(list(views_of(counts_NG)), "rna", reader).profile_NK
+    on_device_NK = [linear_profile(reader, view, jnp.zeros_like(view.mask_BL), "rna") for view in views_of(counts_NG)]
+    np.testing.assert_allclose(np.concatenate(on_device_NK), profile_NK, atol=1e-4)
     np.testing.assert_allclose(ours_NK, profile_NK, atol=1e-4)
     assert np.mean(profile_NK.var(axis=0)) == pytest.approx(1.0, rel=1e-4)
 
@@ -131,9 +135,10 @@ def test_another_modality_varies_no_more_than_rna_in_any_component(counts_NG, mo
         for view in views
     ])  # fmt: skip
     np.testing.assert_allclose(found_NK.mean(axis=0), 0, atol=1e-4)
-    np.testing.assert_allclose(
-        read_profiles(views, modality, space, noisy, profile, RANK).profile_NK, found_NK, atol=1e-4
-    )
+    reader = make_reader(modality, space, noisy, profile)
+    np.testing.assert_allclose(read_profiles(views, modality, reader).profile_NK, found_NK, atol=1e-4)
+    on_device_NK = [linear_profile(reader, view, jnp.zeros_like(view.mask_BL), modality) for view in views]
+    np.testing.assert_allclose(np.concatenate(on_device_NK), found_NK, atol=1e-4)
     assert (found_NK.std(axis=0) <= ours.deviation_K * (1 + 1e-4)).all()
     assert found_NK.std(axis=0)[2] == pytest.approx(ours.deviation_K[2], rel=1e-4)
     assert (np.abs(profile.scale_K) <= np.abs(profile.scale) * (1 + 1e-6)).all()

@@ -138,8 +138,12 @@ def view_of(counts_NF, cell_N):
     return [TokenBatch(features_NF, values_NF, counts_NF, counts_NF > 0, library_N, cell_N, np.zeros(cells, np.int32))]
 
 
-def fitted(of, width=K):
-    return linear.fit_linear_translation(of.views, of.views, of.spaces, of.components, of.profiles, width)
+def fitted(of):
+    return linear.fit_linear_translation(of.views, of.views, of.spaces, of.components, of.profiles)
+
+
+def readers_of(of):
+    return linear.make_readers(of.views, of.spaces, of.components, of.profiles)
 
 
 def test_pairs_are_found_by_their_cells_whatever_their_order():
@@ -153,7 +157,7 @@ def test_pairs_are_found_by_their_cells_whatever_their_order():
     again = fitted(SimpleNamespace(**{**vars(of), "views": of.views | {"adt": turned}}))
     for direction, loading_FK in found.items():
         np.testing.assert_allclose(again[direction], loading_FK, rtol=1e-5, atol=1e-6)
-    profile_NK = linear.read_profiles(of.views["rna"], "rna", None, of.components, None, K).profile_NK
+    profile_NK = linear.read_profiles(of.views["rna"], "rna", readers_of(of)["rna"]).profile_NK
     target = linear._read_target(of.views["adt"], "adt", PROTEINS)
     z_NF = linear.responses(target.of(np.argsort(target.cell_N)), np.arange(PROTEINS))
     told_NF = profile_NK @ found["rna", "adt"].T
@@ -164,13 +168,14 @@ def test_without_pairs_the_targets_own_profile_tells():
     none, few = fitted(paired_views(0)), fitted(paired_views(linear.MIN_PAIRS - 1))
     own = paired_views(0)
     target = linear._read_target(own.views["adt"], "adt", PROTEINS)
-    read = linear.read_profiles(own.views["adt"], "adt", own.spaces["adt"], own.components, own.profiles["adt"], K)
+    read = linear.read_profiles(own.views["adt"], "adt", readers_of(own)["adt"])
     expected_FK = linear._fit(*linear._matched(read, target), None)
     assert np.abs(expected_FK).max() > 0.01
     for found in (none, few):
         np.testing.assert_allclose(found["rna", "adt"], expected_FK.astype(np.float32), rtol=1e-5, atol=1e-6)
 
 
-def test_private_columns_are_not_read():
-    assert fitted(paired_views(CELLS), width=2)["rna", "adt"].shape == (PROTEINS, 2)
-    assert fitted(paired_views(CELLS), width=0) == {}
+def test_a_model_without_components_has_none():
+    of = paired_views(CELLS)
+    none = of.components._replace(rows_GK=np.zeros((GENES, 0)))
+    assert fitted(SimpleNamespace(**{**vars(of), "components": none})) == {}

@@ -37,11 +37,11 @@ def assert_same_run(config, ours, theirs):
     assert science(ours) == science(theirs)
 
 
-@pytest.fixture
-def unbroken(tiny, tmp_path):
-    config = tiny()
-    assert train(config, tmp_path / "unbroken", quiet=True) == config.run.steps
-    return config, tmp_path / "unbroken"
+@pytest.fixture(scope="module")
+def unbroken(tiny, tmp_path_factory):
+    config, folder = tiny(), tmp_path_factory.mktemp("run") / "unbroken"
+    assert train(config, folder, quiet=True) == config.run.steps
+    return config, folder
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 6])
