@@ -19,7 +19,6 @@ from mofm.errors import InputError
 from mofm.inference.model import PretrainedModel
 from mofm.omics.identity import resolve
 from mofm.omics.table import CountTable
-from mofm.training import workdir as workdirs
 from mofm.training.null import Level
 
 REGION_SUFFIXES = (".bed", ".bed.gz", ".narrowPeak", ".broadPeak")
@@ -66,8 +65,8 @@ def find_targets(
       InputError: the model does not translate, or not to this modality; or no name speaks of any gene of the model.
     """
     _check_direction(model, modality)
-    start = workdirs.load_start(model.workdir)
-    trained, level = workdirs.read_features(model.workdir, modality), start.levels[modality]
+    start, trained = model.start, model.features(modality)
+    level = start.levels[modality]
     if names is None:
         var = pd.DataFrame(
             {"feature_id": trained["id"].to_numpy(), "trained": True}, index=_names_of(trained, modality)
@@ -120,12 +119,12 @@ def _check_direction(model: PretrainedModel, modality: Modality) -> None:
     there = model.spec.modalities
     if modality not in there:
         raise InputError(
-            f"{model.workdir.name} never saw {modality}: it was trained on {', '.join(there)}. Translate to one of those, or "
+            f"{model.name} never saw {modality}: it was trained on {', '.join(there)}. Translate to one of those, or "
             f"train on a corpus with {modality}"
         )
     if not model.spec.translates:
         raise InputError(
-            f"{model.workdir.name} does not translate: train it with --config.translator.blocks=1 or more, on a corpus of "
+            f"{model.name} does not translate: train it with --config.translator.blocks=1 or more, on a corpus of "
             f"two or more of {', '.join(MODALITIES)}"
         )
 

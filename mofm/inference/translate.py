@@ -112,7 +112,7 @@ def _source_of(
         raise InputError(f"{path}: has {found}: say with --modality which of them is to be translated to {target}")
     if not usable:
         raise InputError(f"{path}: has {found} alone, which is what it is to be translated to: nothing to do")
-    raise InputError(f"{path}: {found} is nothing that {model.workdir.name} was trained on: {model.spec.modalities}")
+    raise InputError(f"{path}: {found} is nothing that {model.name} was trained on: {model.spec.modalities}")
 
 
 def _begin(file: h5py.File, obs: pd.DataFrame, var: pd.DataFrame) -> tuple[h5py.Dataset, h5py.Dataset]:
@@ -211,7 +211,7 @@ def _report(
 ) -> dict[str, object]:
     return {
         "version": mofm.__version__,
-        "model": model.workdir.name,
+        "model": model.name,
         "step": model.step,
         "config_hash": workdirs.config_hash(model.config),
         "source": table.modality,
