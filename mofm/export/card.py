@@ -100,8 +100,8 @@ def _what_it_is(parts: Parts, record: dict[str, Any]) -> str:
     omics = ", ".join(f"{name} ({FEATURES[name]})" for name in spec.modalities)
     lines = [
         f"A transformer pretrained by mofm {record['mofm_version']} on single cells of {parts.named_by.species}: "
-        f"{weights:,} parameters, width {encoder.width}, depth {encoder.modality_blocks} + {encoder.blocks} (of each omics type, "
-        f"then shared), a cell embedding of {encoder.cell_width} numbers.",
+        f"{weights:,} parameters, width {encoder.width}, depth {encoder.modality_blocks} + {encoder.blocks} (each omics "
+        f"type's own, then shared), a cell embedding of {encoder.cell_width} numbers.",
         f"- reads: {omics}",
         f"- knows: {len(parts.genes):,} genes, named by {parts.named_by.version}",
         f"- translates between them: {'yes' if spec.translates else 'no'}",
@@ -138,7 +138,7 @@ def _training(parts: Parts, record: dict[str, Any]) -> str:
     rows += [f"| and {len(rest):,} more | {sum(one['cells'] for one in rest):,} | |"] if rest else []
     held = parts.config.data.holdout_fraction
     return (
-        f"## Training data\n\n{cells:,} cells, {len(sets):,} data set(s); about {held:.0%} of the cells were held out of training. "
+        f"## Training data\n\n{cells:,} cells, {len(sets):,} data set(s); about {held:.0%} were held out of training. "
         f"Fingerprint of the corpus: {record.get('corpus_digest', 'none')}.\n\n"
         "| data set | cells | measured |\n|---|---:|---|\n" + "\n".join(rows)
     )
@@ -171,7 +171,7 @@ def _limits(parts: Parts) -> str:
         )
     if parts.spec.translates:
         lines.append(
-            "- A translated measurement is an expectation; its deviation does not know of cells unlike those of training."
+            "- A translation is an expectation; its deviation does not know of cells unlike those of training."
         )
     return "## Limits\n\n" + "\n".join(lines)
 

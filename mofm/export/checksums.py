@@ -19,7 +19,8 @@ AGAIN = "copy or download the bundle again, or export it anew"
 
 def write_checksums(folder: Path) -> None:
     """Write checksums.json of all that lies in `folder`."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in FOR_PEOPLE]
+    left_out = (CHECKSUMS, *FOR_PEOPLE)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in left_out]
     said = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in files
     }

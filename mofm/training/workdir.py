@@ -106,7 +106,10 @@ def read_config(workdir: Path) -> Config:
     """The config of a run. InputError where `workdir` is not a run's directory."""
     path = workdir / "config.json"
     if not path.exists():
-        raise InputError(f"{workdir}: not a trained model (no config.json); give the --workdir of a `mofm train` run")
+        raise InputError(
+            f"{workdir}: neither a run nor a bundle (no config.json); give the --workdir of a `mofm train` run, or the OUT of "
+            "`mofm export`"
+        )
     record = _read_json(path)
     _check_parameters(record, workdir)
     return from_dict(Config, record["config"])
