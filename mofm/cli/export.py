@@ -33,6 +33,8 @@ def add(verbs) -> None:
     verb.add_argument(
         "--shard-gb", type=float, default=5.0, metavar="GB", help="most of a file of parameters (default: 5)"
     )
+    verb.add_argument("--push-to", metavar="OWNER/NAME", help="then put it on the Hugging Face hub (extra `hub`)")
+    verb.add_argument("--private", action="store_true", help="where --push-to makes a repository, for your eyes alone")
     verb.add_argument("--overwrite", action="store_true", help="replace OUT if it is a bundle")
 
 
@@ -54,5 +56,9 @@ def run(args) -> int:
     print(f"{args.output}: step {parts.step} of {parts.name}, {len(files)} files, {sum(files.values()) / 1e6:,.1f} MB")
     if args.licence is None:
         print("  no licence is stated in its card: give --licence, or nobody may know what they may do with it")
+    if args.push_to is not None:
+        from mofm.export.hub import push
+
+        print(f"  on the hub: {push(args.output, args.push_to, private=args.private)}")
     print(f"  next: mofm embed {args.output} IN.h5ad OUT.h5ad, or mofm.load({str(args.output)!r}) in Python")
     return 0

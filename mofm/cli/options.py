@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mofm.axes import MODALITIES
 from mofm.errors import InputError
-from mofm.files import Location
+from mofm.files import Location, location
 
 INPUTS = (
     "h5ad, h5mu, AnnData zarr store, 10x HDF5 or matrix folder, Cell Ranger outs folder, fragments.tsv.gz, "
@@ -104,7 +104,10 @@ def add_reading_options(verb: argparse.ArgumentParser) -> None:
 def add_model_argument(verb: argparse.ArgumentParser) -> None:
     """The trained model that is asked."""
     verb.add_argument(
-        "model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run, or a bundle of `mofm export`"
+        "model",
+        type=location,
+        metavar="MODEL",
+        help="the workdir of a `mofm train` run, or a bundle of `mofm export`: a folder, or hf://OWNER/NAME on the hub",
     )
 
 

@@ -19,6 +19,7 @@ from jax.sharding import SingleDeviceSharding
 from mofm.axes import Modality
 from mofm.errors import InputError
 from mofm.export.checksums import AGAIN, CHECKSUMS, verify
+from mofm.export.hub import HUB, fetch
 from mofm.export.tensors import as_tree, load_tensors
 from mofm.nn import model
 from mofm.nn.model import ModelSpec, Params
@@ -89,13 +90,14 @@ def read_parts(path: str | Path, step: Step = None) -> Parts:
     """The parts of a run or of a bundle. Runs no code of theirs: they are JSON, Parquet, arrays.
 
     Args:
+      path: of a folder, or hf://OWNER/NAME[@REVISION], a bundle on the hub.
       step: of a run, which checkpoint: its step, "latest", or "best" (by held-out loss; the newest where none was
         evaluated), as None. A bundle has one.
 
     Raises:
       InputError: neither of the two, damaged, of a newer mofm, or without such a checkpoint.
     """
-    place = Path(path)
+    place = fetch(path) if str(path).startswith(HUB) else Path(path)
     if not is_bundle(place):
         config = workdirs.read_config(place)
         steps, step = _steps_of(place, step)

@@ -13,6 +13,7 @@ import pytest
 import mofm
 from mofm.cli import main
 from mofm.errors import InputError
+from mofm.inference.model import cells_at_once
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +146,19 @@ def test_a_view_of_a_backed_file_is_not_written_to(regulated, bundled):
     backed = ad.read_h5ad(regulated.source, backed="r")
     with pytest.raises(InputError, match="copy=True"):
         bundled.embed(backed[:10])
+
+
+@pytest.mark.parametrize(
+    ("width", "tokens", "memory", "cells"),
+    [
+        (512, 2048, None, 64),  # a CPU
+        (512, 2048, 80 * 2**30, 128),
+        (128, 2048, 80 * 2**30, 512),
+        (128, 512, 80 * 2**30, 1024),
+        (4096, 8192, 2**30, 16),
+    ],
+)
+def test_a_batch_is_as_large_as_the_device_bears(width, tokens, memory, cells):
+    assert cells_at_once(width, tokens, memory) == cells
+    if memory is not None and 16 < cells < 1024:
+        assert cells <= memory / 8 / (tokens * width * 64) < 2 * cells
