@@ -3,7 +3,8 @@
 A model knows a feature by its genes, so it can be asked for peaks, antibodies and regions that no training data had. Of
 those of training it knows the mean as well (`FeatureSpace.base_F`); a new one takes the mean that its place about its
 genes foretells, by a linear fit over those of training, and their median spread. How features vary from cell to cell is
-told by their genes; how high they lie in all cells, of a new one, only roughly.
+told by their genes; how high they lie in all cells, of a new one, only roughly. The linear translation of a new feature is
+the mean of those of training's features that share its genes.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from mofm.errors import InputError
 from mofm.inference.model import PretrainedModel
 from mofm.omics.identity import resolve
 from mofm.omics.table import CountTable
+from mofm.training.components import link_matrix
 from mofm.training.null import Level
 
 REGION_SUFFIXES = (".bed", ".bed.gz", ".narrowPeak", ".broadPeak")
@@ -35,6 +37,7 @@ class Targets:
       rows_F: int32. Number of each among the features of `space`; of RNA, its row of the gene table.
       space: the features; None for RNA.
       level: their median depth, and what makes the mean of each that of whole cells.
+      linear: for each source that has a linear translation, its loading_FK of the features of `space`.
       unknown: names that were asked for and that speak of no gene of the model.
       build: genome build that regions were taken to be of; None where there are none.
     """
@@ -44,6 +47,7 @@ class Targets:
     rows_F: np.ndarray
     space: FeatureSpace | None
     level: Level
+    linear: dict[Modality, np.ndarray]
     unknown: list[str]
     build: str | None
 
@@ -67,13 +71,14 @@ def find_targets(
     _check_direction(model, modality)
     start, trained = model.start, model.features(modality)
     level = start.levels[modality]
+    linear = {source: loading_FK for (source, target), loading_FK in start.linear.items() if target == modality}
     if names is None:
         var = pd.DataFrame(
             {"feature_id": trained["id"].to_numpy(), "trained": True}, index=_names_of(trained, modality)
         )
         rows_F = np.arange(len(var), dtype=np.int32)  # of RNA too: its features are the first rows of the gene table
         level = Level(level.depth, level.shift_F[: len(var)])
-        return Targets(modality, var, rows_F, start.spaces.get(modality), level, [], None)
+        return Targets(modality, var, rows_F, start.spaces.get(modality), level, linear, [], None)
     found = resolve(_without_cells(names, modality, where), model.named_by, build)
     number_of = {identity: number for number, identity in enumerate(trained["id"])}
     number_C = np.array([number_of.get(identity, -1) for identity in found.ids], np.int32)
@@ -84,6 +89,10 @@ def find_targets(
     else:
         space = _space_of(model, modality, found.ids)
         space, level = _with_means(space, number_C, start.spaces[modality], level)
+        linear = {
+            source: _loadings_of(space, number_C, start.spaces[modality], loading_FK, len(model.genes))
+            for source, loading_FK in linear.items()
+        }
         known_C, rows_C = known_share(space), np.arange(len(names), dtype=np.int32)
     if not known_C.any():
         raise InputError(
@@ -92,7 +101,7 @@ def find_targets(
         )
     unknown = [name for name, known in zip(names, known_C, strict=True) if not known]
     level = Level(level.depth, level.shift_F[known_C])
-    return Targets(modality, var[known_C], rows_C[known_C], space, level, unknown, found.build)
+    return Targets(modality, var[known_C], rows_C[known_C], space, level, linear, unknown, found.build)
 
 
 def read_names(path: Path, modality: Modality) -> list[str]:
@@ -166,3 +175,14 @@ def _with_means(
     return space._replace(base_F=foretold(trained.base_F), spread_F=spread_F), Level(
         level.depth, foretold(level.shift_F)
     )
+
+
+def _loadings_of(
+    space: FeatureSpace, number_C: np.ndarray, trained: FeatureSpace, loading_FK: np.ndarray, genes: int
+) -> np.ndarray:
+    """loading_CK of the space's features: their own, or the mean by gene of those that training had."""
+    of_FG, of_CG = link_matrix(trained, genes), link_matrix(space, genes)
+    weight_G = np.asarray(of_FG.sum(axis=0)).ravel()
+    loading_GK = (of_FG.T @ loading_FK) / np.maximum(weight_G, 1e-9)[:, None]
+    is_old_C1 = (number_C >= 0)[:, None]
+    return np.where(is_old_C1, loading_FK[np.maximum(number_C, 0)], of_CG @ loading_GK).astype(np.float32)

@@ -181,6 +181,7 @@ def _blocks(
                 moved_F,
                 targets.level.depth,
                 targets.space,
+                targets.linear.get(table.modality),
             )
             blocks.append([np.asarray(leaf)[: part.n_cells, : len(rows_F)] for leaf in told])
         mean_BF, deviation_BF = (np.concatenate(leaves, axis=1) for leaves in zip(*blocks, strict=True))
@@ -208,6 +209,7 @@ def _tell(
     shift_F: jax.Array,
     depth: jax.Array,
     space: FeatureSpace | None,
+    loading_FK: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     """mean_BF and deviation_BF of features `rows_F` in cells of one depth."""
     cells, features = shown_BM.shape[0], rows_F.shape[0]
@@ -223,7 +225,7 @@ def _tell(
         zeros_B,
         zeros_BF + 1,
     )
-    told = nn.translate(spec, params, genes_GD, outputs, shown_BM, asked, source, target, space).prediction
+    told = nn.translate(spec, params, genes_GD, outputs, shown_BM, asked, source, target, space, loading_FK).prediction
     predictor_BF = (told.token_BL + told.cell_BL) / 2 + shift_F
     if told.background_BL is not None:
         told = told._replace(background_BL=told.background_BL + shift_F)

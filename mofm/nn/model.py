@@ -239,6 +239,7 @@ class _Model(nn.Module):
         source: Modality,
         target: Modality,
         space: FeatureSpace | None,
+        loading_FK: jax.Array | None,
     ) -> Translation:
         tokens_BLD, rows_BLD = self.tokenizer(genes_GD, asked, jnp.ones_like(asked.mask_BL), target, space)
         states_BLD, embedding_BE, spread_BL = self.translator(
@@ -246,7 +247,14 @@ class _Model(nn.Module):
         )
         depth_B = log_exposure(asked.library_B)
         prediction = self.decoder(states_BLD, embedding_BE, rows_BLD, asked.features_BL, depth_B, target, space)
-        return Translation(prediction._replace(spread_BL=prediction.spread_BL + spread_BL), embedding_BE)
+        prediction = prediction._replace(spread_BL=prediction.spread_BL + spread_BL)
+        if loading_FK is not None:
+            profile_BK = embedding_BE[:, : loading_FK.shape[1]]
+            linear_BL = jnp.einsum("bk,blk->bl", profile_BK, loading_FK[asked.features_BL])
+            prediction = prediction._replace(
+                token_BL=prediction.token_BL + linear_BL, cell_BL=prediction.cell_BL + linear_BL
+            )
+        return Translation(prediction, embedding_BE)
 
 
 def init(spec: ModelSpec, key: jax.Array) -> Params:
@@ -322,6 +330,7 @@ def translate(
     source: Modality,
     target: Modality,
     space: FeatureSpace | None = None,
+    loading_FK: jax.Array | None = None,
 ) -> Translation:
     """What cells would show of features of `target`, from what the model made of their views in `source`.
 
@@ -330,8 +339,10 @@ def translate(
       shown_BM: bool, the tokens of these views that are no padding.
       asked: the features asked for, and the depth at which (`features_BL`, `mask_BL`, `library_B`); no value is looked at.
       space: what the target's features are; None for RNA.
+      loading_FK: of the linear translation: what is added to a feature's predictor for each of the embedding's first K
+        columns; None for none.
     """
-    of = ({"params": params}, genes_GD, outputs, shown_BM, asked, source, target, space)
+    of = ({"params": params}, genes_GD, outputs, shown_BM, asked, source, target, space, loading_FK)
     return _Model(spec).apply(*of, method="translate")
 
 

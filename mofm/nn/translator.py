@@ -38,10 +38,12 @@ class TranslatorConfig:
     Attributes:
       blocks: depth of the cross-attention; 0 for a model that does not translate.
       shared: one stack of blocks for all directions; False: one for each ordered pair of modalities.
+      linear: begin from the linear translation, fitted in closed form before the first step.
     """
 
     blocks: int = 0
     shared: bool = True
+    linear: bool = True
 
     def __post_init__(self):
         check_at_least("translator", self, ("blocks",), 0)

@@ -18,10 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, svds
-from scipy.special import expit
 
 from mofm.axes import Modality
-from mofm.batch import LIBRARY_SCALE, WEIGHED_BY_DEPTH, FeatureSpace, TokenBatch, log_exposure
+from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch, log_exposure
 
 COMPONENTS = 32
 """Most components taken. Of 30, 64 and 128, the fewest served neighbours best and linear probes as well."""
@@ -62,20 +61,6 @@ class Components(NamedTuple):
     mean_weight_G: np.ndarray
     deviation_K: np.ndarray
     others_GK: np.ndarray
-
-
-class Profile(NamedTuple):
-    """How another modality is read out in the components of RNA: profile_K = scale_K * mean over tokens of (...) -
-    centre_K, for ATAC with the factor of depth before `scale_K`.
-
-    By `scale`, profiles of the fitted cells have unit variance over all components. `scale_K` is that or less: where a
-    component then varies more than in RNA, the excess is the noise of few reads or what RNA has no share in, and it is
-    scaled down to as much (simulated RNA and ATAC: FOSCTTM .272 with it, .290 without). All profiles have mean 0.
-    """
-
-    scale: np.ndarray
-    scale_K: np.ndarray
-    centre_K: np.ndarray
 
 
 class Cells(NamedTuple):
@@ -129,7 +114,7 @@ def fit_components(cells: Cells, width: int, expressed_fraction: float) -> Compo
 
 def read_cells(views: Iterable[TokenBatch], genes: int) -> Cells:
     """RNA, of host batches that show all that each cell expresses and no zeros."""
-    values_NG, counts_NG = _matrices(views := list(views), genes, ("values_BL", "counts_BL"))
+    values_NG, counts_NG = token_matrices(views := list(views), genes, ("values_BL", "counts_BL"))
     library_N = np.concatenate([view.library_B for view in views]).astype(np.float64)
     return Cells(values_NG, counts_NG, library_N, np.concatenate([view.dataset_B for view in views]))
 
@@ -142,41 +127,12 @@ def gene_activity(views: Iterable[TokenBatch], modality: Modality, space: Featur
     views = list(views)
     if modality == "methylation":
         views = [view._replace(counts_BL=view.totals_BL - view.counts_BL) for view in views]
-    (counts_NF,) = _matrices(views, len(space.base_F), ("counts_BL",))
+    (counts_NF,) = token_matrices(views, len(space.base_F), ("counts_BL",))
     counts_NG = sp.csr_matrix(counts_NF @ link_matrix(space, genes))
     library_N = np.maximum(np.asarray(counts_NG.sum(axis=1)).ravel(), 1e-9)
     values_NG = counts_NG.copy()
     values_NG.data = np.log1p(values_NG.data / np.repeat(library_N, np.diff(values_NG.indptr)) * LIBRARY_SCALE)
     return Cells(values_NG, counts_NG, library_N, np.concatenate([view.dataset_B for view in views]))
-
-
-def fit_profile(
-    views: Iterable[TokenBatch], modality: Modality, space: FeatureSpace, components: Components
-) -> Profile:
-    """Scale and centre of a modality, of host batches as they are embedded: all that a cell has, or a large sample."""
-    links_FG = link_matrix(space, len(components.rows_GK))
-    rows_FK, gain_F = links_FG @ components.rows_GK, links_FG @ np.exp(components.log_gain_G.astype(np.float64))
-    mean_F = expit(space.base_F) if modality == "methylation" else np.zeros(len(gain_F))
-    parts = []
-    for view in views:
-        (values_NF,) = _matrices([view], len(gain_F), ("values_BL",))
-        tokens_N = np.maximum(np.diff(values_NF.indptr), 1)
-        values_NF.data = (values_NF.data - mean_F[values_NF.indices]) * gain_F[values_NF.indices]
-        weight_N = (
-            np.exp(np.asarray(log_exposure(view.library_B), np.float64) / 2)
-            if modality in WEIGHED_BY_DEPTH
-            else np.ones(len(tokens_N))
-        )
-        parts.append(((values_NF @ rows_FK) * (weight_N / tokens_N)[:, None])[view.cell_B >= 0])
-    profile_NK = np.concatenate([np.zeros((0, rows_FK.shape[1])), *parts])
-    mean_K = deviation_K = np.zeros(rows_FK.shape[1])
-    if len(profile_NK):
-        mean_K, deviation_K = profile_NK.mean(axis=0), profile_NK.std(axis=0)
-    size = max(float(np.sqrt(np.mean(deviation_K**2))), 1e-6) if deviation_K.any() else 1.0
-    scale = (-1.0 if modality == "methylation" else 1.0) / size
-    excess_K = deviation_K / size / np.maximum(components.deviation_K, 1e-6)
-    scale_K = scale / np.maximum(excess_K, 1.0)
-    return Profile(*(np.asarray(leaf, np.float32) for leaf in (scale, scale_K, scale_K * mean_K)))
 
 
 def link_matrix(space: FeatureSpace, genes: int) -> sp.csr_matrix:
@@ -187,7 +143,7 @@ def link_matrix(space: FeatureSpace, genes: int) -> sp.csr_matrix:
     return sp.csr_matrix(entries, shape=(features, genes))
 
 
-def _matrices(views: Sequence[TokenBatch], features: int, leaves: Sequence[str]) -> list[sp.csr_matrix]:
+def token_matrices(views: Sequence[TokenBatch], features: int, leaves: Sequence[str]) -> list[sp.csr_matrix]:
     """Cells x features matrices of leaves of the views' tokens."""
     columns = np.concatenate([view.features_BL[view.mask_BL] for view in views])
     lengths = np.concatenate([view.mask_BL.sum(axis=1) for view in views])

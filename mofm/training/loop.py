@@ -31,12 +31,14 @@ from mofm.parallel.mesh import check_batch, check_views, make_mesh, one_at_a_tim
 from mofm.parallel.place import place_batch, place_graph
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
-from mofm.training.components import fit_components, fit_profile, gene_activity, read_cells
+from mofm.training.components import fit_components, gene_activity, read_cells
 from mofm.training.config import Config, make_spec
+from mofm.training.linear_translation import fit_linear_translation
 from mofm.training.metrics import MetricsWriter
 from mofm.training.network import read_network
 from mofm.training.null import fit_level, fit_null, with_mean_predictor
 from mofm.training.optimizer import make_optimizer, make_schedule
+from mofm.training.profiles import fit_profile
 from mofm.training.progress import TrainingProgress
 from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
 from mofm.training.step import Knowledge, Recipe, eval_links, eval_step, train_step
@@ -85,7 +87,8 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
         models = start_models(corpus, stream, config, spec, spaces)
         workdirs.save_start(workdir, models)
     # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
-    known = Knowledge(jax.device_put(models.spaces, NamedSharding(mesh, PartitionSpec())), graph)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    known = Knowledge(*jax.device_put((models.spaces, None, models.linear), everywhere))._replace(graph=graph)
     if network and not quiet:
         print(*network.notes, sep="\n", file=sys.stderr)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
@@ -249,7 +252,10 @@ def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec
         modality: fit_level(views, modality, null.log_rate_G if modality == "rna" else spaces[modality].base_F)
         for modality, views in expressed.items()
     }
-    return Start(null, components, profiles, spaces, levels)
+    linear = {}
+    if spec.translates and spec.translator.linear:
+        linear = fit_linear_translation(whole, expressed, spaces, components, profiles)
+    return Start(null, components, profiles, spaces, levels, linear)
 
 
 def _views(batches: Iterable[CellBatch]) -> dict[Modality, list[TokenBatch]]:

@@ -16,8 +16,10 @@ from mofm.batch import Spaces
 from mofm.nn import model
 from mofm.nn.model import ModelSpec, Params
 from mofm.parallel.rules import check_fits, sharding
-from mofm.training.components import Components, Profile
+from mofm.training.components import Components
+from mofm.training.linear_translation import LinearTranslation
 from mofm.training.null import Level, NullModel
+from mofm.training.profiles import Profile
 
 
 class TrainState(NamedTuple):
@@ -43,6 +45,7 @@ class Start(NamedTuple):
       profiles: how each other modality is read out in it.
       spaces: the features of each other modality, with their mean predictors.
       levels: of each modality, what measurements are in whole cells.
+      linear: the linear model of one modality told from another; empty where the model does not translate.
     """
 
     null: NullModel
@@ -50,6 +53,7 @@ class Start(NamedTuple):
     profiles: dict[Modality, Profile]
     spaces: Spaces
     levels: dict[Modality, Level]
+    linear: LinearTranslation
 
 
 def state_shardings(spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -17,6 +17,7 @@ from mofm.nn.grn import GeneStates
 from mofm.nn.model import ModelSpec, Outputs, Params, Translation
 from mofm.objectives.link_prediction import ask, link_prediction
 from mofm.objectives.total import Answers, ObjectivesConfig, total
+from mofm.training.linear_translation import LinearTranslation
 from mofm.training.null import NullModel
 from mofm.training.state import TrainState
 
@@ -45,10 +46,12 @@ class Knowledge(NamedTuple):
     Attributes:
       spaces: what the features of a batch are, where they are not genes.
       graph: the regulatory network of the genes, less what is held out; None where there is none.
+      linear: loadings of the linear translation of each direction that has one.
     """
 
     spaces: Spaces
     graph: GeneGraph | None = None
+    linear: LinearTranslation = {}  # noqa: RUF012
 
 
 def train_step(
@@ -78,7 +81,7 @@ def training_loss(
         link_key = jax.random.fold_in(key, len(MODALITIES))
         graph, questions = ask(link_key, known.graph, objectives.links_per_step, objectives.edge_dropout)
     genes = model.gene_states(recipe.spec, params, graph)
-    loss, metrics = total(objectives, answers(recipe, known.spaces, params, genes), batch, key, recipe.pairs)
+    loss, metrics = total(objectives, answers(recipe, known, params, genes), batch, key, recipe.pairs)
     if questions is None:
         return loss, metrics
     links = link_answers(recipe.spec, params, genes, questions)
@@ -106,15 +109,15 @@ def eval_step(
     """
     key = jax.random.fold_in(jax.random.key(EVALUATION_KEY), index)
     genes = model.gene_states(recipe.spec, params, known.graph)
-    metrics = total(recipe.objectives, answers(recipe, known.spaces, params, genes), batch, key, recipe.pairs)[1]
+    metrics = total(recipe.objectives, answers(recipe, known, params, genes), batch, key, recipe.pairs)[1]
     baseline = total(recipe.objectives, Answers(partial(null_predictor, null, known.spaces)), batch, key)[1]
     nulls = {name.replace("token_nll", "null_nll"): value for name, value in baseline.items() if "token_nll" in name}
     return metrics | nulls
 
 
-def answers(recipe: Recipe, spaces: Spaces, params: Params, genes: GeneStates) -> Answers:
+def answers(recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates) -> Answers:
     """The model as the objectives call it, its genes being told already."""
-    spec = recipe.spec
+    spec, spaces = recipe.spec, known.spaces
 
     def see(view: TokenBatch, hidden_BL: jax.Array, modality: Modality) -> Outputs:
         return model.apply(spec, params, genes.rows_GD, view, hidden_BL, modality, spaces.get(modality))
@@ -122,7 +125,7 @@ def answers(recipe: Recipe, spaces: Spaces, params: Params, genes: GeneStates) -
     def translate(
         outputs: Outputs, shown_BM: jax.Array, asked: TokenBatch, source: Modality, target: Modality
     ) -> Translation:
-        of = (outputs, shown_BM, asked, source, target, spaces.get(target))
+        of = (outputs, shown_BM, asked, source, target, spaces.get(target), known.linear.get((source, target)))
         return model.translate(spec, params, genes.rows_GD, *of)
 
     log_temperature = model.log_temperature(spec, params)

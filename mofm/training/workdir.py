@@ -31,14 +31,16 @@ from mofm.corpus.manifest import GENE_TABLE
 from mofm.corpus.places import read_file
 from mofm.errors import InputError
 from mofm.files import written_whole
+from mofm.objectives.translation import Direction
 from mofm.omics.features import species_of
 from mofm.omics.genome import GeneTable, gene_table
-from mofm.training.components import Components, Profile
+from mofm.training.components import Components
 from mofm.training.config import Config, from_dict
 from mofm.training.network import FILE as NETWORK
 from mofm.training.network import REPORT as NETWORK_REPORT
 from mofm.training.network import RunNetwork, save_network
 from mofm.training.null import Level, NullModel
+from mofm.training.profiles import Profile
 from mofm.training.state import Start
 
 FEATURES = "features.parquet"
@@ -151,6 +153,7 @@ def save_start(workdir: Path, start: Start) -> None:
     for group in ("profiles", "spaces", "levels"):
         for modality, part in getattr(start, group).items():
             arrays |= {f"{group}/{modality}/{name}": leaf for name, leaf in part._asdict().items()}
+    arrays |= {f"linear/{source}/{target}": loading_FK for (source, target), loading_FK in start.linear.items()}
     with written_whole(workdir / "start.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -177,7 +180,8 @@ def start_of(arrays: Mapping[str, np.ndarray]) -> Start:
         }
         for group, kind in (("profiles", Profile), ("spaces", FeatureSpace), ("levels", Level))
     )
-    return Start(null, components, profiles, spaces, levels)
+    linear = {Direction(*name.split("/")[1:]): arrays[name] for name in arrays if name.startswith("linear/")}
+    return Start(null, components, profiles, spaces, levels, linear)
 
 
 def _check_parameters(record: dict[str, Any], workdir: Path) -> None:

@@ -36,10 +36,11 @@ class Models(NamedTuple):
             targets = find_targets(model, target, names, of.build, of.name)
             told = folder / "told.h5ad"
             translate_file(model, paths[source], told, targets, Reading(source), build=of.build, quiet=True)
-            mean_NF = np.asarray(ad.read_h5ad(told).X)
-            predicted_NF = np.zeros((len(mean_NF), len(names)), np.float32)
-            predicted_NF[:, np.flatnonzero(np.isin(names, targets.var.index))] = _on_scale(mean_NF, target)
+            answer = ad.read_h5ad(told)
             told.unlink()
+            predicted_NF = np.zeros((answer.n_obs, len(names)), np.float32)
+            asked = np.flatnonzero(np.isin(names, answer.var_names))
+            predicted_NF[:, asked] = _on_scale(np.asarray(answer.X), target, float(answer.uns["mofm"]["depth"]))
             yield "mofm", (source, target), predicted_NF
 
     def align(self, of: Task, one: Split, folder: Path) -> Iterator[tuple[str, Embeddings]]:
@@ -75,8 +76,8 @@ def _setting(one: Split) -> str:
     return "unpaired" if not shared else "paired" if shared == len(first) else "tenth"
 
 
-def _on_scale(mean_NF: np.ndarray, target: Modality) -> np.ndarray:
+def _on_scale(mean_NF: np.ndarray, target: Modality, depth: float) -> np.ndarray:
     """Means on the scale that is judged (`target_values`)."""
     if target == "adt":
         return centred_log_ratio(mean_NF)
-    return np.log1p(mean_NF / mean_NF.sum(axis=1, keepdims=True) * SCALE) if target == "rna" else mean_NF
+    return np.log1p(mean_NF / depth * SCALE) if target == "rna" else mean_NF

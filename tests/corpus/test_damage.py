@@ -190,7 +190,7 @@ def test_a_lost_row_changes_no_loss(make_view):
     from mofm.nn.model import EncoderConfig, ModelSpec, gene_states, init
     from mofm.objectives.masked import masked_modelling
     from mofm.objectives.total import ObjectivesConfig
-    from mofm.training.step import Recipe, answers
+    from mofm.training.step import Knowledge, Recipe, answers
 
     spec = ModelSpec(
         EncoderConfig(width=16, blocks=1, heads=2, ffn=24, cell_width=8, bins=6, compute_dtype="float32"), 40
@@ -202,9 +202,9 @@ def test_a_lost_row_changes_no_loss(make_view):
 
     def losses(view):
         hidden_BL = view.mask_BL & (np.arange(view.mask_BL.shape[1]) % 2 == 0)
-        outputs = answers(Recipe(spec, ObjectivesConfig(), None, 0), {}, params, gene_states(spec, params)).see(
-            view, jnp.asarray(hidden_BL), "rna"
-        )
+        outputs = answers(
+            Recipe(spec, ObjectivesConfig(), None, 0), Knowledge({}), params, gene_states(spec, params)
+        ).see(view, jnp.asarray(hidden_BL), "rna")
         return masked_modelling(outputs, view, hidden_BL, "rna")
 
     expected, padded = losses(fewer), losses(whole)

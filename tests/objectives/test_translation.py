@@ -18,7 +18,7 @@ from mofm.nn.translator import TranslatorConfig
 from mofm.objectives.moments import moments
 from mofm.objectives.total import ObjectivesConfig, total
 from mofm.objectives.translation import Direction, paired_translation, soft_view, there_and_back
-from mofm.training.step import Recipe, answers
+from mofm.training.step import Knowledge, Recipe, answers
 
 SPEC = ModelSpec(
     EncoderConfig(width=8, blocks=1, heads=2, ffn=8, cell_width=6, private_width=2, bins=4, compute_dtype="float32"),
@@ -62,7 +62,7 @@ def two(make_view):
 
 
 def model_of(params, spaces):
-    return answers(RECIPE, spaces, params, model.gene_states(SPEC, params))
+    return answers(RECIPE, Knowledge(spaces), params, model.gene_states(SPEC, params))
 
 
 def shown(told, view, modality):

@@ -9,7 +9,8 @@ from mofm.axes import MODALITIES
 from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
 from mofm.nn.readout import LinearReadout
 from mofm.training import components
-from mofm.training.components import CLIP, SILENT, STEADYING, fit_components, fit_profile, read_cells
+from mofm.training.components import CLIP, SILENT, STEADYING, fit_components, read_cells
+from mofm.training.profiles import fit_profile
 
 GENES, CELLS, RANK = 30, 120, 5
 FEW = 50

@@ -1,0 +1,188 @@
+"""The linear translation: every feature of one modality foretold from a cell's linear profile in another, in closed form.
+
+    predictor of a feature = mean predictor + <profile_K of the source, loading_K of the feature>
+
+A translator that starts from nothing must find by gradient descent what one ridge regression tells it. (500 PBMC of
+CITE-seq, RNA to protein, one split: .392 after 200 steps from nothing, where ridge has .436.) From here it begins at
+ridge regression and learns what is not linear; what is fitted here is not trained on, only the profile that it reads.
+
+Loadings are in nats, as predictors are: each measurement's response z is its deviation from the feature's mean over the
+slope of the mean in the predictor there (one Newton step of the likelihood, whose weights are taken as equal):
+
+    RNA          log1p counts per 10,000, over 1 - exp(-mean)
+    ADT          log1p counts less their mean over the cell's proteins
+    ATAC         open or not, less the chance at the cell's depth, over p (1 - p)
+    methylation  fraction of reads methylated, over m (1 - m) and the share of cells in which it was read; 0 where not
+
+    loading_K = argmin  sum over cells of (z - <profile_K, loading_K>)^2 / max(var z, NOISY)  +  penalty |loading_K|^2
+
+so that what is rarely seen, and varies by many nats for that alone, moves little. The penalty is one for a direction, by
+leave-one-out over its pairs of cells, in closed form, each feature weighing the same.
+
+Where a direction has no pairs, profiles of both lie in the same components of RNA all the same, by the genes of their
+features: what the target's own profile tells of its features is read from the source's. Pairs, where there are some,
+start from that or from nothing, whichever the left-out cells prefer.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.special import expit, logit
+
+from mofm.axes import Modality
+from mofm.batch import Spaces, TokenBatch, log_exposure
+from mofm.objectives.translation import Direction
+from mofm.training.components import Components, token_matrices
+from mofm.training.profiles import CellProfiles, Profile, read_profiles
+
+Views = Mapping[Modality, Sequence[TokenBatch]]
+LinearTranslation = dict[Direction, np.ndarray]
+"""loading_FK of each direction: float32, a row a feature of the target (of RNA a row of the gene table)."""
+
+MIN_PAIRS = 10
+"""Fewer tell nothing that leaving one out could judge."""
+PENALTIES = np.logspace(-2, 6, 17)
+NOISY = 4.0
+"""Variance of a response, squared nats, above which it is mostly noise."""
+BLOCK_ENTRIES = 2**23
+"""Responses that are held at once; some four times their bytes are in use."""
+
+
+class _Target(NamedTuple):
+    """What cells show of a modality, CSR of N cells x features; `reads_NF` of methylation alone."""
+
+    modality: Modality
+    cell_N: np.ndarray
+    counts_NF: sp.csr_matrix
+    reads_NF: sp.csr_matrix | None
+    library_N: np.ndarray
+
+    @property
+    def level_N(self) -> np.ndarray:
+        """Mean of a cell's log1p counts over all features: what a centred log ratio is centred by."""
+        return np.asarray(self.counts_NF.log1p().mean(axis=1)).ravel()
+
+    def of(self, rows_N: np.ndarray) -> "_Target":
+        """Some of the cells."""
+        reads_NF = None if self.reads_NF is None else self.reads_NF[rows_N]
+        return _Target(self.modality, self.cell_N[rows_N], self.counts_NF[rows_N], reads_NF, self.library_N[rows_N])
+
+
+def fit_linear_translation(
+    whole: Views, expressed: Views, spaces: Spaces, components: Components, profiles: Mapping[Modality, Profile]
+) -> LinearTranslation:
+    """Loadings of every direction between the modalities of some training cells; none where there are no components.
+
+    Args:
+      whole: host batches as cells are embedded.
+      expressed: host batches that show all that the same cells express, and no zeros.
+      spaces: features of all but RNA, with their mean predictors.
+    """
+    genes, width = components.rows_GK.shape
+    if not width:
+        return {}
+    read = {
+        modality: read_profiles(views, modality, spaces.get(modality), components, profiles.get(modality))
+        for modality, views in whole.items()
+    }
+    shown = {
+        modality: _read_target(views, modality, len(spaces[modality].base_F) if modality in spaces else genes)
+        for modality, views in expressed.items()
+    }
+    priors = {modality: _fit(*_matched(read[modality], target), None) for modality, target in shown.items()}
+    found = {}
+    for source, target in permutations(read, 2):
+        profile_NK, measured = _matched(read[source], shown[target])
+        enough = len(profile_NK) >= MIN_PAIRS
+        loading_FK = _fit(profile_NK, measured, priors[target]) if enough else priors[target]
+        found[Direction(source, target)] = loading_FK.astype(np.float32)
+    return found
+
+
+def _read_target(views: Sequence[TokenBatch], modality: Modality, features: int) -> _Target:
+    leaves = ("counts_BL", "totals_BL") if modality == "methylation" else ("counts_BL",)
+    counts_NF, *reads = token_matrices(views, features, leaves)
+    cell_N, library_N = (np.concatenate([getattr(view, leaf) for view in views]) for leaf in ("cell_B", "library_B"))
+    target = _Target(modality, cell_N, counts_NF, reads[0] if reads else None, library_N.astype(np.float64))
+    return target.of(np.flatnonzero((cell_N >= 0) & (library_N > 0)))
+
+
+def _matched(read: CellProfiles, target: _Target) -> tuple[np.ndarray, _Target]:
+    """The cells that both have, once each and in one order."""
+    _, first, second = np.intersect1d(read.cell_N, target.cell_N, return_indices=True)
+    return read.profile_NK[first], target.of(second)
+
+
+def _fit(profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray | None) -> np.ndarray:
+    """loading_FK, float64. With a prior, loadings are that and what is fitted to the remainder, or fitted alone."""
+    cells, width = profile_NK.shape
+    features = target.counts_NF.shape[1]
+    loading_FK = np.zeros((features, width))
+    if cells < MIN_PAIRS:
+        return loading_FK
+    centred_NK = profile_NK - profile_NK.mean(axis=0)
+    axes = np.linalg.svd(centred_NK, full_matrices=False)
+    most = max(1, BLOCK_ENTRIES // cells)
+    seen_F = np.unique(target.counts_NF.indices)
+    judged_F = seen_F[np.linspace(0, len(seen_F) - 1, min(most, len(seen_F))).astype(int)]
+    z_NF = responses(target, judged_F)
+    known = [np.zeros_like(loading_FK)] + ([] if prior_FK is None else [prior_FK])
+    errors = [_left_out(axes, z_NF, centred_NK @ one_FK[judged_F].T) for one_FK in known]
+    best = int(np.argmin([error_P.min() for error_P in errors]))
+    penalty = PENALTIES[np.argmin(errors[best])]
+    for start in range(0, len(seen_F), most):
+        block_F = seen_F[start : start + most]
+        z_NF = responses(target, block_F)
+        shrunk_KF, _ = _shrunk(axes[1], z_NF, penalty)
+        rest_NF = z_NF - centred_NK @ known[best][block_F].T
+        loading_FK[block_F] = ((shrunk_KF * (axes[0].T @ rest_NF)).T @ axes[2]) + known[best][block_F]
+    return loading_FK
+
+
+def _shrunk(size_K: np.ndarray, z_NF: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    """size / (size^2 + penalty max(var z, NOISY)) of each axis and feature, and var z_F."""
+    variance_F = z_NF.var(axis=0)
+    return size_K[:, None] / (size_K[:, None] ** 2 + penalty * np.maximum(variance_F, NOISY)), variance_F
+
+
+def _left_out(axes: tuple[np.ndarray, np.ndarray, np.ndarray], z_NF: np.ndarray, known_NF: np.ndarray) -> np.ndarray:
+    """Squared error of each cell told from the others, over var z: its mean over features for each of PENALTIES."""
+    u_NK, size_K, _ = axes
+    rest_NF = z_NF - known_NF
+    rest_NF -= rest_NF.mean(axis=0)
+    share_KF = u_NK.T @ rest_NF
+    errors = []
+    for penalty in PENALTIES:
+        shrunk_KF, variance_F = _shrunk(size_K, z_NF, penalty)
+        hat_KF = size_K[:, None] * shrunk_KF
+        leverage_NF = 1 / len(z_NF) + u_NK**2 @ hat_KF
+        left_NF = (rest_NF - u_NK @ (hat_KF * share_KF)) / np.maximum(1 - leverage_NF, 1e-6)
+        errors.append(np.mean(np.mean(left_NF**2, axis=0) / np.maximum(variance_F, 1e-12)))
+    return np.array(errors)
+
+
+def responses(target: _Target, columns_F: np.ndarray) -> np.ndarray:
+    """z_NF of some features, float64, dense: means 0 over the cells."""
+    counts_NF = target.counts_NF[:, columns_F].toarray()
+    log_depth_N1 = np.asarray(log_exposure(target.library_N))[:, None]
+    if target.modality == "rna":
+        value_NF = np.log1p(counts_NF * np.exp(-log_depth_N1))
+        z_NF = value_NF / np.maximum(-np.expm1(-value_NF.mean(axis=0)), 1e-6)
+    elif target.modality == "adt":
+        z_NF = np.log1p(counts_NF) - target.level_N[:, None]
+    elif target.modality == "atac":
+        open_NF = (counts_NF > 0).astype(np.float64)
+        chance_F = (open_NF.sum(axis=0) + 0.5) / (len(open_NF) + 1)
+        expected_NF = expit(logit(chance_F) + log_depth_N1 - log_depth_N1.mean())
+        z_NF = (open_NF - expected_NF) / (chance_F * (1 - chance_F))
+    else:
+        reads_NF = target.reads_NF[:, columns_F].toarray()
+        read_NF = reads_NF > 0
+        mean_F = (counts_NF.sum(axis=0) + 0.5) / (reads_NF.sum(axis=0) + 1)
+        deviation_NF = np.where(read_NF, counts_NF / np.maximum(reads_NF, 1) - mean_F, 0.0)
+        share_F = np.maximum(read_NF.mean(axis=0), 1e-6)
+        z_NF = deviation_NF / (mean_F * (1 - mean_F) * share_F)
+    return z_NF - z_NF.mean(axis=0)
