@@ -5,9 +5,11 @@
     told = model.translate(adata, to="atac")          an AnnData
     model.regulators(adata, groupby="cell_type")      obsm["mofm_tf_activity"], uns["mofm_regulators"]
     model.perturb(adata, knock_out="GATA1")           obs["mofm_shift"], obsm["X_mofm_perturbed"], uns["mofm_perturbation"]
+    model.annotate(adata, reference, "cell_type")     obs["mofm_label"], obs["mofm_label_confidence"]
 
-Everything is done by the functions that the command line calls, so results are the same to the bit; here they are put where
-Python expects them. As in scanpy, what is given is written to, and `copy=True` gives a copy back instead.
+Everything but `annotate`, which has no verb yet, is done by the functions that the command line calls, so results are the same
+to the bit; here they are put where Python expects them. As in scanpy, what is given is written to, and `copy=True` gives a copy
+back instead.
 
 Common arguments:
   layer: layers[layer] holds the raw counts; None looks for them (layers["counts"] and its usual other names, raw, X).
@@ -21,13 +23,9 @@ A backed AnnData is read from its file in blocks of cells; what is written to it
 DataFrames, which AnnData writes to a file.
 """
 
-import dataclasses
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anndata
 import numpy as np
@@ -35,19 +33,18 @@ import pandas as pd
 
 from mofm.axes import Modality
 from mofm.errors import InputError, nearest_name
-from mofm.inference.model import Options, PretrainedModel, Step, load
+from mofm.inference.annotate import VOTERS, annotate
+from mofm.inference.model import PretrainedModel, Step, load
 from mofm.inference.output import Added, added_embedding
 from mofm.inference.perturb import FOLD, Change, perturb
 from mofm.inference.regulator_output import KEY, REPORT_KEY, added_activities, added_perturbation
 from mofm.inference.regulators import regulators
+from mofm.inference.scverse import as_names, asked_for, checked, said_for_python, table_of, write_to
 from mofm.inference.targets import find_targets, read_names
 from mofm.inference.translate import translate_cells, translate_file
-from mofm.omics.held import Held, is_held
-from mofm.omics.readers import Reading
+from mofm.omics.held import Held
 
-READING = tuple(field.name for field in dataclasses.fields(Reading))
-OPTIONS = tuple(field.name for field in dataclasses.fields(Options) if field.name != "quiet")
-PERTURBATION_KEY = "mofm_perturbation"
+PERTURBATION_KEY, ANNOTATION_KEY = "mofm_perturbation", "mofm_annotation"
 
 
 class Model:
@@ -63,7 +60,7 @@ class Model:
     @classmethod
     def load(cls, path: str | Path, *, step: Step = None) -> "Model":
         """See `mofm.load`."""
-        with _for_python():
+        with said_for_python():
             return cls(load(path, step=step))
 
     def __repr__(self) -> str:
@@ -94,10 +91,10 @@ class Model:
         Raises:
           InputError: no counts, no gene of the model, or a mistyped option.
         """
-        with _for_python():
-            how = _asked(layer, modality, progress, options)
-            found = self.pretrained.embed_all(_checked(data, copy), **how)
-            return _write(data, partial(added_embedding, found, key_added), copy)
+        with said_for_python():
+            how = asked_for(layer, modality, progress, options)
+            found = self.pretrained.embed_all(checked(data, copy), **how)
+            return write_to(data, partial(added_embedding, found, key_added), copy)
 
     def translate(
         self,
@@ -124,8 +121,8 @@ class Model:
         Raises:
           InputError: as `embed`; the model does not translate, or knows none of the features.
         """
-        with _for_python():
-            how = _asked(layer, modality, progress, options)
+        with said_for_python():
+            how = asked_for(layer, modality, progress, options)
             path = isinstance(features, str | Path)
             names = (
                 features if features is None else read_names(Path(features), to) if path else list(map(str, features))
@@ -133,8 +130,8 @@ class Model:
             where = str(features) if path else "features"
             targets = find_targets(self.pretrained, to, names, features_build, where)
             if output is None:
-                return translate_cells(self.pretrained, _checked(data, True), targets, **how)
-            translate_file(self.pretrained, _checked(data, True), Path(output), targets, **how)
+                return translate_cells(self.pretrained, checked(data), targets, **how)
+            translate_file(self.pretrained, checked(data), Path(output), targets, **how)
             return anndata.read_h5ad(output, backed="r")
 
     def regulators(
@@ -165,17 +162,21 @@ class Model:
         Raises:
           InputError: as `embed`; the model knows no network, or obs has no such column.
         """
-        with _for_python():
-            how = _asked(layer, "rna", progress, options)
+        with said_for_python():
+            how = asked_for(layer, "rna", progress, options)
             of = {"network": network, "top": top, "min_cells": min_cells}
-            found = regulators(self.pretrained, _checked(data, copy), groupby, **of, **how)
-            tables = {"edges": _table(found.edges), "top": _table(found.top), "notes": np.array(found.notes, dtype=str)}
+            found = regulators(self.pretrained, checked(data, copy), groupby, **of, **how)
+            tables = {
+                "edges": table_of(found.edges),
+                "top": table_of(found.top),
+                "notes": np.array(found.notes, dtype=str),
+            }
 
             def added(cells: pd.Index) -> Added:
                 plain = added_activities(found, cells)
                 return Added({key_added: plain.obsm[KEY]}, {REPORT_KEY: plain.uns[REPORT_KEY] | tables})
 
-            return _write(data, added, copy)
+            return write_to(data, added, copy)
 
     def perturb(
         self,
@@ -203,16 +204,16 @@ class Model:
         Raises:
           InputError: as `regulators`; no TF is named, or one that the networks do not have.
         """
-        with _for_python():
-            how = _asked(layer, "rna", progress, options)
-            folds = overexpress if isinstance(overexpress, Mapping) else dict.fromkeys(_names(overexpress), FOLD)
-            changes = [Change(name) for name in _names(knock_out)]
+        with said_for_python():
+            how = asked_for(layer, "rna", progress, options)
+            folds = overexpress if isinstance(overexpress, Mapping) else dict.fromkeys(as_names(overexpress), FOLD)
+            changes = [Change(name) for name in as_names(knock_out)]
             changes += [Change(name, float(fold)) for name, fold in folds.items()]
             of = {"network": network, "min_cells": min_cells}
-            found = perturb(self.pretrained, _checked(data, copy), changes, groupby, **of, **how)
+            found = perturb(self.pretrained, checked(data, copy), changes, groupby, **of, **how)
             tables = {
-                "genes": _table(found.genes),
-                "groups": _table(found.groups),
+                "genes": table_of(found.genes),
+                "groups": table_of(found.groups),
                 "notes": np.array(found.notes, dtype=str),
             }
 
@@ -220,64 +221,55 @@ class Model:
                 plain = added_perturbation(found, cells)
                 return plain._replace(uns=plain.uns | {PERTURBATION_KEY: tables})
 
-            return _write(data, added, copy)
+            return write_to(data, added, copy)
 
+    def annotate(
+        self,
+        data: anndata.AnnData,
+        reference: anndata.AnnData,
+        label_key: str,
+        *,
+        voters: int = VOTERS,
+        key_added: str = "mofm_label",
+        layer: str | None = None,
+        modality: Modality = "rna",
+        copy: bool = False,
+        progress: bool = True,
+        **options,
+    ) -> anndata.AnnData | None:
+        """Label cells by their nearest neighbours, in the embedding, among the labelled cells of a reference.
 
-def _names(given: str | Iterable[str]) -> list[str]:
-    return [given] if isinstance(given, str) else list(given)
+        Written are obs[key_added], obs[key_added + "_confidence"], the share of the neighbours that say so (no calibrated
+        probability: see `inference/annotate.py`), obs[key_added + "_nearest"], the name of the nearest of them, and
+        uns["mofm_annotation"]. Both are embedded anew, and the same options hold for both.
 
+        Args:
+          label_key: column of the reference's obs; cells without a label there have no voice.
+          voters: neighbours of a cell that vote.
 
-def _asked(layer: str | None, modality: Modality | None, progress: bool, options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the functions that the command line calls."""
-    for name in options:
-        if name not in (*READING, *OPTIONS):
-            raise InputError(f"no option {name!r}.{nearest_name(name, (*READING, *OPTIONS))}")
-    if layer is not None and options.get("counts_from") is not None:
-        raise InputError("layer and counts_from both say where the counts are; give one")
-    reading = {name: options[name] for name in READING if name in options} | {"modality": modality}
-    reading |= {} if layer is None else {"counts_from": f"layers/{layer}"}
-    return {
-        "reading": Reading(**reading),
-        "quiet": not progress,
-        **{name: options[name] for name in OPTIONS if name in options},
-    }
+        Raises:
+          InputError: as `embed`; or the reference has no such column, or no label in it.
+        """
+        with said_for_python():
+            how = asked_for(layer, modality, progress, options)
+            checked(reference)
+            if label_key not in reference.obs:
+                raise InputError(
+                    f"the reference's obs has no column {label_key!r}.{nearest_name(label_key, reference.obs)}"
+                )
+            known, asked = (self.pretrained.embed(one, **how) for one in (reference, checked(data, copy)))
+            labels = reference.obs[label_key].reindex(known.cells)
+            found = annotate(asked.embedding_NE, known.embedding_NE, labels, voters)
+            columns = {
+                key_added: pd.Categorical(found.labels),
+                f"{key_added}_confidence": found.confidence_N,
+                f"{key_added}_nearest": known.cells.to_numpy(object)[found.neighbours_NK[:, 0]],
+            }
+            said = {"label_key": label_key, "voters": voters, "reference_cells": int(labels.notna().sum())}
+            report = {**said, "model": self.pretrained.name, "step": self.pretrained.step}
 
+            def added(cells: pd.Index) -> Added:
+                table = pd.DataFrame(columns, index=asked.cells).reindex(cells)
+                return Added({}, {ANNOTATION_KEY: report}, {name: table[name] for name in columns})
 
-def _checked(data: Held, is_read: bool) -> Held:
-    """What is given, where it can be read, and written to unless it `is_read` alone."""
-    if isinstance(data, str | Path):
-        raise InputError(
-            f"{data}: an AnnData or MuData is expected; anndata.read_h5ad(PATH, backed='r') reads it in blocks"
-        )
-    is_held(data)
-    if not is_read and getattr(data, "isbacked", False) and data.is_view:
-        raise InputError("a view of a backed AnnData cannot be written to; give copy=True, or its to_memory()")
-    return data
-
-
-def _write(data: Held, add: Callable[[pd.Index], Added], copy: bool) -> Held | None:
-    if copy:
-        data = data.to_memory() if getattr(data, "isbacked", False) else data.copy()
-    added = add(data.obs_names)
-    for key, values in added.obsm.items():
-        data.obsm[key] = values
-    for key, values in added.uns.items():
-        data.uns[key] = values
-    for key, values in added.obs.items():
-        data.obs[key] = values
-    return data if copy else None
-
-
-def _table(frame: pd.DataFrame) -> pd.DataFrame:
-    """As AnnData writes it: names of rows are text."""
-    return frame.set_axis(frame.index.astype(str))
-
-
-@contextmanager
-def _for_python() -> Iterator[None]:
-    """Messages that name an option of the command line name the argument instead."""
-    try:
-        yield
-    except InputError as error:
-        said = re.sub(r"--([a-z]+(?:-[a-z]+)*)(?![\w.-])", lambda found: f"{found[1].replace('-', '_')}=", str(error))
-        raise InputError(said) from error
+            return write_to(data, added, copy)

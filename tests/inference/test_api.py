@@ -13,6 +13,7 @@ import pytest
 import mofm
 from mofm.cli import main
 from mofm.errors import InputError
+from mofm.inference.annotate import annotate
 from mofm.inference.model import cells_at_once
 
 
@@ -162,3 +163,37 @@ def test_a_batch_is_as_large_as_the_device_bears(width, tokens, memory, cells):
     assert cells_at_once(width, tokens, memory) == cells
     if memory is not None and 16 < cells < 1024:
         assert cells <= memory / 8 / (tokens * width * 64) < 2 * cells
+
+
+def test_annotate_is_a_vote_of_the_nearest(bundled, cells):
+    reference, asked = cells[:250].copy(), cells[250:].copy()
+    bundled.annotate(asked, reference, "group", voters=7)
+    bundled.embed(cells)
+    known_ME = cells.obsm["X_mofm"][7:250]  # the first seven have no label, and no voice
+    known_ME, asked_NE = (some - known_ME.mean(axis=0) for some in (known_ME, cells.obsm["X_mofm"][250:]))
+    known_ME, asked_NE = (some / np.linalg.norm(some, axis=1, keepdims=True) for some in (known_ME, asked_NE))
+    nearest_NK = np.argsort(-asked_NE @ known_ME.T, axis=1)[:, :7]
+    labels = cells.obs["group"].to_numpy(object)[7:250][nearest_NK]
+    for place, row in enumerate(labels):
+        share = asked.obs["mofm_label_confidence"].iloc[place]
+        assert np.mean(row == asked.obs["mofm_label"].iloc[place]) == pytest.approx(share)
+        assert share == max(np.mean(row == name) for name in set(row))
+    assert (asked.obs["mofm_label_nearest"] == cells.obs_names[7:250][nearest_NK[:, 0]]).mean() > 0.95
+    assert (asked.obs["mofm_label"] == asked.obs["cell_type"].astype(str)).mean() > 0.9
+    assert asked.uns["mofm_annotation"]["reference_cells"] == 243
+    with pytest.raises(InputError, match="Did you mean 'group'"):
+        bundled.annotate(asked, reference, "gruop")
+    with pytest.raises(InputError, match="labels none of the 7 reference cells"):
+        bundled.annotate(asked, cells[:7], "group")
+
+
+def test_of_as_many_voices_the_nearest_counts():
+    reference_ME = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [-1, -1]], np.float32)
+    labels = pd.Series(["east", "east", "north", "north", None], name="way")
+    asked_NE = reference_ME[:4].mean(axis=0) + np.array([[1, -0.9], [-0.9, 1]], np.float32)
+    found = annotate(asked_NE, reference_ME, labels, voters=9)
+    assert found.labels.tolist() == ["east", "north"]
+    assert found.confidence_N.tolist() == [0.5, 0.5]
+    assert set(found.neighbours_NK.ravel()) == {0, 1, 2, 3}
+    with pytest.raises(InputError, match="voters 0"):
+        annotate(asked_NE, reference_ME, labels, voters=0)
