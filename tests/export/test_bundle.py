@@ -3,6 +3,7 @@ one that is cut short, changed, newer or hostile is told in a line that names th
 
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -188,6 +189,13 @@ def test_a_write_that_fails_leaves_nothing(run, bundle, snapshot, monkeypatch):
     with pytest.raises(InputError, match=r"cannot be written \(No space left"):
         write_bundle(run, bundle.parent / "new")
     assert snapshot(bundle.parent) == before
+
+
+def test_without_flatbuffers_nothing_is_compiled(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(InputError, match="pip install flatbuffers"):
+        write_bundle(run, tmp_path / "out", compiled=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_people_may_edit_what_is_for_people(bundle, run):
