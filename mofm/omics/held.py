@@ -76,7 +76,8 @@ def group_of(data: Held) -> HeldGroup:
 
 
 def _of_anndata(adata: anndata.AnnData, name: str) -> HeldGroup:
-    layers = {key: _matrix(name, f"layers/{key}", layer) for key, layer in adata.layers.items()}
+    named = {key: layer for key, layer in adata.layers.items() if key is not None}  # from anndata 0.13 on, None is X
+    layers = {key: _matrix(name, f"layers/{key}", layer) for key, layer in named.items()}
     members = {"obs": adata.obs, "var": adata.var, "layers": HeldGroup("layers", layers)}
     in_file = adata.isbacked and not adata.is_view
     x = adata.X  # of a backed one this opens its file, where it was closed
