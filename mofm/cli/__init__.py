@@ -11,7 +11,7 @@ import os
 import sys
 
 import mofm
-from mofm.cli import demo, embed, export, ingest, inspect, perturb, regulators, simulate, train, translate
+from mofm.cli import demo, embed, export, ingest, inspect, perturb, plan, regulators, simulate, train, translate
 from mofm.errors import InputError
 
 EPILOG = """\
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     args, rest = parser.parse_known_args(argv)
-    if rest and (args.verb != "train" or not all(word.startswith("--config.") for word in rest)):
+    if rest and (args.verb not in ("train", "plan") or not all(word.startswith("--config.") for word in rest)):
         parser.error(f"unknown argument {rest[0]!r}; see `mofm {args.verb} --help`")
     logging.getLogger("absl").setLevel(
         logging.CRITICAL
@@ -73,6 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mofm {mofm.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in (inspect, ingest, train, embed, translate, regulators, perturb, export, simulate, demo):
+    for module in (inspect, ingest, plan, train, embed, translate, regulators, perturb, export, simulate, demo):
         module.add(verbs)
     return parser

@@ -19,6 +19,14 @@ def add(verbs) -> None:
     verb.add_argument("--config", required=True, type=Path, help="a config file, such as configs/small.py")
     verb.add_argument("--workdir", required=True, type=Path, help="the run's directory")
     verb.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    verb.add_argument(
+        "--stopped-code",
+        type=int,
+        default=0,
+        metavar="N",
+        help="exit code where it was told to stop before its last step; schedulers that start failed jobs again want one "
+        "above 0 (default: 0)",
+    )
 
 
 def run(args) -> int:
@@ -34,6 +42,6 @@ def run(args) -> int:
         return 3
     if step < config.run.steps:
         print(f"stopped at step {step} of {config.run.steps} and saved; the same command goes on", file=sys.stderr)
-    else:
-        print(f"trained {step} steps; next: mofm embed {args.workdir} IN.h5ad OUT.h5ad", file=sys.stderr)
+        return args.stopped_code
+    print(f"trained {step} steps; next: mofm embed {args.workdir} IN.h5ad OUT.h5ad", file=sys.stderr)
     return 0

@@ -16,17 +16,21 @@ def place_batch(batch: CellBatch, mesh: Mesh) -> CellBatch:
 
 
 def place_graph(graph: GeneGraph, mesh: Mesh) -> GeneGraph:
-    """Each device has its part of the edges; what is known of genes and pairs is on all. Every process has it all.
+    """The graph on the mesh, as `graph_places` has it. Every process has it all."""
+    return jax.device_put(graph, graph_places(len(graph.weight_M), mesh))
+
+
+def graph_places(edges: int, mesh: Mesh) -> GeneGraph:
+    """Where each leaf of a graph lies: each device has its part of the edges; what is known of genes and pairs is on all.
 
     Raises:
       InputError: the edges, with their padding, cannot be divided evenly.
     """
-    edges, parts = len(graph.weight_M), mesh.shape[DATA] * mesh.shape[FSDP]
+    parts = mesh.shape[DATA] * mesh.shape[FSDP]
     if edges % parts:
         raise InputError(
             f"network: {edges:,} edges with their padding cannot be divided over data x fsdp = {parts} devices: set "
             f"network.edge_budget={-(-edges // parts) * parts}"
         )
     whole = {"regulator_G", "known_M"}
-    places = {name: sharding(mesh, (None,) if name in whole else (EDGES,)) for name in graph._fields}
-    return jax.device_put(graph, GeneGraph(**places))
+    return GeneGraph(**{name: sharding(mesh, (None,) if name in whole else (EDGES,)) for name in GeneGraph._fields})

@@ -117,8 +117,10 @@ def make_spec(config: Config, genes: int, relations: int, modalities: Sequence[M
     return spec
 
 
-def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: list[str] = (), corpus: str | None = None) -> Config:
     """Read `get_config()` of a config file and apply `a.b=value` overrides.
+
+    `corpus` is taken where neither names a `data.corpus`; None: it has to be named.
 
     Raises:
       InputError: no such file, no get_config in it, an unknown key (the nearest right one is named), a wrong type or value.
@@ -135,17 +137,19 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
     values = module.get_config() if hasattr(module, "get_config") else None
     if not isinstance(values, ConfigDict | dict):
         raise InputError(f"{path}: a config file defines get_config(), which returns an ml_collections.ConfigDict")
-    return build_config(values, overrides)
+    return build_config(values, overrides, corpus)
 
 
-def build_config(values: ConfigDict | dict[str, Any], overrides: list[str] = ()) -> Config:
-    """A typed Config of nested values, with `a.b=value` overrides applied on top."""
+def build_config(values: ConfigDict | dict[str, Any], overrides: list[str] = (), corpus: str | None = None) -> Config:
+    """A typed Config of nested values, with `a.b=value` overrides applied on top; `corpus` as in `load_config`."""
     tree = values.to_dict() if isinstance(values, ConfigDict) else values
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise InputError(f"--config.{key}: write --config.{key}=VALUE")
         _override(tree, key, text)
+    if corpus is not None:
+        tree.setdefault("data", {}).setdefault("corpus", corpus)
     return from_dict(Config, tree)
 
 

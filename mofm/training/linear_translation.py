@@ -72,7 +72,12 @@ class _Target(NamedTuple):
 
 
 def fit_linear_translation(
-    whole: Views, expressed: Views, spaces: Spaces, components: Components, profiles: Mapping[Modality, Profile]
+    whole: Views,
+    expressed: Views,
+    spaces: Spaces,
+    components: Components,
+    profiles: Mapping[Modality, Profile],
+    shared_width: int,
 ) -> LinearTranslation:
     """Loadings of every direction between the modalities of some training cells; none where there are no components.
 
@@ -80,12 +85,14 @@ def fit_linear_translation(
       whole: host batches as cells are embedded.
       expressed: host batches that show all that the same cells express, and no zeros.
       spaces: features of all but RNA, with their mean predictors.
+      shared_width: of the embedding: a profile's columns past it are a modality's own.
     """
-    genes, width = components.rows_GK.shape
+    genes = len(components.rows_GK)
+    width = min(components.rows_GK.shape[1], shared_width)
     if not width:
         return {}
     read = {
-        modality: read_profiles(views, modality, spaces.get(modality), components, profiles.get(modality))
+        modality: read_profiles(views, modality, spaces.get(modality), components, profiles.get(modality), width)
         for modality, views in whole.items()
     }
     shown = {

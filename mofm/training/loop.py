@@ -225,8 +225,9 @@ def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec
     """The simple models of a run, fitted on training cells: the first that it will see."""
     data = replace(config.data, label_key=None, batch_key=None)  # they are fitted on counts
     sampled = _views(Stream(corpus, data, config.seed).batches(0, NULL_BATCHES))  # not this host's part alone
-    cells = min(COMPONENT_BATCH, stream.n_train_cells)
-    batches = min(COMPONENT_CELLS, stream.n_train_cells) // cells
+    known = min(COMPONENT_CELLS, stream.n_train_cells)
+    batches = -(-known // COMPONENT_BATCH)
+    cells = known // batches  # of 357 cells two batches of 178, where one of 256 would leave out the rest
     tokens = dict.fromkeys(("tokens", "atac_tokens", "adt_tokens", "methylation_tokens"), COMPONENT_TOKENS)
     whole = replace(data, batch_size=cells, quota_multiple=1, **tokens)
     expressed = replace(whole, expressed_fraction=1.0)
@@ -237,12 +238,12 @@ def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec
         for modality, space in spaces.items()
     }
     if "rna" in expressed:
-        known = read_cells(expressed["rna"], spec.genes)
+        fitted = read_cells(expressed["rna"], spec.genes)
     else:
         most = max(spaces, key=stream.rows.__getitem__)
-        known = gene_activity(expressed[most], most, spaces[most], spec.genes)
+        fitted = gene_activity(expressed[most], most, spaces[most], spec.genes)
     components = fit_components(
-        known, min(config.encoder.width, config.encoder.cell_width), config.data.expressed_fraction
+        fitted, min(config.encoder.width, config.encoder.cell_width), config.data.expressed_fraction
     )
     profiles = {
         modality: fit_profile(whole[modality], modality, space, components) for modality, space in spaces.items()
@@ -254,7 +255,7 @@ def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec
     }
     linear = {}
     if spec.translates and spec.translator.linear:
-        linear = fit_linear_translation(whole, expressed, spaces, components, profiles)
+        linear = fit_linear_translation(whole, expressed, spaces, components, profiles, spec.shared_width)
     return Start(null, components, profiles, spaces, levels, linear)
 
 

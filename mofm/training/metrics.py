@@ -11,13 +11,14 @@ from mofm.files import written_whole
 class MetricsWriter:
     """Appends to workdir/metrics.jsonl and workdir/tensorboard.
 
-    A resumed run cuts the lines past the step it resumes at, so that no step is told twice.
+    A resumed run cuts the lines past the step it resumes at, so that no step is told twice; one that had saved nothing yet
+    begins anew, from its evaluation at step 0.
     """
 
     def __init__(self, workdir: Path, resume_step: int):
         path = Path(workdir) / "metrics.jsonl"
         if path.exists():
-            _cut_after(path, resume_step)
+            _cut_after(path, resume_step or -1)
         self._file = path.open("a", encoding="utf-8")
         self._events = Writer(str(Path(workdir) / "tensorboard"))
 

@@ -58,12 +58,15 @@ def read_profiles(
     space: FeatureSpace | None,
     components: Components,
     profile: Profile | None,
+    width: int,
 ) -> CellProfiles:
-    """The linear profiles of the views' cells. `space` and `profile` are None for RNA."""
+    """The first columns of the linear profiles of the views' cells. `space` and `profile` are None for RNA."""
     cell_N, profile_NK = _unscaled(views, modality, space, components)
     if profile is None:
-        return CellProfiles(cell_N, profile_NK - components.mean_weight_G @ components.rows_GK)
-    return CellProfiles(cell_N, profile_NK * profile.scale_K - profile.centre_K)
+        profile_NK = profile_NK - components.mean_weight_G @ components.rows_GK
+    else:
+        profile_NK = profile_NK * profile.scale_K - profile.centre_K
+    return CellProfiles(cell_N, profile_NK[:, :width])
 
 
 def _unscaled(

@@ -69,10 +69,11 @@ def see(params, view, modality, spec=SPEC):
 
 
 @partial(jax.jit, static_argnames=("source", "target", "spec"))
-def tell(params, outputs, view, asked, source, target, spec=SPEC):
+def tell(params, outputs, view, asked, source, target, spec=SPEC, loading_FK=None):
     genes_GD = model.gene_states(spec, params).rows_GD
     asked = of_modality(asked, target)
-    return model.translate(spec, params, genes_GD, outputs, view.mask_BL, asked, source, target, space_of(target))
+    of = (outputs, view.mask_BL, asked, source, target, space_of(target), loading_FK)
+    return model.translate(spec, params, genes_GD, *of)
 
 
 def leaves_of(told):
@@ -165,6 +166,19 @@ def test_a_fresh_translation_reads_the_embedding_as_it_is(make_view):
     shared = SPEC.shared_width
     np.testing.assert_array_equal(told.embedding_BE[:, :shared], outputs.embedding_BE[:, :shared])
     assert not told.embedding_BE[:, shared:].any()
+
+
+def test_a_linear_translation_is_added_to_both_answers(params, make_view):
+    view, asked = make_view(), make_view(seed=3)
+    loading_FK = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    outputs = see(params, view, "rna")
+    plain = tell(params, outputs, view, asked, "rna", "atac")
+    linear = tell(params, outputs, view, asked, "rna", "atac", loading_FK=loading_FK)
+    added_BL = np.einsum("bk,blk->bl", plain.embedding_BE[:, :4], loading_FK[asked.features_BL])
+    assert np.abs(added_BL).max() > 0.1
+    for name in ("token_BL", "cell_BL"):
+        expected = getattr(plain.prediction, name) + added_BL
+        np.testing.assert_allclose(getattr(linear.prediction, name), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_jit_equals_no_jit(params, make_view):

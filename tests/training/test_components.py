@@ -10,7 +10,7 @@ from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
 from mofm.nn.readout import LinearReadout
 from mofm.training import components
 from mofm.training.components import CLIP, SILENT, STEADYING, fit_components, read_cells
-from mofm.training.profiles import fit_profile
+from mofm.training.profiles import fit_profile, read_profiles
 
 GENES, CELLS, RANK = 30, 120, 5
 FEW = 50
@@ -105,6 +105,8 @@ def test_the_profile_of_the_fitted_cells_is_centred_and_of_unit_size(counts_NG):
         profiles.append(LinearReadout(GENES).apply({"params": variables}, view, hidden, rows_BLK, "rna", None))
     profile_NK = np.concatenate(jax.device_get(profiles))
     np.testing.assert_allclose(profile_NK.mean(axis=0), 0, atol=1e-5)
+    ours_NK = read_profiles(list(views_of(counts_NG)), "rna", None, ours, None, RANK).profile_NK
+    np.testing.assert_allclose(ours_NK, profile_NK, atol=1e-4)
     assert np.mean(profile_NK.var(axis=0)) == pytest.approx(1.0, rel=1e-4)
 
 
@@ -129,6 +131,9 @@ def test_another_modality_varies_no_more_than_rna_in_any_component(counts_NG, mo
         for view in views
     ])  # fmt: skip
     np.testing.assert_allclose(found_NK.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(
+        read_profiles(views, modality, space, noisy, profile, RANK).profile_NK, found_NK, atol=1e-4
+    )
     assert (found_NK.std(axis=0) <= ours.deviation_K * (1 + 1e-4)).all()
     assert found_NK.std(axis=0)[2] == pytest.approx(ours.deviation_K[2], rel=1e-4)
     assert (np.abs(profile.scale_K) <= np.abs(profile.scale) * (1 + 1e-6)).all()

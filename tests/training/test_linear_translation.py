@@ -1,0 +1,176 @@
+"""The linear translation: what it minimises, what it leaves out, and what it takes where there are no pairs."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
+from mofm.training import linear_translation as linear
+from mofm.training.components import Components
+from mofm.training.profiles import Profile
+
+CELLS, GENES, PROTEINS, K = 60, 30, 6, 3
+MODALITIES = ("rna", "atac", "adt", "methylation")
+
+
+def a_target(modality, seed=0, cells=CELLS, features=12):
+    rng = np.random.default_rng(seed)
+    counts_NF = rng.poisson(1.5, (cells, features)).astype(float)
+    reads_NF = counts_NF + rng.poisson(0.7, counts_NF.shape)
+    library_N = rng.uniform(2e3, 2e4, cells)
+    reads = sp.csr_matrix(reads_NF) if modality == "methylation" else None
+    return linear._Target(modality, np.arange(cells), sp.csr_matrix(counts_NF), reads, library_N)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_response_is_a_small_change_of_the_predictor(modality):
+    """Measurements that follow a predictor by a factor's 5%: z has that factor's slope."""
+    rng = np.random.default_rng(1)
+    cells, slope_F = 40_000, np.array([0.05, -0.05])
+    factor_N = rng.normal(size=cells)
+    change_NF = factor_N[:, None] * slope_F
+    reads = None
+    if modality == "methylation":
+        reads_NF = rng.poisson(3.0, change_NF.shape).astype(float)
+        counts_NF = rng.binomial(reads_NF.astype(int), 1 / (1 + np.exp(-change_NF - 0.4))).astype(float)
+        reads = sp.csr_matrix(reads_NF)
+    elif modality == "atac":
+        counts_NF = (rng.random(change_NF.shape) < 1 / (1 + np.exp(1.0 - change_NF))).astype(float)
+    else:
+        mean = {"rna": 0.2, "adt": 300.0}[modality]
+        counts_NF = rng.poisson(mean * np.exp(change_NF)).astype(float)
+    target = linear._Target(modality, np.arange(cells), sp.csr_matrix(counts_NF), reads, np.full(cells, LIBRARY_SCALE))
+    z_NF = linear.responses(target, np.arange(2))
+    np.testing.assert_allclose(z_NF.mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(factor_N @ z_NF / (factor_N @ factor_N), slope_F, atol=0.02)
+
+
+def test_columns_in_blocks_are_those_of_the_whole():
+    for modality in MODALITIES:
+        target = a_target(modality)
+        z_NF = linear.responses(target, np.arange(12))
+        np.testing.assert_allclose(linear.responses(target, np.array([3, 7])), z_NF[:, [3, 7]])
+
+
+def test_the_error_of_cells_left_out_is_that_of_leaving_them_out():
+    rng = np.random.default_rng(2)
+    x_NK, z_NF = rng.normal(size=(14, K)), rng.normal(size=(14, 4)) * [0.5, 1, 3, 6]
+    x_NK, z_NF = x_NK - x_NK.mean(axis=0), z_NF - z_NF.mean(axis=0)
+    penalty_F = np.maximum(z_NF.var(axis=0), linear.NOISY)
+
+    def left_out(penalty):
+        errors = np.zeros_like(z_NF)
+        for cell in range(14):
+            rest = np.arange(14) != cell
+            inputs = x_NK[rest] - x_NK[rest].mean(axis=0)
+            for feature, scale in enumerate(penalty_F):
+                answers = z_NF[rest, feature]
+                gram = inputs.T @ inputs + penalty * scale * np.eye(K)
+                weights = np.linalg.solve(gram, inputs.T @ (answers - answers.mean()))
+                told = answers.mean() + (x_NK[cell] - x_NK[rest].mean(axis=0)) @ weights
+                errors[cell, feature] = (z_NF[cell, feature] - told) ** 2
+        return np.mean(errors.mean(axis=0) / z_NF.var(axis=0))
+
+    ours_P = linear._left_out(np.linalg.svd(x_NK, full_matrices=False), z_NF, np.zeros_like(z_NF))
+    np.testing.assert_allclose(ours_P, [left_out(penalty) for penalty in linear.PENALTIES], rtol=1e-9)
+
+
+def test_loadings_minimise_what_they_say():
+    profile_NK = np.random.default_rng(3).normal(size=(CELLS, K))
+    target = a_target("rna")
+    loading_FK = linear._fit(profile_NK, target, None)
+    x_NK, z_NF = profile_NK - profile_NK.mean(axis=0), linear.responses(target, np.arange(12))
+    penalty_F = np.maximum(z_NF.var(axis=0), linear.NOISY)
+    pull_FK = (z_NF - x_NK @ loading_FK.T).T @ x_NK / penalty_F[:, None]  # = penalty * loading at the minimum
+    ratio_FK = pull_FK / loading_FK
+    np.testing.assert_allclose(ratio_FK, np.median(ratio_FK), rtol=1e-6)
+    assert np.isclose(linear.PENALTIES, np.median(ratio_FK), rtol=1e-6).any()
+
+
+def test_a_prior_is_kept_only_where_left_out_cells_prefer_it():
+    rng = np.random.default_rng(4)
+    target = a_target("adt", features=6)
+    z_NF = linear.responses(target, np.arange(6))
+    profile_NK = np.linalg.svd(z_NF, full_matrices=False)[0][:, :K] * 5 + 0.3 * rng.normal(size=(CELLS, K))
+    alone_FK = linear._fit(profile_NK, target, None)
+    good_FK = np.linalg.lstsq(profile_NK, z_NF, rcond=None)[0].T
+    centred_NK = profile_NK - profile_NK.mean(axis=0)
+
+    def error(loading_FK):
+        return np.square(z_NF - centred_NK @ loading_FK.T).mean()
+
+    assert error(linear._fit(profile_NK, target, good_FK)) <= error(alone_FK)
+    np.testing.assert_array_equal(linear._fit(profile_NK, target, -9 * good_FK), alone_FK)
+    few = target.of(np.arange(linear.MIN_PAIRS - 1))
+    assert not linear._fit(profile_NK[: linear.MIN_PAIRS - 1], few, None).any()
+
+
+def paired_views(pairs, seed=5):
+    """RNA and the protein of each of its first genes, of cells of which the first `pairs` have one number in both."""
+    rng = np.random.default_rng(seed)
+    rate_NG = np.exp(rng.normal(size=(CELLS, K)) @ rng.normal(size=(K, GENES)))
+    counts_NG = rng.poisson(2 * rate_NG).astype(float)
+    proteins_NF = rng.poisson(40 * rate_NG[:, :PROTEINS]).astype(float)
+    other_N = np.where(np.arange(CELLS) < pairs, np.arange(CELLS), np.arange(CELLS) + CELLS)
+    order = rng.permutation(CELLS)
+    views = {
+        "rna": view_of(counts_NG, np.arange(CELLS)),
+        "adt": view_of(proteins_NF[order], other_N[order]),
+    }
+    zeros = np.zeros(PROTEINS)
+    genes_FK = np.arange(PROTEINS, dtype=np.int32)[:, None]
+    space = FeatureSpace(
+        genes_FK, np.ones((PROTEINS, 1)), np.zeros((PROTEINS, 5)), zeros.astype(np.int32), zeros, zeros
+    )
+    rows_GK = np.linalg.svd(np.log1p(counts_NG) - np.log1p(counts_NG).mean(axis=0), full_matrices=False)[2][:K].T
+    components = Components(rows_GK, np.zeros(GENES), np.zeros(GENES), np.ones(K), np.zeros_like(rows_GK))
+    profiles = {"adt": Profile(np.float32(1), np.ones(K), np.zeros(K))}
+    return SimpleNamespace(views=views, spaces={"adt": space}, components=components, profiles=profiles)
+
+
+def view_of(counts_NF, cell_N):
+    cells, features = counts_NF.shape
+    library_N = counts_NF.sum(axis=1)
+    values_NF = np.log1p(counts_NF / library_N[:, None] * LIBRARY_SCALE)
+    features_NF = np.broadcast_to(np.arange(features), counts_NF.shape)
+    return [TokenBatch(features_NF, values_NF, counts_NF, counts_NF > 0, library_N, cell_N, np.zeros(cells, np.int32))]
+
+
+def fitted(of, width=K):
+    return linear.fit_linear_translation(of.views, of.views, of.spaces, of.components, of.profiles, width)
+
+
+def test_pairs_are_found_by_their_cells_whatever_their_order():
+    of = paired_views(CELLS)
+    found = fitted(of)
+    assert {tuple(direction): loading_FK.shape for direction, loading_FK in found.items()} == {
+        ("rna", "adt"): (PROTEINS, K),
+        ("adt", "rna"): (GENES, K),
+    }
+    turned = [TokenBatch(*(None if leaf is None else leaf[::-1] for leaf in of.views["adt"][0]))]
+    again = fitted(SimpleNamespace(**{**vars(of), "views": of.views | {"adt": turned}}))
+    for direction, loading_FK in found.items():
+        np.testing.assert_allclose(again[direction], loading_FK, rtol=1e-5, atol=1e-6)
+    profile_NK = linear.read_profiles(of.views["rna"], "rna", None, of.components, None, K).profile_NK
+    target = linear._read_target(of.views["adt"], "adt", PROTEINS)
+    z_NF = linear.responses(target.of(np.argsort(target.cell_N)), np.arange(PROTEINS))
+    told_NF = profile_NK @ found["rna", "adt"].T
+    assert np.mean([np.corrcoef(*two)[0, 1] for two in zip(told_NF.T, z_NF.T, strict=True)]) > 0.6
+
+
+def test_without_pairs_the_targets_own_profile_tells():
+    none, few = fitted(paired_views(0)), fitted(paired_views(linear.MIN_PAIRS - 1))
+    own = paired_views(0)
+    target = linear._read_target(own.views["adt"], "adt", PROTEINS)
+    read = linear.read_profiles(own.views["adt"], "adt", own.spaces["adt"], own.components, own.profiles["adt"], K)
+    expected_FK = linear._fit(*linear._matched(read, target), None)
+    assert np.abs(expected_FK).max() > 0.01
+    for found in (none, few):
+        np.testing.assert_allclose(found["rna", "adt"], expected_FK.astype(np.float32), rtol=1e-5, atol=1e-6)
+
+
+def test_private_columns_are_not_read():
+    assert fitted(paired_views(CELLS), width=2)["rna", "adt"].shape == (PROTEINS, 2)
+    assert fitted(paired_views(CELLS), width=0) == {}
