@@ -18,6 +18,8 @@ REQUIRES = [
     "scipy>=1.14",  # sparse rows
     "pandas>=2.2",  # obs and var tables
     "h5py>=3.12",  # h5ad read in blocks, never whole
+    "safetensors>=0.5",  # a bundle's arrays: no pickle, and what the hub and its tools read (export/ only)
+    "flatbuffers>=24",  # jax.export writes programs in it: `mofm export --compiled`
     "obonet>=1.1",  # ontologies of cell types in OBO (omics/ontology.py only)
     "networkx>=3",  # steps between their terms; scanpy and obonet bring it
     "isal>=1.7",  # inflates gzipped h5ad three times as fast as zlib, and beside HDF5
@@ -47,6 +49,7 @@ EXTRAS = {
     "dask": ["distributed>=2024.12"],  # `mofm ingest --scheduler`: inputs prepared by many machines
     "tpu": ["jax[tpu]"],  # libtpu, at the version that this jax pins; `mofm plan` needs it, and no TPU
     "cuda": ["jax[cuda13]"],  # CUDA, cuDNN and NCCL as wheels; an older driver takes `pip install "jax[cuda12]"`
+    "hub": ["huggingface-hub>=0.30"],  # bundles at hf://OWNER/NAME, and `mofm export --push-to`
     "portal": [
         "fastapi>=0.115",  # the portal's API, with its OpenAPI page
         "uvicorn>=0.32",  # its server
@@ -65,6 +68,7 @@ EXTRAS = {
         "import-linter>=2.1",  # the house's rooms, as contracts
         "snapatac2>=2.8",  # fragments are tested too
         "tiledbsoma>=2.3",  # so are SOMA experiments; URLs of the Census where cellxgene-census is installed by hand
+        "huggingface-hub>=0.30",  # bundles go to a hub on this machine, and come back
         "moto[s3]>=5.1",  # an S3 server, so that corpora in buckets are tested against one
         "flask>=3",  # what moto's server is made of; moto's own extra of it brings forty packages more
         "flask-cors>=5",

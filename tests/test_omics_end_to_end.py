@@ -1,6 +1,10 @@
 """Four omics through the command line and one model: simulated, ingested, trained on together, embedded, paired or not,
 with regions of two genome builds, and translated into each other."""
 
+import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata as ad
@@ -8,10 +12,11 @@ import mudata
 import numpy as np
 import pytest
 
+import mofm
 from mofm.batches.spaces import corpus_spaces
 from mofm.cli import main
 from mofm.corpus.store import open_corpus
-from mofm.inference.model import load
+from mofm.inference.model import EVERYTHING, Options, encode, load
 from mofm.omics.genome import gene_table
 from mofm.omics.readers import Reading
 from mofm.omics.simulate import MultiomicsConfig, SimulationConfig, simulate_multiomics
@@ -224,3 +229,84 @@ def test_what_cannot_be_translated_is_refused(folder, tmp_path, monkeypatch, cap
     assert main(["translate", str(folder / "run"), str(folder / "cells.h5mu"), "told.h5ad", *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "told.h5ad").exists()
+
+
+WITHOUT_MOFM = """
+import json, sys
+import jax, jax.export
+import numpy as np
+from safetensors.numpy import load_file
+
+folder, views, out = sys.argv[1:]
+index, weights = json.load(open(f"{folder}/index.json")), load_file(f"{folder}/weights.safetensors")
+given, told = np.load(views), {}
+for modality, one in index["programs"].items():
+    program = jax.export.deserialize(bytearray(open(f"{folder}/{one['file']}", "rb").read()))
+    inputs = {name: given[f"{modality}/{name}"] for name in one["inputs"]}
+    inputs = {name: a[:11] if name.endswith(("_B", "_BL")) else a for name, a in inputs.items()}  # any number of cells
+    told[modality] = program.call({name: weights[name] for name in one["weights"]}, inputs)
+np.savez(out, **told)
+assert not [name for name in sys.modules if name.split(".")[0] in ("mofm", "flax", "orbax")]
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(folder):
+    """The model as a bundle, with its compiled encoders where they can be written."""
+    run(
+        "export",
+        folder / "run",
+        folder / "bundle",
+        *(["--compiled"] if importlib.util.find_spec("flatbuffers") else []),
+    )
+    return folder / "bundle"
+
+
+def test_python_and_the_command_tell_the_same_of_a_bundle_and_its_run(folder, bundle, tmp_path):
+    cells, model = mudata.read_h5mu(folder / "cells.h5mu"), mofm.load(bundle)
+    run("embed", folder / "run", folder / "cells.h5mu", tmp_path / "embedded.h5mu")
+    wanted = mudata.read_h5mu(tmp_path / "embedded.h5mu")
+    model.embed(cells)
+    for key in ("X_mofm", *(f"X_mofm_{modality}" for modality in OMICS)):
+        np.testing.assert_array_equal(cells.obsm[key], wanted.obsm[key])
+    assert cells.uns["mofm"]["atac"]["share_of_counts_known"] == wanted.uns["mofm"]["atac"]["share_of_counts_known"]
+    names = list(open_corpus(folder / "corpus").features.query("modality == 'atac'")["id"].str.split("_").str[1])[:5]
+    names += ["chr1:1000000-1000500"]
+    (tmp_path / "peaks.txt").write_text("".join(f"{name}\n" for name in names))
+    asked = ("--features", tmp_path / "peaks.txt", "--features-build", "GRCh38")
+    run("translate", *_translation(folder, tmp_path, "rna", "atac"), *asked)
+    told = ad.read_h5ad(tmp_path / "told.h5ad")
+    alone = model.translate(cells["rna"], "atac", features=names, features_build="GRCh38")
+    streamed = model.translate(cells, "atac", features=tmp_path / "peaks.txt", features_build="GRCh38", modality="rna",
+                               output=tmp_path / "streamed.h5ad")  # fmt: skip
+    assert streamed.isbacked
+    for found in (alone, streamed.to_memory()):
+        np.testing.assert_array_equal(found.X, told.X)
+        np.testing.assert_array_equal(found.layers["sd"], told.layers["sd"])
+        assert list(found.obs_names) == list(told.obs_names)
+        assert found.var["feature_id"].tolist() == told.var["feature_id"].tolist()
+        assert found.uns["mofm"].keys() == told.uns["mofm"].keys()
+
+
+def test_compiled_encoders_embed_where_there_is_no_mofm(folder, bundle, tmp_path):
+    pytest.importorskip("flatbuffers", reason="flatbuffers is not installed: programs were NOT exported")
+    model, arrays, wanted = load(bundle), {}, {}
+    with model.opened(folder / "cells.h5mu", EVERYTHING, Options()) as opened:
+        for table, matching in opened:
+            _, view = next(iter(model.views(table, matching, Options(batch_size=64))))
+            parts = view._asdict() | ({} if matching.space is None else matching.space._asdict())
+            arrays |= {f"{table.modality}/{name}": array for name, array in parts.items() if array is not None}
+            of = (model.spec, model.params, model.states.rows_GD, view, table.modality, matching.space)
+            wanted[table.modality] = np.asarray(encode(*of))[:11]
+    np.savez(tmp_path / "views.npz", **arrays)
+    words = [sys.executable, "-c", WITHOUT_MOFM, bundle / "compiled", tmp_path / "views.npz", tmp_path / "told.npz"]
+    done = subprocess.run(list(map(str, words)), check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = np.load(tmp_path / "told.npz")
+    assert set(told) == set(OMICS)
+    for modality in OMICS:
+        np.testing.assert_allclose(told[modality], wanted[modality], rtol=1e-4, atol=1e-5)
+        assert np.abs(wanted[modality]).max() > 0.1
+    index = json.loads((bundle / "compiled" / "index.json").read_text())
+    assert index["programs"]["rna"]["inputs"]["features_BL"]["shape"] == ["b", "l"]
+    assert not any(name.startswith("decoder") for name in index["programs"]["rna"]["weights"])

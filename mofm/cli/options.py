@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mofm.axes import MODALITIES
 from mofm.errors import InputError
-from mofm.files import Location
+from mofm.files import Location, location
 
 INPUTS = (
     "h5ad, h5mu, AnnData zarr store, 10x HDF5 or matrix folder, Cell Ranger outs folder, fragments.tsv.gz, "
@@ -103,14 +103,52 @@ def add_reading_options(verb: argparse.ArgumentParser) -> None:
 
 def add_model_argument(verb: argparse.ArgumentParser) -> None:
     """The trained model that is asked."""
-    verb.add_argument("model", type=Path, metavar="MODEL", help="the workdir of a `mofm train` run")
+    verb.add_argument(
+        "model",
+        type=location,
+        metavar="MODEL",
+        help="the workdir of a `mofm train` run, or a bundle of `mofm export`: a folder, or hf://OWNER/NAME on the hub",
+    )
 
 
 def add_model_options(verb: argparse.ArgumentParser) -> None:
     """Which of its checkpoints is asked, and how cells are put through it; as the fields of `inference.model.Options`."""
-    verb.add_argument("--step", type=int, help="which checkpoint (default: the best by held-out loss)")
-    verb.add_argument("--batch-size", type=int, default=64, help="cells at a time (default: 64)")
+    add_step_option(verb)
+    verb.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default="auto",
+        metavar="N",
+        help="cells at a time (default: as the device bears)",
+    )
     verb.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a cell (default: 2048)")
+
+
+def add_step_option(verb: argparse.ArgumentParser) -> None:
+    """Which of a run's checkpoints."""
+    verb.add_argument(
+        "--step",
+        type=_step,
+        metavar="N|best|latest",
+        help="of a run, which checkpoint (default: best, by held-out loss)",
+    )
+
+
+def _step(text: str) -> int | str:
+    return _number_or(text, "best", "latest")
+
+
+def _batch_size(text: str) -> int | str:
+    return _number_or(text, "auto")
+
+
+def _number_or(text: str, *words: str) -> int | str:
+    if text in words:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor {' nor '.join(words)}") from None
 
 
 def add_network_options(verb: argparse.ArgumentParser) -> None:

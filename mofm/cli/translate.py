@@ -48,9 +48,7 @@ def run(args) -> int:
     targets = find_targets(model, args.to, names, args.features_build, str(args.features))
     told = translate_file(model, args.input, args.output, targets, **cells_arguments(args))
     what = FEATURES[args.to]
-    print(
-        f"{args.output}: {told.cells:,} cells x {told.features:,} {what}, told from {told.source} by {args.model.name}"
-    )
+    print(f"{args.output}: {told.cells:,} cells x {told.features:,} {what}, told from {told.source} by {model.name}")
     print(f"  the model knows {told.share_of_counts_known:.1%} of the counts that it was shown")
     if new := int((~targets.var["trained"]).sum()):
         print(

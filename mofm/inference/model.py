@@ -1,4 +1,4 @@
-"""A trained model on a user's file: `load(workdir).embed(IN)`.
+"""A trained model on a user's file: `load(MODEL).embed(IN)`, MODEL being a run's directory or a bundle.
 
 A cell's embedding depends on its own counts, the features that the file measures, and the model; not on the other cells
 of the file, their order, the order of its columns or the batch size. (But for what weighs regions, see `matching.py`.)
@@ -8,39 +8,39 @@ trained with. Memory holds a block of cells at a time.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
 import pandas as pd
-from jax.sharding import SingleDeviceSharding
 
 import mofm
 from mofm.axes import Modality
 from mofm.batch import TokenBatch
 from mofm.batches.collate import collate
 from mofm.errors import InputError
+from mofm.export.parts import Parts, Step, read_parts
 from mofm.inference.matching import Matching, match, merged
 from mofm.nn import model
 from mofm.nn.grn import GeneStates
-from mofm.nn.model import ModelSpec, Params
-from mofm.omics.genome import GeneTable, gene_table
+from mofm.omics.genome import gene_table
 from mofm.omics.orthologs import read_orthologs
-from mofm.omics.readers import Reading, open_tables
+from mofm.omics.readers import Reading, Source, open_tables
 from mofm.omics.rows import CountRows, take_cells
 from mofm.omics.table import CountTable
 from mofm.progress import cells_progress
 from mofm.training import workdir as workdirs
-from mofm.training.checkpoint import Checkpoints
-from mofm.training.config import Config, make_spec
-from mofm.training.network import RunNetwork, load_network
 
 RNA, EVERYTHING = Reading("rna"), Reading()
 """What a file is read for."""
 TOKEN_STEP = 128
 """Views are padded to a multiple of this: few shapes, few compilations."""
+BATCH_SIZE = 64
+"""Cells at a time on a CPU."""
+BYTES_OF_STATE = 64
+"""A token's width in a block: 16 float32 arrays of it at once. Generous: what XLA keeps was not measured on every device."""
 TOKEN_SEED = np.uint64(0x6D6F666D)
 """Every cell is sampled with one seed, so that its tokens depend on the cell alone."""
 
@@ -73,7 +73,8 @@ class Options:
       species: whose gene table resolves the file's names, as `gene_table` takes it; None for the model's own.
       orthologs: table through which genes of another species become genes of it (see `omics/orthologs.py`).
       build: genome build of its regions, by any of its names; None finds it by their places.
-      batch_size: cells at a time; changes speed and memory, not the result.
+      batch_size: cells at a time; "auto" takes what suits the device. Changes speed and memory, not the result but for
+        the last bit of sums.
       max_tokens: most tokens of a cell; of a cell with more, a fixed sample is taken.
       quiet: no progress on stderr.
     """
@@ -81,42 +82,32 @@ class Options:
     species: str | Path | None = None
     orthologs: str | Path | None = None
     build: str | None = None
-    batch_size: int = 64
+    batch_size: int | Literal["auto"] = "auto"
     max_tokens: int = 2048
     quiet: bool = False
 
     def __post_init__(self):
         for name, value in (("batch size", self.batch_size), ("max tokens", self.max_tokens)):
-            if value < 1:
+            if value != "auto" and value < 1:
                 raise InputError(f"{name} {value}: must be at least 1")
 
 
-@dataclass(frozen=True)
-class PretrainedModel:
-    """Parameters with all that is needed to use them: no mesh, no optimizer, no corpus.
+@dataclass(frozen=True, eq=False)
+class PretrainedModel(Parts):
+    """The parts of a trained model, ready to be asked.
 
     Attributes:
       states: what its genes are, told by the networks that it was trained with.
-      network: these networks; None for a model of none.
-      genes: columns id, symbol, measured: what the rows of the gene table stand for.
-      named_by: the gene table of the training corpus's species.
     """
 
-    workdir: Path
-    step: int
-    config: Config
-    spec: ModelSpec
-    params: Params
     states: GeneStates
-    network: RunNetwork | None
-    genes: pd.DataFrame
-    named_by: GeneTable
 
-    def embed(self, path: str | Path, reading: Reading = RNA, **options) -> Embedding:
+    def embed(self, path: Source, reading: Reading = RNA, **options) -> Embedding:
         """Embed the cells of a file in one modality, RNA unless `reading` says another.
 
         Args:
-          path: a file or folder of any layout in `mofm.omics.layouts`; only a block of it is in memory at a time.
+          path: a file or folder of any layout in `mofm.omics.layouts`, of which only a block is in memory at a time; or an
+            AnnData or MuData.
           reading: how the file is read.
           options: fields of `Options`.
 
@@ -125,16 +116,14 @@ class PretrainedModel:
         """
         return self.embed_all(path, reading, **options)[reading.modality]
 
-    def embed_all(self, path: str | Path, reading: Reading = EVERYTHING, **options) -> dict[Modality, Embedding]:
+    def embed_all(self, path: Source, reading: Reading = EVERYTHING, **options) -> dict[Modality, Embedding]:
         """Embed the cells of a file in each of its modalities; see `embed`."""
         chosen = Options(**options)
         with self.opened(path, reading, chosen) as matched:
             return {table.modality: self.embed_table(table, matching, chosen) for table, matching in matched}
 
     @contextmanager
-    def opened(
-        self, path: str | Path, reading: Reading, options: Options
-    ) -> Iterator[list[tuple[CountTable, Matching]]]:
+    def opened(self, path: Source, reading: Reading, options: Options) -> Iterator[list[tuple[CountTable, Matching]]]:
         """The tables of a file, open for streaming, with what their features are to the model. Raises as `embed`."""
         species = gene_table(options.species) if options.species else self.named_by
         orthologs = None if options.orthologs is None else read_orthologs(options.orthologs, species)
@@ -152,7 +141,7 @@ class PretrainedModel:
         n_matched = table.n_features - len(matching.unmatched)
         report = {
             "version": mofm.__version__,
-            "model": self.workdir.name,
+            "model": self.name,
             "step": self.step,
             "config_hash": workdirs.config_hash(self.config),
             "modality": table.modality,
@@ -182,12 +171,17 @@ class PretrainedModel:
 
     def views(self, table: CountTable, matching: Matching, options: Options) -> Iterator[tuple[CountRows, TokenBatch]]:
         """In file order: batches of cells and the tokens that the model sees of them, padded to the batch size."""
+        cells = options.batch_size
+        if cells == "auto":
+            cells = cells_at_once(self.config.encoder.width, options.max_tokens, device_memory())
         for rows in merged(table, matching):
-            for start in range(0, rows.n_cells, options.batch_size):
-                part = take_cells(rows, start, min(start + options.batch_size, rows.n_cells))
-                yield part, self._view(part, table.modality, matching, options)
+            for start in range(0, rows.n_cells, cells):
+                part = take_cells(rows, start, min(start + cells, rows.n_cells))
+                yield part, self._view(part, table.modality, matching, options, cells)
 
-    def _view(self, rows: CountRows, modality: Modality, matching: Matching, options: Options) -> TokenBatch:
+    def _view(
+        self, rows: CountRows, modality: Modality, matching: Matching, options: Options, batch_size: int
+    ) -> TokenBatch:
         fraction = self.config.data.expressed_fraction
         needed = int(np.ceil(np.diff(rows.indptr_N).max(initial=1) / fraction)) + 1
         tokens = min(-(-needed // TOKEN_STEP) * TOKEN_STEP, options.max_tokens)
@@ -203,37 +197,43 @@ class PretrainedModel:
             modality=modality,
             idf_G=matching.idf_F,
         )
-        padding = options.batch_size - cells
+        padding = batch_size - cells
         return jax.tree.map(lambda leaf: np.pad(leaf, [(0, padding)] + [(0, 0)] * (leaf.ndim - 1)), view)
 
 
-def load(workdir: str | Path, *, step: int | None = None) -> PretrainedModel:
-    """Load the best checkpoint of a run (by held-out loss; the newest where none was evaluated), or that of `step`.
+def device_memory() -> int | None:
+    """Bytes of the first device's memory; None for a CPU, or where the device does not tell."""
+    device = jax.devices()[0]
+    told = None if device.platform == "cpu" else device.memory_stats()
+    return None if not told else told.get("bytes_limit")
+
+
+def cells_at_once(width: int, max_tokens: int, memory: int | None) -> int:
+    """Cells of a batch: 64 on a CPU, whose cores more would not serve; else a power of two from 16 to 1,024.
+
+    Args:
+      width: of the encoder; a token's states in a block are counted as BYTES_OF_STATE times it.
+      memory: of the device, bytes; cells of `max_tokens` tokens take an eighth of it at most.
+    """
+    if memory is None:
+        return BATCH_SIZE
+    fit = memory // 8 // (max_tokens * width * BYTES_OF_STATE)
+    return 2 ** int(np.clip(np.log2(max(fit, 1)), 4, 10))
+
+
+def load(path: str | Path, *, step: Step = None) -> PretrainedModel:
+    """Load a run or a bundle.
+
+    Args:
+      step: of a run, which checkpoint: its step, "latest" or "best" (by held-out loss; the newest where none was
+        evaluated), as None. A bundle has one.
 
     Raises:
-      InputError: not a run's directory, or no such checkpoint in it.
+      InputError: neither a run's directory nor a bundle, damaged, of a newer mofm, or without such a checkpoint.
     """
-    workdir = Path(workdir)
-    config = workdirs.read_config(workdir)
-    genes = workdirs.read_genes(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    step = checkpoints.best if step is None else step
-    if step is None or step not in checkpoints.steps:
-        kept = ", ".join(map(str, checkpoints.steps)) or "none"
-        raise InputError(
-            f"{workdir}: no checkpoint{'' if step is None else f' of step {step}'} (there are: {kept}); train further"
-        )
-    network = load_network(workdir)
-    relations = 0 if network is None else len(network.relations)
-    spec = make_spec(config, len(genes), relations, workdirs.read_modalities(workdir))
-    device = SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.eval_shape(partial(model.init, spec), jax.random.key(0))
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
-    params = checkpoints.restore_params(step, abstract)
-    checkpoints.close()
-    states = tell(spec, params, network and network.graph(spec.genes))
-    named_by = workdirs.read_gene_table(workdir)
-    return PretrainedModel(workdir, step, config, spec, params, states, network, genes, named_by)
+    parts = read_parts(path, step)
+    states = tell(parts.spec, parts.params, parts.network and parts.network.graph(parts.spec.genes))
+    return PretrainedModel(**{field.name: getattr(parts, field.name) for field in fields(parts)}, states=states)
 
 
 def counts_known(rows: CountRows, rows_F: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,13 +50,7 @@ def write_embedding(
       InputError: the disk is full, or `target` cannot be written for another reason.
     """
     several = {embedding.modality: embedding} if isinstance(embedding, Embedding) else dict(embedding)
-    report = next(iter(several.values())).report if len(several) == 1 else {m: one.report for m, one in several.items()}
-
-    def arrays(cells: pd.Index) -> dict[str, np.ndarray]:
-        each = {f"{key_added}_{modality}": fuse({modality: one}, cells) for modality, one in several.items()}
-        return {key_added: fuse(several, cells)} | (each if len(several) > 1 else {})
-
-    write_copy(source, target, several, lambda cells: Added(arrays(cells), {"mofm": report}))
+    write_copy(source, target, several, partial(added_embedding, several, key_added))
 
 
 class Added(NamedTuple):
@@ -70,6 +65,13 @@ class Added(NamedTuple):
     obsm: dict[str, np.ndarray]
     uns: dict[str, dict]
     obs: dict[str, np.ndarray] = {}  # noqa: RUF012
+
+
+def added_embedding(several: Mapping[Modality, Embedding], key_added: str, cells: pd.Index) -> Added:
+    """What embeddings add to `cells`, as `write_embedding` tells."""
+    report = next(iter(several.values())).report if len(several) == 1 else {m: one.report for m, one in several.items()}
+    each = {f"{key_added}_{modality}": fuse({modality: one}, cells) for modality, one in several.items()}
+    return Added({key_added: fuse(several, cells)} | (each if len(several) > 1 else {}), {"mofm": report})
 
 
 def write_copy(

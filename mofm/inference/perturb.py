@@ -33,7 +33,6 @@ Choices and their cost:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +48,7 @@ from mofm.inference.model import RNA, Embedding, Options, PretrainedModel, encod
 from mofm.inference.profiles import read_profiles
 from mofm.inference.regulators import beliefs
 from mofm.nn import model as models
-from mofm.omics.readers import Reading
+from mofm.omics.readers import Reading, Source
 from mofm.omics.rows import CountRows
 from mofm.omics.table import CountTable
 from mofm.progress import cells_progress
@@ -104,7 +103,7 @@ class Perturbation:
 
 def perturb(
     model: PretrainedModel,
-    path: str | Path,
+    path: Source,
     changes: Sequence[Change],
     groupby: str | None = None,
     reading: Reading = RNA,
@@ -116,7 +115,7 @@ def perturb(
     """Knock out or overexpress TFs in every cell of a file.
 
     Args:
-      path: a file of RNA, as `PretrainedModel.embed` takes it.
+      path: RNA, as `PretrainedModel.embed` takes it.
       changes: one or more, of different TFs.
       groupby: a column of its obs; None for all cells as one group.
       network, min_cells, options: as `regulators`.

@@ -1,6 +1,7 @@
 """The regulators of a file's cells written down: a table of edges, a copy of the file, and a figure."""
 
 import gzip
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +46,19 @@ def write_cells(source: Location, target: str | Path, found: Regulators) -> None
     uns["mofm_regulators"] has tfs (the columns), model, step, config_hash, groups, group_sizes and, of each group in
     `top_tfs`, its most active TFs.
     """
+    write_copy(source, Path(target), {found.embedding.modality: found.embedding}, partial(added_activities, found))
 
-    def added(cells: pd.Index) -> Added:
-        places = cells.get_indexer(found.embedding.cells)
-        activity_NT = np.full((len(cells), len(found.tfs)), np.nan, np.float32)
-        activity_NT[places] = found.activity_NT
-        return Added({KEY: activity_NT}, {REPORT_KEY: report(found)})
 
-    write_copy(source, Path(target), {found.embedding.modality: found.embedding}, added)
+def added_activities(found: Regulators, cells: pd.Index) -> Added:
+    """What the regulators add to `cells`, as `write_cells` tells."""
+    return Added({KEY: _of_cells(found.activity_NT, found.embedding.cells, cells)}, {REPORT_KEY: report(found)})
+
+
+def _of_cells(values_NX: np.ndarray, names: pd.Index, cells: pd.Index) -> np.ndarray:
+    """The rows of `cells`, NaN of one that has none."""
+    placed = np.full((len(cells), *values_NX.shape[1:]), np.nan, np.float32)
+    placed[cells.get_indexer(names)] = values_NX
+    return placed
 
 
 def report(found: Regulators) -> dict:
@@ -115,15 +121,12 @@ def draw(found: Regulators) -> Figure:
 
 def write_perturbed(source: Location, target: str | Path, found: Perturbation) -> None:
     """Copy `source` to `target` with obs["mofm_shift"], obsm["X_mofm"], obsm["X_mofm_perturbed"] and uns["mofm"] set."""
+    write_copy(source, Path(target), {found.embedding.modality: found.embedding}, partial(added_perturbation, found))
 
-    def added(cells: pd.Index) -> Added:
-        places = cells.get_indexer(found.embedding.cells)
-        shift_N = np.full(len(cells), np.nan, np.float32)
-        shift_N[places] = found.shift_N
-        arrays = {"X_mofm": found.embedding.embedding_NE, "X_mofm_perturbed": found.changed_NE}
-        both = {key: np.full((len(cells), values.shape[1]), np.nan, np.float32) for key, values in arrays.items()}
-        for key, values in arrays.items():
-            both[key][places] = values
-        return Added(both, {"mofm": found.embedding.report}, {"mofm_shift": shift_N})
 
-    write_copy(source, Path(target), {found.embedding.modality: found.embedding}, added)
+def added_perturbation(found: Perturbation, cells: pd.Index) -> Added:
+    """What a perturbation adds to `cells`, as `write_perturbed` tells."""
+    arrays = {"X_mofm": found.embedding.embedding_NE, "X_mofm_perturbed": found.changed_NE, "mofm_shift": found.shift_N}
+    placed = {key: _of_cells(values, found.embedding.cells, cells) for key, values in arrays.items()}
+    shift_N = placed.pop("mofm_shift")
+    return Added(placed, {"mofm": found.embedding.report}, {"mofm_shift": shift_N})

@@ -33,7 +33,6 @@ Choices and their cost:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -44,7 +43,7 @@ from mofm.inference.groups import Groups, read_groups
 from mofm.inference.links import Network, link_blocks, network_of
 from mofm.inference.model import RNA, Embedding, Options, PretrainedModel
 from mofm.inference.profiles import read_profiles
-from mofm.omics.readers import Reading
+from mofm.omics.readers import Reading, Source
 
 NEW = 0.5
 """Of the belief in a pair that no network tells."""
@@ -80,7 +79,7 @@ class Regulators:
 
 def regulators(
     model: PretrainedModel,
-    path: str | Path,
+    path: Source,
     groupby: str,
     reading: Reading = RNA,
     *,
@@ -92,7 +91,7 @@ def regulators(
     """The TFs and the edges that tell a file's groups of cells apart.
 
     Args:
-      path: a file of RNA, as `PretrainedModel.embed` takes it.
+      path: RNA, as `PretrainedModel.embed` takes it.
       groupby: a column of its obs. Cells without a label count in the file's average, not in a group.
       network: name of the network that is asked; None for all that the model knows.
       top: edges kept of each group.

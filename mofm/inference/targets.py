@@ -20,10 +20,8 @@ from mofm.errors import InputError
 from mofm.inference.model import PretrainedModel
 from mofm.omics.identity import resolve
 from mofm.omics.table import CountTable
-from mofm.training import workdir as workdirs
 from mofm.training.components import link_matrix
 from mofm.training.null import Level
-from mofm.training.state import Start
 
 REGION_SUFFIXES = (".bed", ".bed.gz", ".narrowPeak", ".broadPeak")
 
@@ -42,7 +40,6 @@ class Targets:
       linear: for each source that has a linear translation, its loading_FR of the features of `space`.
       unknown: names that were asked for and that speak of no gene of the model.
       build: genome build that regions were taken to be of; None where there are none.
-      start: the simple models that the run began from.
     """
 
     modality: Modality
@@ -53,7 +50,6 @@ class Targets:
     linear: dict[Modality, np.ndarray]
     unknown: list[str]
     build: str | None
-    start: Start
 
 
 def find_targets(
@@ -73,8 +69,8 @@ def find_targets(
       InputError: the model does not translate, or not to this modality; or no name speaks of any gene of the model.
     """
     _check_direction(model, modality)
-    start = workdirs.load_start(model.workdir)
-    trained, level = workdirs.read_features(model.workdir, modality), start.levels[modality]
+    start, trained = model.start, model.features(modality)
+    level = start.levels[modality]
     linear = {source: loading_FR for (source, target), loading_FR in start.linear.items() if target == modality}
     if names is None:
         var = pd.DataFrame(
@@ -82,7 +78,7 @@ def find_targets(
         )
         rows_F = np.arange(len(var), dtype=np.int32)  # of RNA too: its features are the first rows of the gene table
         level = Level(level.depth, level.shift_F[: len(var)])
-        return Targets(modality, var, rows_F, start.spaces.get(modality), level, linear, [], None, start)
+        return Targets(modality, var, rows_F, start.spaces.get(modality), level, linear, [], None)
     found = resolve(_without_cells(names, modality, where), model.named_by, build)
     number_of = {identity: number for number, identity in enumerate(trained["id"])}
     number_C = np.array([number_of.get(identity, -1) for identity in found.ids], np.int32)
@@ -105,7 +101,7 @@ def find_targets(
         )
     unknown = [name for name, known in zip(names, known_C, strict=True) if not known]
     level = Level(level.depth, level.shift_F[known_C])
-    return Targets(modality, var[known_C], rows_C[known_C], space, level, linear, unknown, found.build, start)
+    return Targets(modality, var[known_C], rows_C[known_C], space, level, linear, unknown, found.build)
 
 
 def read_names(path: Path, modality: Modality) -> list[str]:
@@ -132,12 +128,12 @@ def _check_direction(model: PretrainedModel, modality: Modality) -> None:
     there = model.spec.modalities
     if modality not in there:
         raise InputError(
-            f"{model.workdir.name} never saw {modality}: it was trained on {', '.join(there)}. Translate to one of those, or "
+            f"{model.name} never saw {modality}: it was trained on {', '.join(there)}. Translate to one of those, or "
             f"train on a corpus with {modality}"
         )
     if not model.spec.translates:
         raise InputError(
-            f"{model.workdir.name} does not translate: train it with --config.translator.blocks=1 or more, on a corpus of "
+            f"{model.name} does not translate: train it with --config.translator.blocks=1 or more, on a corpus of "
             f"two or more of {', '.join(MODALITIES)}"
         )
 

@@ -37,7 +37,7 @@ from mofm.nn import model as nn
 from mofm.nn.linear import linear_predictor, linear_profile
 from mofm.nn.model import ModelSpec, Params
 from mofm.objectives.moments import moments
-from mofm.omics.readers import Reading
+from mofm.omics.readers import Reading, Source
 from mofm.omics.table import CountTable
 from mofm.progress import cells_progress
 from mofm.training import workdir as workdirs
@@ -65,7 +65,7 @@ class Told:
 
 def translate_file(
     model: PretrainedModel,
-    path: str | Path,
+    path: Source,
     output: Path,
     targets: Targets,
     reading: Reading | None = None,
@@ -84,28 +84,53 @@ def translate_file(
     """
     chosen = Options(**options)
     with model.opened(path, reading or Reading(None), chosen) as matched, output_file(Path(output)) as temporary:
-        table, matching = _source_of(matched, model, targets.modality, path)
+        table, matching = _source_of(matched, model, targets.modality)
         obs, _ = writable_obs(table.obs)
-        totals = np.zeros(2)
         with h5py.File(temporary, "w") as file:
             mean, deviation = _begin(file, obs, targets.var)
-            with cells_progress(
-                f"translating {table.modality} to {targets.modality}", table.n_cells, chosen.quiet
-            ) as go:
-                for start, mean_BF, deviation_BF, known in _blocks(model, table, matching, targets, chosen):
-                    rows = slice(start, start + len(mean_BF))
-                    mean[rows], deviation[rows] = mean_BF, deviation_BF
-                    totals += known
-                    go(len(mean_BF))
-            share = float(totals[1] / max(totals[0], 1.0))
-            anndata.io.write_elem(file, "uns", {"mofm": _report(model, table, matching, targets, share)})
-    return Told(table.modality, len(obs), len(targets.var), share)
+            report = _fill(mean, deviation, model, table, matching, targets, chosen)
+            anndata.io.write_elem(file, "uns", {"mofm": report})
+    return Told(table.modality, len(obs), len(targets.var), report["share_of_counts_known"])
+
+
+def translate_cells(
+    model: PretrainedModel, source: Source, targets: Targets, reading: Reading | None = None, **options
+) -> anndata.AnnData:
+    """What `translate_file` writes, in memory: cells x features x 8 bytes."""
+    chosen = Options(**options)
+    with model.opened(source, reading or Reading(None), chosen) as matched:
+        table, matching = _source_of(matched, model, targets.modality)
+        mean, deviation = (np.empty((table.n_cells, len(targets.var)), np.float32) for _ in range(2))
+        report = _fill(mean, deviation, model, table, matching, targets, chosen)
+        obs, _ = writable_obs(table.obs)
+    return anndata.AnnData(mean, obs, targets.var.copy(), uns={"mofm": report}, layers={"sd": deviation})
+
+
+def _fill(
+    mean: h5py.Dataset | np.ndarray,
+    deviation: h5py.Dataset | np.ndarray,
+    model: PretrainedModel,
+    table: CountTable,
+    matching: Matching,
+    targets: Targets,
+    options: Options,
+) -> dict[str, object]:
+    """Fills the rows of both, a batch of cells at a time; returns the report."""
+    totals = np.zeros(2)
+    with cells_progress(f"translating {table.modality} to {targets.modality}", table.n_cells, options.quiet) as go:
+        for start, mean_BF, deviation_BF, known in _blocks(model, table, matching, targets, options):
+            rows = slice(start, start + len(mean_BF))
+            mean[rows], deviation[rows] = mean_BF, deviation_BF
+            totals += known
+            go(len(mean_BF))
+    return _report(model, table, matching, targets, float(totals[1] / max(totals[0], 1.0)))
 
 
 def _source_of(
-    matched: list[tuple[CountTable, Matching]], model: PretrainedModel, target: Modality, path: str | Path
+    matched: list[tuple[CountTable, Matching]], model: PretrainedModel, target: Modality
 ) -> tuple[CountTable, Matching]:
     """The one table that is translated."""
+    path = matched[0][0].path
     usable = [(table, matching) for table, matching in matched if table.modality != target]
     if len(usable) == 1 and usable[0][0].modality in model.spec.modalities:
         return usable[0]
@@ -114,7 +139,7 @@ def _source_of(
         raise InputError(f"{path}: has {found}: say with --modality which of them is to be translated to {target}")
     if not usable:
         raise InputError(f"{path}: has {found} alone, which is what it is to be translated to: nothing to do")
-    raise InputError(f"{path}: {found} is nothing that {model.workdir.name} was trained on: {model.spec.modalities}")
+    raise InputError(f"{path}: {found} is nothing that {model.name} was trained on: {model.spec.modalities}")
 
 
 def _begin(file: h5py.File, obs: pd.DataFrame, var: pd.DataFrame) -> tuple[h5py.Dataset, h5py.Dataset]:
@@ -139,10 +164,8 @@ def _blocks(
     """(first cell, mean_BF, deviation_BF, [total counts, known counts]) of every batch of cells."""
     start = 0
     loading_FR = targets.linear.get(table.modality)
-    start_models = targets.start
-    reader = make_reader(
-        table.modality, matching.space, start_models.components, start_models.profiles.get(table.modality)
-    )
+    models = model.start
+    reader = make_reader(table.modality, matching.space, models.components, models.profiles.get(table.modality))
     for part, view in model.views(table, matching, options):
         outputs = _see(model.spec, table.modality, model.params, model.states.rows_GD, view, matching.space)
         if loading_FR is not None:
@@ -224,7 +247,7 @@ def _report(
 ) -> dict[str, object]:
     return {
         "version": mofm.__version__,
-        "model": model.workdir.name,
+        "model": model.name,
         "step": model.step,
         "config_hash": workdirs.config_hash(model.config),
         "source": table.modality,

@@ -240,4 +240,6 @@ def _first_look(candidate: Candidate) -> Look:
 
 
 def _is_null(node: Group | Array) -> bool:
+    if isinstance(node, np.ndarray):
+        return False  # what AnnData has in memory is there
     return is_array(node) and (node.shape is None or node.attrs.get("encoding-type") == "null")

@@ -115,6 +115,11 @@ def bundled_species() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _BUNDLED.glob("*.parquet")))
 
 
+def bundled_path(species: str) -> Path:
+    """The file of a bundled species' table."""
+    return _BUNDLED / f"{species}.parquet"
+
+
 def gene_table(species: str | Path = "human", build: str | None = None) -> GeneTable:
     """The table of a species: the same object at each call.
 
@@ -126,7 +131,7 @@ def gene_table(species: str | Path = "human", build: str | None = None) -> GeneT
       InputError: no such table, or none of that build.
     """
     if species in bundled_species():
-        return in_build(_read_once(_BUNDLED / f"{species}.parquet", None), build)
+        return in_build(_read_once(bundled_path(species), None), build)
     path = Path(species)
     if path.name.lower().endswith((".gtf", ".gtf.gz")):
         name = path.name.split(".")[0]

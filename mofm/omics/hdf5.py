@@ -79,8 +79,11 @@ def read_table(file: Group, path: Path | str, key: str) -> pd.DataFrame:
         if is_array(node):
             raise InputError(f"{path}: {key} is in the format of anndata before 0.7; {RESAVE}")
     try:
-        table = anndata.io.read_elem(node)
-        check_names_written(node)
+        if isinstance(node, pd.DataFrame):  # of an AnnData in memory
+            table = node.copy(deep=False)
+        else:
+            table = anndata.io.read_elem(node)
+            check_names_written(node)
     # Foreign encodings and damage end in any exception at all; each of them means the same to the user.
     except Exception as error:
         raise InputError(f"{path}: {key} cannot be read as a table ({_one_line(error)}); {RESAVE}") from error

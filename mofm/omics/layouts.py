@@ -16,14 +16,16 @@ import h5py
 from mofm.errors import InputError
 from mofm.files import Location
 from mofm.omics.hdf5 import open_hdf5, reading
+from mofm.omics.held import HeldGroup
 from mofm.omics.soma import SomaPlace, find_soma, is_tiledb_folder
 from mofm.omics.zarrs import is_zarr, open_zarr, parts_of
 
 Kind = Literal[
-    "h5ad", "h5mu", "zarr", "zarr mudata", "zarr collection", "10x h5", "10x mtx", "10x outs", "fragments", "soma"
+    "h5ad", "h5mu", "zarr", "zarr mudata", "zarr collection", "10x h5", "10x mtx", "10x outs", "fragments", "soma",
+    "AnnData", "MuData",
 ]  # fmt: skip
-MUDATAS = ("h5mu", "zarr mudata")
-ANNDATAS = ("h5ad", "zarr", "zarr collection", *MUDATAS)
+MUDATAS = ("h5mu", "zarr mudata", "MuData")
+ANNDATAS = ("h5ad", "zarr", "zarr collection", "AnnData", *MUDATAS)
 
 _MATRICES = (
     "filtered_feature_bc_matrix.h5",
@@ -50,6 +52,7 @@ class Layout(NamedTuple):
       files: what is read of it, but for fragments. A matrix of mtx: matrix, features, barcodes.
       fragments: the fragments that are to be counted; None where there are none to count.
       soma: the experiment, whose files are not listed; None for anything else.
+      held: of an AnnData or MuData in memory, its members; `path` then is no place, but names it in messages.
     """
 
     kind: Kind
@@ -57,6 +60,7 @@ class Layout(NamedTuple):
     files: tuple[Path, ...]
     fragments: Path | None = None
     soma: SomaPlace | None = None
+    held: HeldGroup | None = None
 
     @property
     def all_files(self) -> tuple[Path, ...]:

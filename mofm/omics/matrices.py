@@ -92,11 +92,14 @@ def open_matrix(file: Group, path: Path | str, key: str, name: str) -> StoredMat
             check_written(node, path, name)
             if node.ndim != 2:
                 raise InputError(f"{path}: {name} has {node.ndim} axes, cells x features are needed; {RESAVE}")
+            if isinstance(node, np.ndarray):
+                return DenseMatrix(path, name, node.shape, node.dtype, node, 1)
             shape, dtype, chunks = node.shape, node.dtype, node.chunks
             if isinstance(node, zarr.Array):
                 bands = BandedArray(node)
                 return DenseMatrix(path, name, shape, dtype, bands, bands.band)
             # HDF5 gives a dataset its chunk cache at the first of its open handles: this one must be closed.
+            file, key = node.file, node.name
             del node
             dataset = _open_with_cache(file, key, shape, dtype, chunks)
             return DenseMatrix(path, name, shape, dtype, dataset, chunks[0] if chunks else 1)

@@ -24,6 +24,7 @@ from mofm.omics.anndatas import LooksLike, Member, h5mu_members, open_member, wh
 from mofm.omics.checks import gene_share
 from mofm.omics.choice import matrix_keys
 from mofm.omics.hdf5 import open_hdf5
+from mofm.omics.held import Held, group_of, is_held
 from mofm.omics.layouts import ANNDATAS, MUDATAS, Kind, Layout, layout_of
 from mofm.omics.modalities import modalities_told
 from mofm.omics.soma_cells import SomaCells, select_cells
@@ -107,9 +108,17 @@ class Tables(Sequence[CountTable]):
         self.close()
 
 
-def find_layout(path: str | Path, reading: Reading = Reading()) -> Layout:
+Source = str | Path | Held
+"""A file or folder of any layout in `mofm.omics.layouts`, or an AnnData or MuData in memory, which may be backed."""
+
+
+def find_layout(path: Source, reading: Reading = Reading()) -> Layout:
     """What a file is and which files will be read. Raises `InputError` where it is of no known layout."""
-    layout = layout_of(location(path), with_fragments=reading.recounts)
+    if is_held(path):
+        group = group_of(path)
+        layout = Layout("MuData" if "mod" in group else "AnnData", group.name, (), held=group)
+    else:
+        layout = layout_of(location(path), with_fragments=reading.recounts)
     if layout.kind != "soma" and (reading.obs_filter is not None or reading.duplicates):
         said = "--duplicates" if reading.obs_filter is None else "--obs-filter"
         raise InputError(f"{path}: {said} is for cells of a SOMA experiment, and this is {layout.kind}; leave it out")
@@ -120,7 +129,7 @@ def find_layout(path: str | Path, reading: Reading = Reading()) -> Layout:
 
 
 def open_tables(
-    path: str | Path,
+    path: Source,
     reading: Reading = Reading(),
     *,
     looks_like_genes: LooksLike = gene_share,
@@ -128,7 +137,7 @@ def open_tables(
     """Opens every modelled modality of a file for streaming.
 
     Args:
-      path: a file or folder of any layout in `mofm.omics.layouts`.
+      path: a file or folder of any layout in `mofm.omics.layouts`, or an AnnData or MuData.
       reading: how.
       looks_like_genes: share of the given names that are genes; tells a matrix of genes x cells. The default knows
         Ensembl ids of any species, and the symbols of those whose gene tables are bundled.
@@ -230,8 +239,12 @@ def open_members(layout: Layout, reading: Reading, resources: ExitStack) -> tupl
       InputError: as `whole_member` and `h5mu_members`.
     """
     path = layout.path
-    in_zarr = layout.kind not in ("h5ad", "h5mu")
-    file = open_zarr(path) if in_zarr else resources.enter_context(open_hdf5(path))
+    if layout.held is not None:
+        file = layout.held
+    elif layout.kind in ("h5ad", "h5mu"):
+        file = resources.enter_context(open_hdf5(path))
+    else:
+        file = open_zarr(path)
     if layout.kind in MUDATAS:
         return h5mu_members(file, path, layout.kind)
     groups = list(parts_of(file).values()) if layout.kind == "zarr collection" else [file]
@@ -303,4 +316,4 @@ def _has_peaks(layout: Layout) -> bool:
         return "atac" in modalities_told(var)
 
 
-__all__ = ["CountTable", "Kind", "Reading", "Tables", "find_layout", "open_h5ad", "open_table", "open_tables"]
+__all__ = ["CountTable", "Kind", "Reading", "Source", "Tables", "find_layout", "open_h5ad", "open_table", "open_tables"]

@@ -46,8 +46,8 @@ def open_zarr(path: Path) -> zarr.Group:
 
 
 def is_array(node: Group | Array) -> bool:
-    """Whether a node of either kind of file is an array."""
-    return isinstance(node, h5py.Dataset | zarr.Array)
+    """Whether a node of either kind of file, or of what is held in memory, is an array."""
+    return isinstance(node, h5py.Dataset | zarr.Array | np.ndarray)
 
 
 def parts_of(group: zarr.Group) -> dict[str, zarr.Group]:
@@ -69,7 +69,7 @@ class CompleteStore(WrapperStore):
 
 def complete(array: Array) -> Array:
     """The same array; reading a chunk that was never written, or is lost, is an error (of HDF5: see `check_written`)."""
-    if isinstance(array, h5py.Dataset):
+    if not isinstance(array, zarr.Array):
         return array
     return zarr.open_array(
         CompleteStore(array.store), path=array.path, mode="r", zarr_format=array.metadata.zarr_format

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the only file, beside export, that imports Orbax (its v1 API, pinned to a minor in setup.py).
+"""Checkpoints of a run: the only file that imports Orbax (its v1 API, pinned to a minor in setup.py).
 
 Saves are asynchronous and atomic (a half-written checkpoint never has its final name), every array is written by the
 devices that hold it, and any mesh can restore what another saved. Kept are the newest few and the best by held-out loss.

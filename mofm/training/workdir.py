@@ -1,6 +1,7 @@
 """What lies in a run's directory, and who may go on with it.
 
-    workdir/config.json     the config, and of the corpus its fingerprint, its species and its version of the gene table
+    workdir/config.json     the config, and of the corpus its fingerprint, its data sets, its species and its version of
+                            the gene table
     workdir/genes.parquet   the model's gene table: columns id, symbol, measured
     workdir/features.parquet  the features of its corpus: columns id, symbol, modality
     workdir/gene_table.parquet  the species', where the corpus has one of its own
@@ -16,6 +17,7 @@ logged and kept. Everything else that differs is named, and nothing is touched.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,9 @@ def open_workdir(
         "modalities": corpus.modalities,
         "species": corpus.manifest.species,
         "gene_table": corpus.manifest.gene_table,
+        "data_sets": [
+            {"name": one.name, "cells": one.n_cells, "modalities": list(one.modalities)} for one in corpus.datasets
+        ],
     }
     record |= {} if network is None else {"network_digest": network.digest}
     if path.exists():
@@ -103,7 +108,10 @@ def read_config(workdir: Path) -> Config:
     """The config of a run. InputError where `workdir` is not a run's directory."""
     path = workdir / "config.json"
     if not path.exists():
-        raise InputError(f"{workdir}: not a trained model (no config.json); give the --workdir of a `mofm train` run")
+        raise InputError(
+            f"{workdir}: neither a run nor a bundle (no config.json); give the --workdir of a `mofm train` run, or the OUT of "
+            "`mofm export`"
+        )
     record = _read_json(path)
     _check_parameters(record, workdir)
     return from_dict(Config, record["config"])
@@ -152,20 +160,27 @@ def save_start(workdir: Path, start: Start) -> None:
 
 def load_start(workdir: Path) -> Start | None:
     """The simple models that the run began from, or None where it has not begun."""
-    path = workdir / "start.npz"
-    if not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as arrays:
-        null, components = (kind(**{name: arrays[name] for name in kind._fields}) for kind in (NullModel, Components))
-        profiles, spaces, levels = (
-            {
-                modality: kind(**{name: arrays[f"{group}/{modality}/{name}"] for name in kind._fields})
-                for modality in MODALITIES
-                if f"{group}/{modality}/{kind._fields[0]}" in arrays
-            }
-            for group, kind in (("profiles", Profile), ("spaces", FeatureSpace), ("levels", Level))
-        )
-        linear = {Direction(*name.split("/")[1:]): arrays[name] for name in arrays.files if name.startswith("linear/")}
+    return start_of(read_start_arrays(workdir)) if (workdir / "start.npz").exists() else None
+
+
+def read_start_arrays(workdir: Path) -> dict[str, np.ndarray]:
+    """What start.npz holds, by name."""
+    with np.load(workdir / "start.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def start_of(arrays: Mapping[str, np.ndarray]) -> Start:
+    """The simple models of these arrays, as `save_start` names them."""
+    null, components = (kind(**{name: arrays[name] for name in kind._fields}) for kind in (NullModel, Components))
+    profiles, spaces, levels = (
+        {
+            modality: kind(**{name: arrays[f"{group}/{modality}/{name}"] for name in kind._fields})
+            for modality in MODALITIES
+            if f"{group}/{modality}/{kind._fields[0]}" in arrays
+        }
+        for group, kind in (("profiles", Profile), ("spaces", FeatureSpace), ("levels", Level))
+    )
+    linear = {Direction(*name.split("/")[1:]): arrays[name] for name in arrays if name.startswith("linear/")}
     return Start(null, components, profiles, spaces, levels, linear)
 
 

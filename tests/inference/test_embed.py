@@ -404,7 +404,7 @@ def test_a_run_that_does_not_say_its_species_has_that_of_its_genes(of_mouse, tra
 
 def test_not_a_workdir(tmp_path, snapshot):
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(InputError, match=r"not a trained model.*--workdir"):
+        with pytest.raises(InputError, match=r"neither a run nor a bundle.*--workdir"):
             load(folder)
     assert snapshot(tmp_path) == {}
 

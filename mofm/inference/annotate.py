@@ -1,0 +1,63 @@
+"""Labels of cells by those of their nearest neighbours in a reference: `annotate(embedding, reference, labels)`.
+
+The vote is that of `evaluation/annotation.py`, but for ties; its figures are in tests/benchmarks/RESULTS.md. Voters are the K
+reference cells whose embeddings, centred on the reference, point most nearly the same way (cosine), each with one voice.
+Nothing is trained.
+
+The confidence of a label is the share of the voices that it has. It is no probability: it was not calibrated, and a type that
+the reference lacks gets the name of the likest that it has, maybe with all voices. Batches are not mixed by the embedding, so
+take a reference of the same technique.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.neighbors import NearestNeighbors
+
+from mofm.errors import InputError
+
+VOTERS = 15
+
+
+class Annotation(NamedTuple):
+    """What neighbours say of N cells.
+
+    Attributes:
+      labels: of the most voices; of several, that of the nearest of their voters.
+      confidence_N: float32, its share of the voices.
+      neighbours_NK: int64, the reference cells that voted, the nearest first.
+    """
+
+    labels: np.ndarray
+    confidence_N: np.ndarray
+    neighbours_NK: np.ndarray
+
+
+def annotate(embedding_NE: np.ndarray, reference_ME: np.ndarray, labels: pd.Series, voters: int = VOTERS) -> Annotation:
+    """The labels of cells by a vote of their nearest neighbours among M reference cells.
+
+    Args:
+      labels: of the reference cells; those without one have no voice.
+
+    Raises:
+      InputError: no reference cell has a label, or `voters` is below 1.
+    """
+    if voters < 1:
+        raise InputError(f"voters {voters}: must be at least 1")
+    votes = np.flatnonzero(labels.notna().to_numpy())
+    if not len(votes):
+        raise InputError(
+            f"obs[{str(labels.name)!r}] labels none of the {len(labels):,} reference cells; give another column"
+        )
+    codes_M, names = pd.factorize(labels.iloc[votes].astype(str), sort=True)
+    centre_E = reference_ME[votes].mean(axis=0)
+    nearest = NearestNeighbors(n_neighbors=min(voters, len(votes)), metric="cosine", algorithm="brute")
+    nearest.fit(reference_ME[votes] - centre_E)
+    place_NK = nearest.kneighbors(embedding_NE - centre_E, return_distance=False)
+    code_NK = codes_M[place_NK]
+    voices_NK = (code_NK[:, :, None] == code_NK[:, None, :]).sum(axis=2)
+    first_N1 = voices_NK.argmax(axis=1)[:, None]  # the first of the most, and so the nearest
+    share_N = np.take_along_axis(voices_NK, first_N1, axis=1)[:, 0] / code_NK.shape[1]
+    code_N = np.take_along_axis(code_NK, first_N1, axis=1)[:, 0]
+    return Annotation(names.to_numpy(object)[code_N], share_N.astype(np.float32), votes[place_NK])

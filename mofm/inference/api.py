@@ -1,0 +1,275 @@
+"""A trained model among the tools of scverse: AnnData and MuData in and out, `mofm.load(PATH)`.
+
+    model = mofm.load("runs/mine")                    a run, or a bundle
+    model.embed(adata)                                obsm["X_mofm"], uns["mofm"]
+    told = model.translate(adata, to="atac")          an AnnData
+    model.regulators(adata, groupby="cell_type")      obsm["mofm_tf_activity"], uns["mofm_regulators"]
+    model.perturb(adata, knock_out="GATA1")           obs["mofm_shift"], obsm["X_mofm_perturbed"], uns["mofm_perturbation"]
+    model.annotate(adata, reference, "cell_type")     obs["mofm_label"], obs["mofm_label_confidence"]
+
+Everything but `annotate`, which has no verb yet, is done by the functions that the command line calls, so results are the same
+to the bit; here they are put where Python expects them. As in scanpy, what is given is written to, and `copy=True` gives a copy
+back instead.
+
+Common arguments:
+  layer: layers[layer] holds the raw counts; None looks for them (layers["counts"] and its usual other names, raw, X).
+  modality: of MuData, or of an AnnData of several feature types, which one; None: all that there are.
+  copy: write to a copy and return that. Of a backed AnnData the copy is in memory.
+  progress: a bar on stderr, where that is a terminal.
+  options: batch_size ("auto"), max_tokens, species, orthologs, build: fields of `inference.model.Options`; counts_from,
+    recover_counts: of `omics.readers.Reading`.
+
+A backed AnnData is read from its file in blocks of cells; what is written to it is so in memory. Tables are in uns as
+DataFrames, which AnnData writes to a file.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from mofm.axes import Modality
+from mofm.errors import InputError, nearest_name
+from mofm.inference.annotate import VOTERS, annotate
+from mofm.inference.model import PretrainedModel, Step, load
+from mofm.inference.output import Added, added_embedding
+from mofm.inference.perturb import FOLD, Change, perturb
+from mofm.inference.regulator_output import KEY, REPORT_KEY, added_activities, added_perturbation
+from mofm.inference.regulators import regulators
+from mofm.inference.scverse import as_names, asked_for, checked, said_for_python, table_of, write_to
+from mofm.inference.targets import find_targets, read_names
+from mofm.inference.translate import translate_cells, translate_file
+from mofm.omics.held import Held
+
+PERTURBATION_KEY, ANNOTATION_KEY = "mofm_perturbation", "mofm_annotation"
+
+
+class Model:
+    """A trained model. Its methods are told above; each raises `InputError`, in a line, where it cannot use what it is given.
+
+    Attributes:
+      pretrained: the model that the command line asks; it reads files of every layout.
+    """
+
+    def __init__(self, pretrained: PretrainedModel):
+        self.pretrained = pretrained
+
+    @classmethod
+    def load(cls, path: str | Path, *, step: Step = None) -> "Model":
+        """See `mofm.load`."""
+        with said_for_python():
+            return cls(load(path, step=step))
+
+    def __repr__(self) -> str:
+        one = self.pretrained
+        networks = f", networks {', '.join(one.network.relations)}" if one.network else ""
+        return (
+            f"mofm model {one.name!r}, step {one.step}: {', '.join(one.spec.modalities)} of {one.named_by.species}, "
+            f"{len(one.genes):,} genes, embeds in {one.config.encoder.cell_width}"
+            f"{', translates' if one.spec.translates else ''}{networks}"
+        )
+
+    def embed(
+        self,
+        data: Held,
+        *,
+        key_added: str = "X_mofm",
+        layer: str | None = None,
+        modality: Modality | None = None,
+        copy: bool = False,
+        progress: bool = True,
+        **options,
+    ) -> Held | None:
+        """Write each cell's embedding to obsm[key_added], and to uns["mofm"] which model it was and what it knows.
+
+        Of several modalities obsm[key_added] is the mean of a cell's embeddings, obsm[key_added + "_rna"] and so on each;
+        NaN where a cell was not measured. Of MuData these are the obsm and uns of the whole.
+
+        Raises:
+          InputError: no counts, no gene of the model, or a mistyped option.
+        """
+        with said_for_python():
+            how = asked_for(layer, modality, progress, options)
+            found = self.pretrained.embed_all(checked(data, copy), **how)
+            return write_to(data, partial(added_embedding, found, key_added), copy)
+
+    def translate(
+        self,
+        data: Held,
+        to: Modality,
+        *,
+        features: Iterable[str] | Path | None = None,
+        features_build: str | None = None,
+        output: str | Path | None = None,
+        layer: str | None = None,
+        modality: Modality | None = None,
+        progress: bool = True,
+        **options,
+    ) -> anndata.AnnData:
+        """Tell another modality of the cells: an AnnData of the expected measurement of a cell of median depth in X, and its
+        standard deviation in layers["sd"].
+
+        Args:
+          to: "rna", "atac", "adt" or "methylation".
+          features: names of genes, antibodies or regions ("chr1:100-600"), or a BED file; None: those of training.
+          features_build: genome build of regions; None finds it.
+          output: an .h5ad to write to in blocks, which is given back backed; None keeps all in memory.
+
+        Raises:
+          InputError: as `embed`; the model does not translate, or knows none of the features.
+        """
+        with said_for_python():
+            how = asked_for(layer, modality, progress, options)
+            path = isinstance(features, str | Path)
+            names = (
+                features if features is None else read_names(Path(features), to) if path else list(map(str, features))
+            )
+            where = str(features) if path else "features"
+            targets = find_targets(self.pretrained, to, names, features_build, where)
+            if output is None:
+                return translate_cells(self.pretrained, checked(data), targets, **how)
+            translate_file(self.pretrained, checked(data), Path(output), targets, **how)
+            return anndata.read_h5ad(output, backed="r")
+
+    def regulators(
+        self,
+        data: Held,
+        groupby: str,
+        *,
+        network: str | None = None,
+        top: int = 10_000,
+        min_cells: int = 10,
+        key_added: str = KEY,
+        layer: str | None = None,
+        copy: bool = False,
+        progress: bool = True,
+        **options,
+    ) -> Held | None:
+        """Find which TFs are active in which group of cells, and on which genes they act there.
+
+        Written are obsm[key_added], cells x TFs, z-scored, and uns["mofm_regulators"]: "tfs" names the columns, "edges" is
+        the table of the first `top` edges of each group, "top" that of the TFs of each group, the most active first; "notes"
+        says what else a person is to know. Scores are beside the average cell of `data`: give all that are to be compared.
+
+        Args:
+          groupby: a column of obs.
+          network: name of the one to ask; None: all that the model knows.
+          min_cells: groups of fewer are left out, and said in the notes.
+
+        Raises:
+          InputError: as `embed`; the model knows no network, or obs has no such column.
+        """
+        with said_for_python():
+            how = asked_for(layer, "rna", progress, options)
+            of = {"network": network, "top": top, "min_cells": min_cells}
+            found = regulators(self.pretrained, checked(data, copy), groupby, **of, **how)
+            tables = {
+                "edges": table_of(found.edges),
+                "top": table_of(found.top),
+                "notes": np.array(found.notes, dtype=str),
+            }
+
+            def added(cells: pd.Index) -> Added:
+                plain = added_activities(found, cells)
+                return Added({key_added: plain.obsm[KEY]}, {REPORT_KEY: plain.uns[REPORT_KEY] | tables})
+
+            return write_to(data, added, copy)
+
+    def perturb(
+        self,
+        data: Held,
+        *,
+        knock_out: str | Iterable[str] = (),
+        overexpress: str | Iterable[str] | Mapping[str, float] = (),
+        groupby: str | None = None,
+        network: str | None = None,
+        min_cells: int = 10,
+        layer: str | None = None,
+        copy: bool = False,
+        progress: bool = True,
+        **options,
+    ) -> Held | None:
+        """Knock out or overexpress TFs in every cell, in silico; an estimate, no experiment (see `inference/perturb.py`).
+
+        Written are obs["mofm_shift"], how far each cell is moved, obsm["X_mofm"] and obsm["X_mofm_perturbed"], and
+        uns["mofm_perturbation"] with the tables "genes" (a row a gene and group: go by its column "network") and "groups".
+
+        Args:
+          knock_out: TFs whose counts are set to 0 and whose edges leave the network.
+          overexpress: TFs whose counts are multiplied by ten, or by what a mapping says.
+
+        Raises:
+          InputError: as `regulators`; no TF is named, or one that the networks do not have.
+        """
+        with said_for_python():
+            how = asked_for(layer, "rna", progress, options)
+            folds = overexpress if isinstance(overexpress, Mapping) else dict.fromkeys(as_names(overexpress), FOLD)
+            changes = [Change(name) for name in as_names(knock_out)]
+            changes += [Change(name, float(fold)) for name, fold in folds.items()]
+            of = {"network": network, "min_cells": min_cells}
+            found = perturb(self.pretrained, checked(data, copy), changes, groupby, **of, **how)
+            tables = {
+                "genes": table_of(found.genes),
+                "groups": table_of(found.groups),
+                "notes": np.array(found.notes, dtype=str),
+            }
+
+            def added(cells: pd.Index) -> Added:
+                plain = added_perturbation(found, cells)
+                return plain._replace(uns=plain.uns | {PERTURBATION_KEY: tables})
+
+            return write_to(data, added, copy)
+
+    def annotate(
+        self,
+        data: anndata.AnnData,
+        reference: anndata.AnnData,
+        label_key: str,
+        *,
+        voters: int = VOTERS,
+        key_added: str = "mofm_label",
+        layer: str | None = None,
+        modality: Modality = "rna",
+        copy: bool = False,
+        progress: bool = True,
+        **options,
+    ) -> anndata.AnnData | None:
+        """Label cells by their nearest neighbours, in the embedding, among the labelled cells of a reference.
+
+        Written are obs[key_added], obs[key_added + "_confidence"], the share of the neighbours that say so (no calibrated
+        probability: see `inference/annotate.py`), obs[key_added + "_nearest"], the name of the nearest of them, and
+        uns["mofm_annotation"]. Both are embedded anew, and the same options hold for both.
+
+        Args:
+          label_key: column of the reference's obs; cells without a label there have no voice.
+          voters: neighbours of a cell that vote.
+
+        Raises:
+          InputError: as `embed`; or the reference has no such column, or no label in it.
+        """
+        with said_for_python():
+            how = asked_for(layer, modality, progress, options)
+            checked(reference)
+            if label_key not in reference.obs:
+                raise InputError(
+                    f"the reference's obs has no column {label_key!r}.{nearest_name(label_key, reference.obs)}"
+                )
+            known, asked = (self.pretrained.embed(one, **how) for one in (reference, checked(data, copy)))
+            labels = reference.obs[label_key].reindex(known.cells)
+            found = annotate(asked.embedding_NE, known.embedding_NE, labels, voters)
+            columns = {
+                key_added: pd.Categorical(found.labels),
+                f"{key_added}_confidence": found.confidence_N,
+                f"{key_added}_nearest": known.cells.to_numpy(object)[found.neighbours_NK[:, 0]],
+            }
+            said = {"label_key": label_key, "voters": voters, "reference_cells": int(labels.notna().sum())}
+            report = {**said, "model": self.pretrained.name, "step": self.pretrained.step}
+
+            def added(cells: pd.Index) -> Added:
+                table = pd.DataFrame(columns, index=asked.cells).reindex(cells)
+                return Added({}, {ANNOTATION_KEY: report}, {name: table[name] for name in columns})
+
+            return write_to(data, added, copy)

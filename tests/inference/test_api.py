@@ -1,0 +1,201 @@
+"""What `mofm.load` gives reads AnnData and MuData as the command line reads their files: the same numbers to the bit, from a
+run and from its bundle, in memory, backed or a view; written where scverse expects them."""
+
+import subprocess
+import sys
+
+import anndata as ad
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+
+import mofm
+from mofm.cli import main
+from mofm.errors import InputError
+from mofm.inference.annotate import annotate
+from mofm.inference.model import cells_at_once
+
+
+@pytest.fixture(scope="module")
+def bundled(regulated, tmp_path_factory):
+    """The regulated model as a bundle, loaded as a user does."""
+    out = tmp_path_factory.mktemp("bundled") / "bundle"
+    assert main(["export", str(regulated.workdir), str(out), "--licence", "cc-by-4.0"]) == 0
+    return mofm.load(out)
+
+
+@pytest.fixture
+def cells(regulated):
+    return ad.read_h5ad(regulated.source)
+
+
+def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    """To the bit; text that was in a file may have another dtype."""
+    one, other = one.reset_index(drop=True), other.reset_index(drop=True)
+    pd.testing.assert_frame_equal(one, other, check_exact=True, check_dtype=False)
+
+
+def test_the_package_is_imported_without_jax():
+    code = "import sys, mofm; assert callable(mofm.load); assert not {'jax', 'anndata'} & set(sys.modules), sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_embed_is_the_command_s_to_the_bit(regulated, bundled, cells, tmp_path):
+    assert main(["embed", str(regulated.workdir), str(regulated.source), str(tmp_path / "out.h5ad")]) == 0
+    wanted = ad.read_h5ad(tmp_path / "out.h5ad")
+    assert bundled.embed(cells) is None
+    np.testing.assert_array_equal(cells.obsm["X_mofm"], wanted.obsm["X_mofm"])
+    assert set(cells.uns["mofm"]) == set(wanted.uns["mofm"])
+    for key, value in wanted.uns["mofm"].items():
+        np.testing.assert_array_equal(cells.uns["mofm"][key], value, err_msg=key)
+    cells.write_h5ad(tmp_path / "again.h5ad")
+    np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "again.h5ad").obsm["X_mofm"], wanted.obsm["X_mofm"])
+
+
+def test_memory_file_view_layer_and_dense_are_read_alike(regulated, bundled, cells):
+    wanted_NE = bundled.embed(cells, copy=True).obsm["X_mofm"]
+    assert "X_mofm" not in cells.obsm
+    backed = ad.read_h5ad(regulated.source, backed="r")
+    assert bundled.embed(backed, key_added="X_other") is None
+    np.testing.assert_array_equal(backed.obsm["X_other"], wanted_NE)
+    in_memory = bundled.embed(backed, copy=True)
+    assert not in_memory.isbacked
+    np.testing.assert_array_equal(in_memory.obsm["X_mofm"], wanted_NE)
+    first = bundled.embed(cells[:64], copy=True)  # one batch
+    np.testing.assert_array_equal(first.obsm["X_mofm"], wanted_NE[:64])
+    np.testing.assert_array_equal(bundled.embed(backed[:64], copy=True).obsm["X_mofm"], wanted_NE[:64])
+    layered = ad.AnnData(np.log1p(cells.X.toarray()), cells.obs, cells.var, layers={"mine": cells.X.toarray()})
+    bundled.embed(layered, layer="mine")
+    np.testing.assert_array_equal(layered.obsm["X_mofm"], wanted_NE)
+    assert layered.uns["mofm"]["counts_from"] == "layers/mine"
+    with pytest.raises(InputError, match=r"no raw counts found.*counts_from="):
+        bundled.embed(layered)
+
+
+def test_mudata_is_written_to_as_a_whole(bundled, cells):
+    protein = ad.AnnData(np.ones((300, 2), np.float32), pd.DataFrame(index=cells.obs_names[100:]), None)
+    protein.var_names = ["CD3", "CD4"]
+    rna = cells[:200].copy()
+    both = mudata.MuData({"rna": rna, "adt": protein})
+    bundled.embed(both, modality="rna")
+    embedded = pd.DataFrame(both.obsm["X_mofm"], both.obs_names)
+    bundled.embed(rna)
+    np.testing.assert_array_equal(embedded.loc[rna.obs_names], rna.obsm["X_mofm"])
+    assert embedded.drop(rna.obs_names).isna().all(axis=None)
+
+
+def test_regulators_are_the_command_s(regulated, bundled, cells, tmp_path):
+    words = ["--groupby", "group", "--top", "50"]
+    assert main(["regulators", str(regulated.workdir), str(regulated.source), str(tmp_path), *words]) == 0
+    bundled.regulators(cells, "group", top=50)
+    wanted, found = ad.read_h5ad(tmp_path / "cells.h5ad"), cells.uns["mofm_regulators"]
+    np.testing.assert_array_equal(cells.obsm["mofm_tf_activity"], wanted.obsm["mofm_tf_activity"])
+    assert list(found["tfs"]) == list(wanted.uns["mofm_regulators"]["tfs"])
+    same(found["edges"], pd.read_parquet(tmp_path / "edges.parquet"))
+    assert "groups of fewer than 10 cells are left out: few (3)" in list(found["notes"])
+    cells.write_h5ad(tmp_path / "again.h5ad")
+    again = ad.read_h5ad(tmp_path / "again.h5ad").uns["mofm_regulators"]
+    assert list(again["edges"]["tf"]) == list(found["edges"]["tf"])
+    assert list(again["top"]["group"]) == list(found["top"]["group"])
+
+
+def test_perturb_is_the_command_s(regulated, bundled, cells, tmp_path):
+    tf, other = bundled.pretrained.network.edges["tf"].unique()[:2]
+    tf, other = bundled.pretrained.genes["symbol"].iloc[[tf, other]]
+    words = ["--knock-out", tf, "--overexpress", f"{other}=4"]
+    assert main(["perturb", str(regulated.workdir), str(regulated.source), str(tmp_path), *words]) == 0
+    wanted = ad.read_h5ad(tmp_path / "cells.h5ad")
+    moved = bundled.perturb(cells, knock_out=tf, overexpress={other: 4}, copy=True)
+    for key in ("X_mofm", "X_mofm_perturbed"):
+        np.testing.assert_array_equal(moved.obsm[key], wanted.obsm[key])
+    np.testing.assert_array_equal(moved.obs["mofm_shift"], wanted.obs["mofm_shift"])
+    same(moved.uns["mofm_perturbation"]["genes"], pd.read_parquet(tmp_path / "genes.parquet"))
+    assert moved.uns["mofm_perturbation"]["groups"]["cells"].tolist() == [400]
+    moved.write_h5ad(tmp_path / "again.h5ad")
+
+
+def test_what_it_is_is_told(bundled):
+    said = repr(bundled)
+    assert "'run', step 40: rna of human" in said
+    assert "networks truth" in said
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda model, cells: model.embed("cells.h5ad"), "read_h5ad"),
+        (lambda model, cells: model.embed(cells.to_df()), "a DataFrame is none of AnnData"),
+        (lambda model, cells: model.embed(cells, layers="counts"), "Did you mean 'layer'|no option 'layers'"),
+        (lambda model, cells: model.embed(cells, batchsize=3), "Did you mean 'batch_size'"),
+        (lambda model, cells: model.embed(cells, layer="counts", counts_from="X"), "give one"),
+        (lambda model, cells: model.embed(cells, layer="nowhere"), "no matrix 'layers/nowhere'"),
+        (lambda model, cells: model.embed(cells, batch_size=0), "batch size 0"),
+        (lambda model, cells: model.regulators(cells, "grup"), "Did you mean 'group'"),
+        (lambda model, cells: model.perturb(cells), "name at least one TF"),
+        (lambda model, cells: model.translate(cells, "atac"), "never saw atac"),
+        (lambda model, cells: model.translate(cells, "rna"), "does not translate"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(bundled, cells, call, said):
+    with pytest.raises(InputError, match=said) as error:
+        call(bundled, cells)
+    assert "\n" not in str(error.value)
+    assert "X_mofm" not in cells.obsm
+    assert "mofm" not in cells.uns
+
+
+def test_a_view_of_a_backed_file_is_not_written_to(regulated, bundled):
+    backed = ad.read_h5ad(regulated.source, backed="r")
+    with pytest.raises(InputError, match="copy=True"):
+        bundled.embed(backed[:10])
+
+
+@pytest.mark.parametrize(
+    ("width", "tokens", "memory", "cells"),
+    [
+        (512, 2048, None, 64),  # a CPU
+        (512, 2048, 80 * 2**30, 128),
+        (128, 2048, 80 * 2**30, 512),
+        (128, 512, 80 * 2**30, 1024),
+        (4096, 8192, 2**30, 16),
+    ],
+)
+def test_a_batch_is_as_large_as_the_device_bears(width, tokens, memory, cells):
+    assert cells_at_once(width, tokens, memory) == cells
+    if memory is not None and 16 < cells < 1024:
+        assert cells <= memory / 8 / (tokens * width * 64) < 2 * cells
+
+
+def test_annotate_is_a_vote_of_the_nearest(bundled, cells):
+    reference, asked = cells[:250].copy(), cells[250:].copy()
+    bundled.annotate(asked, reference, "group", voters=7)
+    bundled.embed(cells)
+    known_ME = cells.obsm["X_mofm"][7:250]  # the first seven have no label, and no voice
+    known_ME, asked_NE = (some - known_ME.mean(axis=0) for some in (known_ME, cells.obsm["X_mofm"][250:]))
+    known_ME, asked_NE = (some / np.linalg.norm(some, axis=1, keepdims=True) for some in (known_ME, asked_NE))
+    nearest_NK = np.argsort(-asked_NE @ known_ME.T, axis=1)[:, :7]
+    labels = cells.obs["group"].to_numpy(object)[7:250][nearest_NK]
+    for place, row in enumerate(labels):
+        share = asked.obs["mofm_label_confidence"].iloc[place]
+        assert np.mean(row == asked.obs["mofm_label"].iloc[place]) == pytest.approx(share)
+        assert share == pytest.approx(max(np.mean(row == name) for name in set(row)))
+    assert (asked.obs["mofm_label_nearest"] == cells.obs_names[7:250][nearest_NK[:, 0]]).mean() > 0.95
+    assert (asked.obs["mofm_label"] == asked.obs["cell_type"].astype(str)).mean() > 0.8  # the largest type has 40%
+    assert asked.uns["mofm_annotation"]["reference_cells"] == 243
+    with pytest.raises(InputError, match="Did you mean 'group'"):
+        bundled.annotate(asked, reference, "gruop")
+    with pytest.raises(InputError, match="labels none of the 7 reference cells"):
+        bundled.annotate(asked, cells[:7], "group")
+
+
+def test_of_as_many_voices_the_nearest_counts():
+    reference_ME = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [-1, -1]], np.float32)
+    labels = pd.Series(["east", "east", "north", "north", None], name="way")
+    asked_NE = reference_ME[:4].mean(axis=0) + np.array([[1, -0.9], [-0.9, 1]], np.float32)
+    found = annotate(asked_NE, reference_ME, labels, voters=9)
+    assert found.labels.tolist() == ["east", "north"]
+    assert found.confidence_N.tolist() == [0.5, 0.5]
+    assert set(found.neighbours_NK.ravel()) == {0, 1, 2, 3}
+    with pytest.raises(InputError, match="voters 0"):
+        annotate(asked_NE, reference_ME, labels, voters=0)
