@@ -11,7 +11,7 @@ import os
 import sys
 
 import mofm
-from mofm.cli import demo, embed, ingest, inspect, perturb, regulators, simulate, train, translate
+from mofm.cli import demo, embed, ingest, inspect, perturb, regulators, serve, simulate, train, translate
 from mofm.errors import InputError
 
 EPILOG = """\
@@ -73,6 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mofm {mofm.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in (inspect, ingest, train, embed, translate, regulators, perturb, simulate, demo):
+    for module in (inspect, ingest, train, embed, translate, regulators, perturb, serve, simulate, demo):
         module.add(verbs)
     return parser
