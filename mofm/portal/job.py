@@ -108,7 +108,12 @@ def translate(model, source, folder, options, reading, common) -> Result:
     with h5py.File(path) as file:
         obs, var = (anndata.io.read_elem(file[key]) for key in ("obs", "var"))
         features = pd.DataFrame(
-            {"feature": var.index, "id": var["feature_id"], "in training data": var["trained"], "mean": mean_F}
+            {
+                "feature": var.index,
+                "id": var["feature_id"],
+                "in training data": np.where(var["trained"], "yes", "no"),
+                "mean": mean_F,
+            }
         ).assign(**{"sd across cells": deviation_F})
         order = np.argsort(-deviation_F, kind="stable")
         mapped = np.sort(order[:MAPPED])

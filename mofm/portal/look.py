@@ -61,7 +61,8 @@ def _look(path: Path, model_dir: Path, asked: dict, max_cells: int) -> dict:
     reading = Reading(asked.get("modality"), recover_counts=bool(asked.get("recover_counts")))
     told = inspect(path, reading, species, asked.get("build"))
     report = {"kind": told["kind"], "usable": told["usable"], "why": told["why"], "left_out": told["left_out"]}
-    report["obs"] = dict(list(told["obs_columns"].items())[:COLUMNS_SHOWN])
+    columns = {name: what for part in reversed(told["parts"]) for name, what in part["obs_columns"].items()}
+    report["obs"] = dict(list(columns.items())[:COLUMNS_SHOWN])
     if told["kind"] not in KINDS:
         raise InputError(f"{path}: is {told['kind']}; give an h5ad, h5mu or 10x HDF5 file")
     shares = [one.get("recoverable_share", 0) for part in told["parts"] for one in part["matrices"].values()]

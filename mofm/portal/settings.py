@@ -66,8 +66,10 @@ class Settings:
     def __post_init__(self):
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if item.type in (int, float) and not value > 0:
+            if item.type in (int, float) and item.name != "port" and not value > 0:
                 raise InputError(f"--{item.name.replace('_', '-')} {value}: must be more than 0")
+        if not 0 <= self.port < 2**16:
+            raise InputError(f"--port {self.port}: must be from 0, which takes a free one, to 65535")
         if self.token is not None and len(self.token) < 8:
             raise InputError("--auth-token: has fewer than 8 characters; give a longer one")
 

@@ -74,6 +74,8 @@ async def receive(request: Request, settings: Settings, may_write: Callable[[str
             if parts.waiting >= BLOCK:
                 await run_in_threadpool(parts.flush)
         parser.finalize()
+        if not parts.has_ended:
+            raise UploadError(400, "The upload broke off; send the file again.")
         await run_in_threadpool(parts.close)
         if parts.size == 0:
             raise UploadError(400, "No file was chosen, or it is empty." if parts.has_file else "No file was sent.")
@@ -115,7 +117,8 @@ class _Parts:
         self._field = ""
         self._fields: dict[str, bytearray] = {}
         self._blocks: list[bytes] = []
-        self.waiting, self.size, self.name, self.has_file = 0, 0, "", False
+        self.waiting, self.size, self.name = 0, 0, ""
+        self.has_file, self.has_ended = False, False
 
     def callbacks(self) -> dict[str, Callable]:
         """As python-multipart takes them."""
@@ -123,7 +126,11 @@ class _Parts:
             "on_part_begin": self._begin, "on_header_begin": self._header_begins, "on_header_field": self._header_field,
             "on_header_value": self._header_value, "on_header_end": self._header_end,
             "on_headers_finished": self._headers_finished, "on_part_data": self._data,
+            "on_end": self._end,
         }  # fmt: skip
+
+    def _end(self) -> None:
+        self.has_ended = True
 
     def _begin(self) -> None:
         self._headers, self._field = {}, ""

@@ -56,8 +56,10 @@ def sources(report: dict) -> list[str]:
 
 
 def targets(card: ModelCard, report: dict) -> list[str]:
-    """What a file can be translated to."""
-    return [one for one in card.modalities if card.translates and sources(report) not in ([], [one])]
+    """What a file can be translated to; what it does not hold stands first, what it would be translated from last."""
+    there = sources(report)
+    possible = [one for one in card.modalities if card.translates and there not in ([], [one])]
+    return sorted(possible, key=lambda one: (one in there, one == there[0]))
 
 
 def _always(card: ModelCard, report: dict) -> str:

@@ -104,7 +104,8 @@ class Worker:
             gigabytes=self.settings.job_gb,
             on_line=lambda line: tell({key: line[key] for key in said if key in line}),
             is_wanted=lambda: not self.ending.is_set() and tell(),
-            environment={"NUMBA_CACHE_DIR": str(self.settings.data_dir / "numba")},
+            # What UMAP compiles is kept: the first map takes half a minute longer than the others.
+            environment={"NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(self.settings.data_dir / "numba"))},
         )
         os.replace(attempt, result)
         self._ends_well(job, result)
