@@ -123,11 +123,13 @@ def translate(model, source, folder, options, reading, common) -> Result:
             whole = pd.DataFrame(file["X"][:], columns=var.index)
             whole.insert(0, "cell", obs.index)
             result.add_csv("translated.csv", f"The means, cells x {things}", whole)
-    parts = min(30, *mapped_NF.shape)
-    coordinates_NE = PCA(parts, random_state=0).fit_transform(np.log1p(mapped_NF)) if parts > 1 else mapped_NF
-    coloured = pd.concat([obs, pd.DataFrame(columns, index=obs.index)], axis=1)
-    coloured = coloured.loc[:, ~coloured.columns.duplicated()]
-    result.add_map(f"the cells by their translated {things}", coordinates_NE, coloured)
+    if len(var) > 2:
+        coordinates_NE = PCA(min(30, *mapped_NF.shape), random_state=0).fit_transform(np.log1p(mapped_NF))
+        coloured = pd.concat([obs, pd.DataFrame(columns, index=obs.index)], axis=1)
+        coloured = coloured.loc[:, ~coloured.columns.duplicated()]
+        result.add_map(f"the cells by their translated {things}", coordinates_NE, coloured)
+    else:
+        result.say(f"Fewer than 3 {things}: no map is drawn.")
     ordered = features.iloc[order].reset_index(drop=True)
     result.add_table(f"The {things} that vary most", ordered.head(50), "Means are for a cell of median depth.")
     result.add_csv("features.csv", f"Mean and spread of each of the {things}", ordered)

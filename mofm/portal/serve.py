@@ -22,6 +22,8 @@ from mofm.portal.settings import REDIS_VARIABLE, TOKEN_VARIABLE, Settings
 from mofm.portal.tasks import make_queue
 
 LOAD_SECONDS = 600.0
+WORKER = ("-m", "mofm.portal.worker")
+"""What Python runs as a worker; the data directory follows."""
 RESTART_SECONDS, END_SECONDS = 2.0, 15.0
 log = logging.getLogger("mofm.portal")
 
@@ -102,7 +104,7 @@ def working(settings: Settings) -> Iterator[None]:
 def _keep_worker(settings: Settings, ending: threading.Event) -> None:
     told = {key: value for key, value in os.environ.items() if key != TOKEN_VARIABLE}
     told |= {REDIS_VARIABLE: settings.redis} if settings.redis else {}
-    command = (sys.executable, "-m", "mofm.portal.worker", str(settings.data_dir))
+    command = (sys.executable, *WORKER, str(settings.data_dir))
     while not ending.is_set():
         # A session of its own: Ctrl-C in the terminal is the server's, which ends the workers itself.
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, env=told, start_new_session=True)

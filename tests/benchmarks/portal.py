@@ -1,11 +1,12 @@
 """Many clients at one portal: is any job lost, and how long does a person wait for a page meanwhile?
 
-    python tests/benchmarks/portal.py MODEL CELLS.h5ad [--clients 50] [--workers 2] [--kills 3]
+    python tests/benchmarks/portal.py MODEL CELLS.h5ad [--clients 50] [--workers 2] [--kills 3] [--stand-in]
 
 `mofm serve` is started as it is. All clients come at once, from one address; each uploads the file, waits for the look at
 it, starts `embed`, waits for its end and takes the result, as a browser does, and waits as long as a 429 says. Beside them a
 person loads the page of all jobs once a second. --kills workers are ended by SIGKILL, evenly over the jobs. A job is lost
-that ends in no result, or whose result is not the file that it was started with.
+that ends in no result, or whose result is not the file that it was started with. With --stand-in the model's part of a job is
+left out: it copies its file, so that what is measured is the portal alone.
 """
 
 import concurrent.futures
@@ -65,10 +66,38 @@ class Client:
             copy.write(self.ask("GET", f"/api/jobs/{job['id']}/files/cells.h5ad").content)
             copy.flush()
             with h5py.File(copy.name) as result:
-                self.problem = "" if len(result["obsm/X_mofm"]) == cells else "another file's result"
+                self.problem = "" if cells_of(result) == cells else "another file's result"
 
     def _lap(self, name: str, began: float) -> None:
         self.seconds[name] = time.monotonic() - began
+
+
+STAND_IN = """
+import json, shutil, sys, time
+source, folder = sys.argv[1:]
+print(json.dumps({"stage": "copying", "done": 0, "total": 1}), flush=True)
+time.sleep(0.5)
+shutil.copyfile(source, folder + "/cells.h5ad")
+with open(folder + "/result.json", "w") as file:
+    json.dump({"title": "Copied", "files": [{"name": "cells.h5ad", "what": "a copy", "bytes": 0}]}, file)
+"""
+"""A job that is none."""
+
+
+def stand_in_worker(data: str) -> None:
+    """A worker as it is, whose jobs are none."""
+    from mofm.portal import worker
+
+    def copies(settings, job, folder):
+        return (sys.executable, "-S", "-c", STAND_IN, str(settings.file_path(job.file_id)), str(folder))
+
+    worker.Worker.__init__.__defaults__ = (copies,)
+    worker.main(data)
+
+
+def cells_of(file: h5py.File) -> int:
+    """How many cells an h5ad has."""
+    return len(file["obs"][file["obs"].attrs["_index"]])
 
 
 def watch(url: str, data: Path, kills: int, clients: int, ending: threading.Event, seen: dict) -> None:
@@ -85,6 +114,15 @@ def watch(url: str, data: Path, kills: int, clients: int, ending: threading.Even
             seen["killed"] += 1
 
 
+SERVER = """
+import sys
+from mofm.cli import main
+from mofm.portal import serve
+serve.WORKER = {worker!r}
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def main() -> None:
     """Start a portal, let the clients come, print what they met."""
     arguments = parser(__doc__)
@@ -93,14 +131,18 @@ def main() -> None:
     arguments.add_argument("--clients", type=int, default=50)
     arguments.add_argument("--workers", type=int, default=2)
     arguments.add_argument("--kills", type=int, default=3)
+    arguments.add_argument("--stand-in", action="store_true", help="jobs that only copy their file")
     args = arguments.parse_args()
     with h5py.File(args.source) as file:
-        cells = len(file["obs"][file["obs"].attrs["_index"]])
+        cells = cells_of(file)
     with tempfile.TemporaryDirectory() as folder:
         data, log = Path(folder) / "data", Path(folder) / "log.txt"
         words = ("serve", str(args.model), "--port", "0", "--data-dir", str(data), "--workers", str(args.workers))
+        worker = (__file__, "--stand-in-worker") if args.stand_in else ("-m", "mofm.portal.worker")
         with log.open("w") as said:
-            server = subprocess.Popen([sys.executable, "-m", "mofm.cli", *words], stdout=said, stderr=said)
+            server = subprocess.Popen(
+                [sys.executable, "-c", SERVER.format(worker=worker), *words], stdout=said, stderr=said
+            )
         while not (url := re.search(r"http://\S+", log.read_text())):
             if server.poll() is not None:
                 raise SystemExit(log.read_text())
@@ -124,7 +166,8 @@ def main() -> None:
     ]
     print(machine())
     show(
-        f"{args.clients} clients at once, {cells:,} cells each, {args.workers} worker(s), {seen['killed']} of them killed",
+        f"{args.clients} clients at once, {cells:,} cells each, {args.workers} worker(s), killed {seen['killed']} times"
+        + (", stand-ins for jobs" if args.stand_in else ""),
         [
             {
                 "clients": str(args.clients),
@@ -157,4 +200,7 @@ def _spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--stand-in-worker"]:
+        stand_in_worker(sys.argv[2])
+    else:
+        main()
