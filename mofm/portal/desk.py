@@ -1,21 +1,18 @@
 """What the pages and the API do, said once: take uploads, have them looked at, start, stop and delete."""
 
 import errno
-import json
 import logging
 import os
 import shutil
 import sqlite3
-import sys
-import tempfile
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mofm.errors import InputError
-from mofm.portal.limits import ChildError, log_tail, run_child
+from mofm.portal.limits import ChildError, Stopped
+from mofm.portal.looker import Looker
 from mofm.portal.model_card import ModelCard
 from mofm.portal.settings import Settings, is_id
 from mofm.portal.store import File, Job, Store
@@ -46,10 +43,13 @@ class Desk:
         self.settings, self.card, self.store = settings, card, Store(settings.store_path)
         self._send = send
         self._looks = ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="look")
-        self._ending = threading.Event()
+        self.looker = Looker(settings)
 
     def begin(self) -> None:
         """Go on where a killed server ended: half uploads go, what was looked at is looked at again."""
+        for folder in self.settings.data_dir.glob("look-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.looker.prepare()
         for path in self.settings.incoming.iterdir():
             path.unlink(missing_ok=True)
         for file in self.store.files():
@@ -58,7 +58,7 @@ class Desk:
 
     def end(self) -> None:
         """Stop looking; the next server looks again."""
-        self._ending.set()
+        self.looker.end()
         self._looks.shutdown(wait=True, cancel_futures=True)
 
     def file(self, file_id: str) -> File:
@@ -140,33 +140,18 @@ class Desk:
         self._looks.submit(self._look, file, asked)
 
     def _look(self, file: File, asked: dict) -> None:
-        """Look at an upload, in a process with limits, and write down what was found."""
-        if self._ending.is_set():
-            return
-        given = {
-            "path": str(self.settings.file_path(file.id)), "name": file.name, "asked": asked,
-            "model_dir": str(self.settings.model_dir), "max_cells": self.settings.max_cells,
-            "gigabytes": self.settings.look_gb, "seconds": self.settings.look_seconds,
-        }  # fmt: skip
-        command = (sys.executable, "-m", "mofm.portal.look", json.dumps(given))
+        """Look at an upload, and write down what was found."""
         report: dict = {"asked": asked}
-        with tempfile.TemporaryDirectory(prefix="mofm-look-", dir=self.settings.incoming.parent) as folder:
-            errors = Path(folder) / "log.txt"
-            try:
-                report = run_child(
-                    command, errors, seconds=self.settings.look_seconds, gigabytes=1 + self.settings.look_gb,
-                    is_wanted=lambda: not self._ending.is_set(),
-                )  # fmt: skip
-                state, why = ("ready" if report["usable"] else "refused"), report["why"]
-            except ChildError as error:
-                state, why = "refused", f"{file.name}: it could not be understood: {error}"
-                if error.is_bug:
-                    log.error("the look at %s failed:\n%s", file.id, log_tail(errors))
-            except Exception:
-                if self._ending.is_set():
-                    return
-                log.exception("the look at %s failed", file.id)
-                state, why = "refused", "something went wrong in the server; its log says what"
+        try:
+            report = self.looker.look(file, asked)
+            state, why = ("ready" if report["usable"] else "refused"), report["why"]
+        except Stopped:
+            return
+        except ChildError as error:
+            state, why = "refused", f"{file.name}: it could not be understood: {error}"
+        except Exception:
+            log.exception("the look at %s failed", file.id)
+            state, why = "refused", "something went wrong in the server; its log says what"
         self.store.looked(file.id, state, why, report)
 
 

@@ -52,19 +52,31 @@ def run_child(
     is_wanted: Callable[[], bool] = lambda: True,
     environment: Mapping[str, str] | None = None,
 ) -> dict:
-    """Run a child to its end; gives its last line of JSON ({} where it said none).
+    """`start_child` and `watch_child`."""
+    process = start_child(command, log, environment)
+    return watch_child(process, log, seconds=seconds, gigabytes=gigabytes, on_line=on_line, is_wanted=is_wanted)
+
+
+def watch_child(
+    process: subprocess.Popen,
+    log: Path,
+    *,
+    seconds: float,
+    gigabytes: float,
+    on_line: Callable[[dict], None] = lambda line: None,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> dict:
+    """Wait for a child's end; gives what it said as "result" ({} where it said none).
 
     Args:
       log: file that gets its stderr.
-      on_line: told every line but the last that has the key "result".
+      on_line: told every other line.
       is_wanted: asked several times a second.
-      environment: more variables.
 
     Raises:
       ChildError: it failed, took too long or too much memory; the text says which.
       Stopped: `is_wanted` said no.
     """
-    process = _start(command, log, environment)
     lines: queue.Queue[dict] = queue.Queue()
     reader = threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True)
     reader.start()
@@ -73,14 +85,14 @@ def run_child(
         while process.poll() is None:
             with suppress(queue.Empty):
                 last = _heard(lines.get(timeout=WATCH_SECONDS), last, on_line)
-            if not is_wanted():
+            if process.poll() is None and not is_wanted():
                 raise Stopped
             if time.monotonic() - began > seconds:
                 raise ChildError(f"it took longer than the {_time(seconds)} that this server allows")
             if _memory(process) > gigabytes * GB:
                 raise ChildError(f"it needs more memory than the {gigabytes:g} GB that this server allows")
     finally:
-        _end(process)
+        end_child(process)
         reader.join(timeout=5)
     while not lines.empty():
         last = _heard(lines.get(), last, on_line)
@@ -89,8 +101,8 @@ def run_child(
     return last
 
 
-def _start(command: Sequence[str], log: Path, environment: Mapping[str, str] | None) -> subprocess.Popen:
-    """The child; it is told no secrets."""
+def start_child(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
+    """A child, which is told no secrets; `environment` is told besides."""
     told = {key: value for key, value in os.environ.items() if key not in (TOKEN_VARIABLE, REDIS_VARIABLE)}
     with log.open("ab") as stderr:
         process = subprocess.Popen(
@@ -128,7 +140,7 @@ def _memory(process: subprocess.Popen) -> int:
     return held
 
 
-def _end(process: subprocess.Popen) -> None:
+def end_child(process: subprocess.Popen) -> None:
     """Its end, whatever it does: it has a session, so a process group, of its own."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, 9)

@@ -115,8 +115,10 @@ def _groups(obs: pd.DataFrame) -> dict[str, int]:
     return groups
 
 
-def main(told: str) -> int:
-    """Look at the file that `told`, in JSON, names; the report is the line on stdout."""
+def main() -> int:
+    """Wait for a line of JSON on stdin that names a file; look at it; the report is the line on stdout."""
+    if not (told := sys.stdin.buffer.readline()):
+        return 0  # the portal ended before a file came
     given = json.loads(told)
     die_with_parent()
     limit_memory(given["gigabytes"])
@@ -127,4 +129,4 @@ def main(told: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1]))
+    raise SystemExit(main())

@@ -49,8 +49,7 @@ def model_dir(trained, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def make_portal(model_dir, trained, tmp_path, monkeypatch) -> Callable[..., Portal]:
-    """A function (fields of Settings) -> Portal."""
-    import json
+    """A function (fields of Settings; real_looks, for looks by processes) -> Portal."""
     import shutil
     from concurrent.futures import ThreadPoolExecutor
 
@@ -61,20 +60,34 @@ def make_portal(model_dir, trained, tmp_path, monkeypatch) -> Callable[..., Port
     from mofm.portal.look import look
     from mofm.portal.settings import Settings
 
-    def look_here(command, log, **limits):
-        given = json.loads(command[-1])
-        return look(Path(given["path"]), given["name"], Path(given["model_dir"]), given["asked"], given["max_cells"])
+    class LookHere:
+        """Looks that are function calls."""
 
-    monkeypatch.setattr(desk, "run_child", look_here)
+        def __init__(self, settings):
+            self._settings = settings
+
+        def prepare(self):
+            """There is nothing to have ready."""
+
+        def look(self, file, asked):
+            """What a look tells."""
+            told = self._settings
+            return look(told.file_path(file.id), file.name, told.model_dir, asked, told.max_cells)
+
+        def end(self):
+            """There is nothing to end."""
+
     monkeypatch.setattr(desk, "ThreadPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
     clients = []
 
-    def make(**told) -> Portal:
+    def make(*, real_looks: bool = False, **told) -> Portal:
         settings = Settings(str(trained.workdir), tmp_path / "data", **{"requests_per_second": 1000.0} | told)
         settings.write()
         shutil.copytree(model_dir, settings.model_dir, dirs_exist_ok=True)
         sent = []
         app = create_app(settings, sent.append)
+        if not real_looks:
+            app.state.desk.looker = LookHere(settings)
         client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
         clients.append(client.__enter__())
         return Portal(client, app.state.desk, sent)

@@ -5,7 +5,6 @@ import gzip
 import json
 import os
 import re
-import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 
 from mofm.portal import uploads
-from mofm.portal.limits import ChildError, run_child
 from mofm.portal.settings import GB, new_id
 from mofm.portal.wording import download_stem, shown_name
 
@@ -142,18 +140,25 @@ def test_a_bomb_in_hdf5_meets_the_limits_of_a_look(make_portal, tmp_path):
         ad.io.write_elem(file, "/", ad.AnnData(np.ones((3, 4), np.float32)))
         del file["obs/_index"]
         file["obs"].create_dataset("_index", (5 * 10**8,), "S20", chunks=(10**6,), compression="gzip")
-    portal = make_portal()
-    given = {
-        "path": str(tmp_path / "bomb.h5ad"), "name": "bomb.h5ad", "asked": {}, "max_cells": 1000, "gigabytes": 1.0,
-        "model_dir": str(portal.desk.settings.model_dir), "seconds": 60,
-    }  # fmt: skip
-    command = (sys.executable, "-m", "mofm.portal.look", json.dumps(given))
-    try:
-        why = run_child(command, tmp_path / "log", seconds=60, gigabytes=2.0)["why"]
-    except ChildError as error:
-        why = "a bug" if error.is_bug else str(error)
+    portal = make_portal(real_looks=True, look_gb=1.0)
+    why = portal.looked(tmp_path / "bomb.h5ad", "bomb.h5ad")["why"]
     assert "memory" in why or "cannot be read" in why, why
     assert (tmp_path / "bomb.h5ad").stat().st_size < MEGABYTE
+
+
+def test_every_look_has_a_process_of_its_own_and_one_waits_for_the_next(make_portal, cells):
+    portal = make_portal(real_looks=True)
+    waiting = []
+    for _ in range(2):
+        waiting.append(portal.desk.looker._spare.process)
+        told = portal.looked(cells)
+        assert (told["state"], told["report"]["cells"]) == ("ready", 96)
+    assert waiting[0].pid != waiting[1].pid
+    assert [process.poll() for process in waiting] == [0, 0]
+    last = portal.desk.looker._spare.process
+    portal.desk.end()
+    assert last.poll() is not None
+    assert not list(portal.desk.settings.data_dir.glob("look-*"))
 
 
 @pytest.mark.parametrize("how", ["external link", "external storage", "virtual", "huge chunk"])
