@@ -38,7 +38,7 @@ class Served(NamedTuple):
         return int((self.data / "worker.pid").read_text())
 
 
-def wait_for(what, seconds: float = 120.0):
+def wait_for(what, seconds: float = 300.0):
     end = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < end, "it never came"
@@ -167,7 +167,7 @@ def check(page, name: str) -> None:
 
 def open_page(browser, served, **options):
     page = browser.new_context(**options).new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(300_000)
     page.goto(f"{served.url}/")
     return page
 
