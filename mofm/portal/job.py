@@ -58,7 +58,9 @@ def embed(model, source, folder, options, reading, common) -> Result:
     embeddings = model.embed_all(source, reading, **common)
     is_mudata = _is_mudata(source)
     name = "cells.h5mu" if is_mudata else "cells.h5ad"
-    write_embedding(source, result.add_file(name, 'Your file with obsm["X_mofm"]'), embeddings)
+    with open_hdf5(source) as file:
+        copied = "Your file" if "obs" in file else "The cells' names"  # of 10x HDF5 nothing else is copied
+    write_embedding(source, result.add_file(name, f'{copied} with obsm["X_mofm"]'), embeddings)
     with open_hdf5(folder / name) as file:
         obs = read_table(file, folder / name, "obs")
     if is_mudata:
