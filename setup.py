@@ -36,6 +36,14 @@ REQUIRES = [
     "jinja2>=3.1",  # the report's page
 ]
 
+PORTAL = [
+    "fastapi>=0.115",  # the portal's API, with its OpenAPI schema
+    "uvicorn>=0.32",  # its server
+    "huey>=2.5",  # its job queue, on SQLite or Redis
+    "python-multipart>=0.0.18",  # uploads, parsed as they arrive
+    "psutil>=5.9",  # the memory that a job holds, on Linux and macOS
+]
+
 EXTRAS = {
     # Counts ATAC fragments over peaks or tiles, out of core and in Rust, as the field does. Only fragments need it, and
     # it brings plotting, peak calling, a data frame library of its own and pandas before 3: so an extra.
@@ -50,12 +58,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],  # libtpu, at the version that this jax pins; `mofm plan` needs it, and no TPU
     "cuda": ["jax[cuda13]"],  # CUDA, cuDNN and NCCL as wheels; an older driver takes `pip install "jax[cuda12]"`
     "hub": ["huggingface-hub>=0.30"],  # bundles at hf://OWNER/NAME, and `mofm export --push-to`
-    "portal": [
-        "fastapi>=0.115",  # the portal's API, with its OpenAPI page
-        "uvicorn>=0.32",  # its server
-        "huey>=2.5",  # its job queue, on SQLite or Redis
-        "python-multipart>=0.0.18",  # uploads
-    ],
+    "portal": PORTAL,
     "bench": [
         'annbatch>=0.3 ; python_version >= "3.12"',  # the fastest public loader: the peer of tests/benchmarks/stream.py
         'zarrs>=0.2 ; python_version >= "3.12"',  # its fast codec pipeline; without it annbatch is 3-4 times slower
@@ -80,6 +83,9 @@ EXTRAS = {
         "pyyaml>=6",  # launch/gke_jobset.yaml is read by a test
         "igraph>=0.11",  # Leiden clustering in benchmarks
         "leidenalg>=0.10",
+        *PORTAL,
+        "httpx>=0.27",  # asks the portal in its tests
+        # Optional, and skipped by name where absent: playwright and a Chromium (the pages as people see them), redis.
     ],
 }
 
@@ -95,7 +101,11 @@ setup(
     # can import its parent wherever mofm is installed.
     packages=[*find_packages(include=["mofm", "mofm.*"]), "mofm.configs"],
     package_dir={"mofm": "mofm", "mofm.configs": "configs"},
-    package_data={"mofm.omics": ["data/*.parquet", "data/*/*.parquet", "data/*.tsv"], "mofm.evaluation": ["*.html"]},
+    package_data={
+        "mofm.omics": ["data/*.parquet", "data/*/*.parquet", "data/*.tsv"],
+        "mofm.evaluation": ["*.html"],
+        "mofm.portal": ["templates/*", "static/*"],
+    },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mofm = mofm.cli:main"]},

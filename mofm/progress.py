@@ -1,4 +1,4 @@
-"""Bars for work that a person waits for, on stderr; silent where stderr is no terminal."""
+"""Bars for work that a person waits for, on stderr; silent where stderr is no terminal. Programs can listen instead."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,17 +9,36 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 BARS_KEPT = 12
 
+Listener = Callable[[str, int, int], None]
+"""Told (what is done, cells done, cells in all)."""
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def progress_told_to(listener: Listener) -> Iterator[None]:
+    """Within it, whatever shows a bar of cells tells `listener` too, in the thread that does the work."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
 
 @contextmanager
 def cells_progress(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Gives a function that is told how many more cells are done."""
     with _bar(quiet) as bar:
-        task = bar.add_task(what, total=total, rate="-")
+        task, done = bar.add_task(what, total=total, rate="-"), 0
 
         def advance(cells: int) -> None:
+            nonlocal done
+            done += cells
             bar.advance(task, cells)
             _show_rate(bar, task)
+            for listener in _listeners:
+                listener(what, done, total)
 
+        advance(0)
         yield advance
 
 

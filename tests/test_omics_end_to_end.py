@@ -10,6 +10,7 @@ from pathlib import Path
 import anndata as ad
 import mudata
 import numpy as np
+import pandas as pd
 import pytest
 
 import mofm
@@ -310,3 +311,75 @@ def test_compiled_encoders_embed_where_there_is_no_mofm(folder, bundle, tmp_path
     index = json.loads((bundle / "compiled" / "index.json").read_text())
     assert index["programs"]["rna"]["inputs"]["features_BL"]["shape"] == ["b", "l"]
     assert not any(name.startswith("decoder") for name in index["programs"]["rna"]["weights"])
+
+
+@pytest.mark.parametrize(("to", "features"), [("adt", []), ("atac", ["chr1:10-20", "trained"])])
+def test_the_portal_translates_as_the_command_line_does(folder, tmp_path, monkeypatch, to, features):
+    """The job of a portal, with its tables and map; UMAP is long to compile, and the first two columns do."""
+    from mofm.evaluation import figures
+
+    perform = pytest.importorskip("mofm.portal.job", exc_type=ImportError).perform
+
+    monkeypatch.setattr(figures, "umap_coordinates", lambda X_ND: np.asarray(X_ND[:, :2], np.float32))
+    trained = open_corpus(folder / "corpus").features["id"]
+    features = [trained[trained.str.startswith("GRCh38_")].iloc[3] if name == "trained" else name for name in features]
+    options = {
+        "to": to,
+        "modality": "rna",
+        "features": [name.removeprefix("GRCh38_") for name in features],
+        "build": "GRCh38",
+    }
+    what = {"verb": "translate", "options": options, "name": "cells.h5mu"}
+    perform(load(folder / "run"), folder / "cells.h5mu", tmp_path, what)
+    page, told = json.loads((tmp_path / "result.json").read_text()), ad.read_h5ad(tmp_path / "translated.h5ad")
+    assert {file["name"] for file in page["files"]} == {path.name for path in tmp_path.iterdir()} - {
+        "result.json",
+        "points.json",
+    }
+    table = pd.read_csv(tmp_path / "features.csv").set_index("id")
+    np.testing.assert_allclose(table.loc[told.var["feature_id"], "mean"], told.X.mean(axis=0), rtol=1e-3)
+    np.testing.assert_allclose(
+        table.loc[told.var["feature_id"], "sd across cells"], told.X.std(axis=0), rtol=1e-2, atol=1e-5
+    )
+    whole = pd.read_csv(tmp_path / "translated.csv", index_col="cell")
+    np.testing.assert_allclose(whole.to_numpy(), told.X, rtol=1e-4)
+    assert list(whole.index) == list(told.obs_names)
+    points = json.loads((tmp_path / "points.json").read_text()) if page["map"] else {"x": []}
+    assert len(points["x"]) == (0 if features else CELLS)
+    if features:
+        assert told.n_vars == 1
+        assert any(line.startswith("Left out: 1 peaks that speak of no gene") for line in page["lines"])
+    else:
+        run(
+            "translate",
+            *_translation(folder, tmp_path, "rna", "adt")[:2],
+            tmp_path / "cli.h5ad",
+            "--to",
+            "adt",
+            "--modality",
+            "rna",
+        )
+        np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "cli.h5ad").X, told.X)
+
+
+def test_the_portal_embeds_every_modality_of_a_file(folder, tmp_path, monkeypatch):
+    from mofm.evaluation import figures
+
+    perform = pytest.importorskip("mofm.portal.job", exc_type=ImportError).perform
+
+    monkeypatch.setattr(figures, "umap_coordinates", lambda X_ND: np.asarray(X_ND[:, :2], np.float32))
+    what = {"verb": "embed", "options": {"modality": "", "build": "GRCh38"}, "name": "cells.h5mu"}
+    perform(load(folder / "run"), folder / "cells.h5mu", tmp_path, what)
+    embedded = mudata.read_h5mu(tmp_path / "cells.h5mu")
+    assert set(embedded.uns["mofm"]) == set(OMICS)
+    page = json.loads((tmp_path / "result.json").read_text())
+    assert [row[0] for row in page["tables"][0]["rows"]] == [
+        "RNA",
+        "ATAC (chromatin)",
+        "ADT (surface protein)",
+        "DNA methylation",
+    ]
+    points = json.loads((tmp_path / "points.json").read_text())
+    assert "cell_type" in [key["name"] for key in points["keys"]]  # of a modality's obs
+    table = pd.read_csv(tmp_path / "embedding.csv", index_col="cell")
+    np.testing.assert_allclose(table.filter(like="mofm_"), embedded.obsm["X_mofm"], rtol=1e-3, atol=1e-5)

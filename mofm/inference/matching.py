@@ -70,6 +70,17 @@ def match(
       InputError: not one feature in common; or regions without places, of another build than is said, or of another
         species.
     """
+    return _with_statistics(match_names(table, genes, species, build, orthologs), table)
+
+
+def match_names(
+    table: CountTable,
+    genes: pd.DataFrame,
+    species: GeneTable,
+    build: str | None = None,
+    orthologs: Orthologs | None = None,
+) -> Matching:
+    """`match` by the features' names alone: no count is read, and what weighs regions is not known. Raises as `match`."""
     found = resolve(table, species, build, orthologs)
     ids, feature_C = merge_columns(found.ids)
     row_of = {identity: row for row, identity in enumerate(genes["id"])}
@@ -81,7 +92,7 @@ def match(
         rows_F = np.where(known_share(space), np.arange(len(ids), dtype=np.int32), np.int32(-1))
     _check_any(table, rows_F, genes)
     unmatched = [str(name) for name, row in zip(table.var.index, rows_F[feature_C], strict=True) if row < 0]
-    matching = Matching(
+    return Matching(
         named_by=species,
         names_from=found.features_from,
         build=found.build,
@@ -92,7 +103,6 @@ def match(
         unmatched=unmatched,
         notes=found.notes,
     )
-    return _with_statistics(matching, table, ids)
 
 
 def merged(table: CountTable, matching: Matching) -> Iterable[CountRows]:
@@ -100,14 +110,15 @@ def merged(table: CountTable, matching: Matching) -> Iterable[CountRows]:
     return map(ColumnMerger(matching.feature_C), table.rows())
 
 
-def _with_statistics(matching: Matching, table: CountTable, ids: list[str]) -> Matching:
+def _with_statistics(matching: Matching, table: CountTable) -> Matching:
+    features = len(matching.rows_F)
     if table.modality == "atac":
-        return replace(matching, idf_F=idf(*count_open(merged(table, matching), len(ids), table.where)))
+        return replace(matching, idf_F=idf(*count_open(merged(table, matching), features, table.where)))
     if table.modality == "methylation":
-        hits_F, reads_F = np.zeros(len(ids)), np.zeros(len(ids))
+        hits_F, reads_F = np.zeros(features), np.zeros(features)
         for rows in merged(table, matching):
-            hits_F += np.bincount(rows.indices, rows.hits, len(ids))
-            reads_F += np.bincount(rows.indices, rows.data, len(ids))
+            hits_F += np.bincount(rows.indices, rows.hits, features)
+            reads_F += np.bincount(rows.indices, rows.data, features)
         overall = (hits_F.sum() + 1) / (reads_F.sum() + 2)
         base_F = logit((hits_F + overall) / (reads_F + 1)).astype(np.float32)
         return replace(matching, space=matching.space._replace(base_F=base_F))

@@ -2,6 +2,7 @@
 was known, and written whole."""
 
 import dataclasses
+import json
 
 import anndata as ad
 import numpy as np
@@ -248,3 +249,33 @@ def test_labels_may_be_numbers(regulated, regulated_model):
         assert groups.sizes.tolist() == [134, 133, 133]
         with pytest.raises(InputError, match="labels none of its 400 cells"):
             read_groups(dataclasses.replace(table, obs=table.obs.assign(empty=np.nan)), "empty")
+
+
+def test_the_portal_finds_the_same_and_shows_it(regulated, regulated_model, found, tmp_path, monkeypatch):
+    """The job of a portal; UMAP is long to compile, and the first two columns do."""
+    from mofm.evaluation import figures
+
+    perform = pytest.importorskip("mofm.portal.job", exc_type=ImportError).perform
+
+    monkeypatch.setattr(figures, "umap_coordinates", lambda X_ND: np.asarray(X_ND[:, :2], np.float32))
+    options = {"groupby": "group", "min_cells": 10, "network": None, "modality": "rna"}
+    perform(
+        regulated_model, regulated.source, tmp_path, {"verb": "regulators", "options": options, "name": "cells.h5ad"}
+    )
+    page = json.loads((tmp_path / "result.json").read_text())
+    assert page["title"] == "Regulators of group"
+    told = [file["name"] for kind in ("files", "images") for file in page[kind]]
+    assert {*told, "points.json", "result.json"} == {path.name for path in tmp_path.iterdir()}
+    tfs = pd.read_csv(tmp_path / "tfs.csv")
+    assert tfs["tf"].tolist() == found.top["tf"].tolist()
+    np.testing.assert_allclose(tfs["activity"], found.top["activity"], rtol=1e-4, atol=1e-5)
+    edges = pd.read_csv(tmp_path / "edges.csv", keep_default_na=False)
+    assert edges[edges["rank"] <= 300]["target"].tolist() == found.edges["target"].tolist()
+    np.testing.assert_allclose(
+        ad.read_h5ad(tmp_path / "cells.h5ad").obsm["mofm_tf_activity"], found.activity_NT, rtol=1e-4
+    )
+    groups, *activities = json.loads((tmp_path / "points.json").read_text())["keys"]
+    assert (groups["name"], groups["levels"]) == ("group", list(GROUPS))
+    assert groups["counts"] == found.groups.sizes.tolist()
+    assert all(key["name"].endswith(" activity") for key in activities)
+    assert any("few (3)" in line for line in page["lines"])
