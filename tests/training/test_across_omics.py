@@ -16,6 +16,7 @@ from mofm.omics.simulate import MultiomicsConfig, SimulationConfig, simulate_mul
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.training.config import build_config, make_spec
+from mofm.training.linear_translation import make_readers
 from mofm.training.loop import start_models
 from mofm.training.optimizer import make_optimizer
 from mofm.training.state import create_state
@@ -78,7 +79,9 @@ def run(config, mesh, steps=2):
     recipe = Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh)
     with jax.set_mesh(mesh):
         step = jax.jit(partial(train_step, recipe))
-        known = Knowledge(jax.tree.map(jnp.asarray, start.spaces))
+        readers = make_readers(corpus.modalities, start.spaces, start.components, start.profiles)
+        known = jax.tree.map(jnp.asarray, Knowledge(start.spaces, None, start.linear, readers))
+        assert set(known.linear) == {("rna", "atac"), ("atac", "rna")}
         for number in range(steps):
             state, metrics = jax.block_until_ready(step(known, state, place_batch(stream.batch(number), mesh)))
             rows.append(jax.device_get(metrics))

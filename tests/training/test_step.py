@@ -17,7 +17,7 @@ from mofm.parallel.rules import RULES
 from mofm.training.loop import start_models
 from mofm.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from mofm.training.state import create_state, state_shardings
-from mofm.training.step import Knowledge, Recipe, eval_step, train_step
+from mofm.training.step import Knowledge, Recipe, eval_step, train_step, training_loss
 
 
 @pytest.fixture
@@ -33,6 +33,10 @@ def parts(tiny):
     return Recipe(spec, config.objectives, optimizer, config.seed), start, batches
 
 
+JITTED = jax.jit(train_step, static_argnums=0)
+"""One for all tests: a recipe is compiled once for each mesh."""
+
+
 def run(parts, mesh_config, devices=None):
     """(state, metrics of each step) after the batches, on a mesh."""
     recipe, start, batches = parts
@@ -40,7 +44,7 @@ def run(parts, mesh_config, devices=None):
     state = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, start)
     rows = []
     with jax.set_mesh(mesh):
-        step = jax.jit(partial(train_step, recipe, Knowledge(start.spaces)))
+        step = partial(JITTED, recipe, Knowledge(start.spaces))
         for batch in batches:
             state, metrics = step(state, place_batch(batch, mesh))
             rows.append(jax.device_get(metrics))
@@ -72,10 +76,11 @@ def test_a_mesh_that_cannot_divide_the_model_is_refused(parts):
 def test_jit_equals_no_jit(parts):
     recipe, start, batches = parts
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    state = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, start)
-    _, jitted = jax.jit(partial(train_step, recipe, Knowledge(start.spaces)))(state, batches[0])
+    params = create_state(recipe.spec, recipe.optimizer, mesh, recipe.seed, start).params
+    of = (recipe, Knowledge(start.spaces), params, batches[0], jax.random.key(0), 0)
+    _, jitted = jax.jit(training_loss, static_argnums=0)(*of)
     with jax.disable_jit():
-        _, plain = train_step(recipe, Knowledge(start.spaces), state, batches[0])
+        _, plain = training_loss(*of)
     assert_same(jax.device_get(jitted), jax.device_get(plain), rtol=1e-4, atol=1e-5)
 
 
