@@ -169,8 +169,7 @@ def _blocks(
     for part, view in model.views(table, matching, options):
         outputs = _see(model.spec, table.modality, model.params, model.states.rows_GD, view, matching.space)
         if loading_FR is not None:
-            nothing_BL = np.zeros_like(view.mask_BL)
-            outputs = outputs._replace(linear_BR=linear_profile(reader, view, nothing_BL, table.modality))
+            outputs = outputs._replace(linear_BR=linear_profile(reader, view, table.modality))
         blocks = []
         for first in range(0, len(targets.rows_F), FEATURES_AT_ONCE):
             of = slice(first, first + FEATURES_AT_ONCE)
@@ -233,7 +232,7 @@ def _tell(
         zeros_B,
         zeros_BF + 1,
     )
-    linear_BF = None if loading_FR is None else linear_predictor(outputs.linear_BR, loading_FR, features_BF)
+    linear_BF = None if loading_FR is None else linear_predictor(outputs.linear_BR, loading_FR, features_BF, target)
     told = nn.translate(spec, params, genes_GD, outputs, shown_BM, asked, source, target, space, linear_BF).prediction
     predictor_BF = (told.token_BL + told.cell_BL) / 2 + shift_F
     if told.background_BL is not None:

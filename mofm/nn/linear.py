@@ -1,7 +1,8 @@
 """The linear translation as the model carries it: constants, fitted in closed form before training and not trained on.
 
-    profile_R = depth * mean over the shown tokens of (value - mean of the feature) * axes_R(feature)  -  centre_R
-    predictor of a feature = mean predictor + <profile_R of the source, loading_R of the feature> + what training adds
+    profile_R = depth * mean over tokens of (value - mean of the feature) * axes_R(feature)  -  centre_R
+    change of a feature = <profile_R of the source, loading_R of the feature>
+    predictor = mean predictor + change, or log(1 + change) of RNA and ATAC + what training adds
 
 The profile is the linear read-out (`readout.py`) as it was at the start, apart from it: rows and embeddings move in training
 for the sake of other objectives, and loadings that were fitted to the old ones would fit them ever worse. (CITE-seq, RNA to
@@ -15,6 +16,11 @@ import jax.numpy as jnp
 
 from mofm.axes import Modality
 from mofm.batch import WEIGHED_BY_DEPTH, Array, TokenBatch, log_exposure
+
+RARELY_SEEN = ("rna", "atac")
+"""Omics whose measurements are mostly zero."""
+MOST_LOST = 0.9
+"""Of a mean, by which share it is lowered at most."""
 
 
 class Reader(NamedTuple):
@@ -31,17 +37,21 @@ class Reader(NamedTuple):
     centre_R: Array
 
 
-def linear_profile(reader: Reader, view: TokenBatch, hidden_BL: jax.Array, modality: Modality) -> jax.Array:
-    """profile_BR of views. Hidden values and padding do not enter."""
-    shown_BL = view.mask_BL & ~hidden_BL
-    values_BL = jnp.where(shown_BL, view.values_BL - reader.mean_F[view.features_BL], 0.0)
+def linear_profile(reader: Reader, view: TokenBatch, modality: Modality) -> jax.Array:
+    """profile_BR of views. Padding does not enter."""
+    values_BL = jnp.where(view.mask_BL, view.values_BL - reader.mean_F[view.features_BL], 0.0)
     total_BR = jnp.einsum("bl,blr->br", values_BL, reader.axes_FR[view.features_BL])
-    mean_BR = total_BR / jnp.maximum(jnp.sum(shown_BL, axis=1, keepdims=True), 1)
+    mean_BR = total_BR / jnp.maximum(jnp.sum(view.mask_BL, axis=1, keepdims=True), 1)
     if modality in WEIGHED_BY_DEPTH:
         mean_BR *= jnp.exp(log_exposure(view.library_B) / 2)[:, None]
     return mean_BR - reader.centre_R
 
 
-def linear_predictor(profile_BR: jax.Array, loading_FR: jax.Array, features_BL: jax.Array) -> jax.Array:
+def linear_predictor(
+    profile_BR: jax.Array, loading_FR: jax.Array, features_BL: jax.Array, target: Modality
+) -> jax.Array:
     """predictor_BL, nats above the mean predictor, of features of the target."""
-    return jnp.einsum("br,blr->bl", profile_BR, loading_FR[features_BL])
+    change_BL = jnp.einsum("br,blr->bl", profile_BR, loading_FR[features_BL])
+    # Of what is mostly zero, the regression tells by which share the mean is higher or lower: a gene five times as high in
+    # one type would be exp(4) times as high if that were read as nats.
+    return jnp.log1p(jnp.maximum(change_BL, -MOST_LOST)) if target in RARELY_SEEN else change_BL

@@ -1,13 +1,13 @@
 """The linear translation: every feature of one modality foretold from a cell's linear profile in another, in closed form.
 
-    predictor of a feature = mean predictor + <profile_K of the source, loading_K of the feature>
+    change of a feature = <profile_K of the source, loading_K of the feature>
 
 A translator that starts from nothing must find by gradient descent what one ridge regression tells it. (500 PBMC of
 CITE-seq, RNA to protein, one split: .392 after 200 steps from nothing, where ridge has .436.) From here it begins at
 ridge regression and learns what is not linear; what is fitted here is not trained on (`nn/linear.py`).
 
-Loadings are in nats, as predictors are: each measurement's response z is its deviation from the feature's mean over the
-slope of the mean in the predictor there (one Newton step of the likelihood, whose weights are taken as equal):
+Each measurement's response z is its deviation from the feature's mean over the slope of the mean in the predictor there (one
+Newton step of the likelihood, whose weights are taken as equal): nats, or of RNA and ATAC the share by which the mean changes.
 
     RNA          log1p counts per 10,000, over 1 - exp(-mean)
     ADT          log1p counts less their mean over the cell's proteins

@@ -126,14 +126,16 @@ def answers(recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates)
         outputs = model.apply(spec, params, genes.rows_GD, view, hidden_BL, modality, spaces.get(modality))
         if modality not in known.readers:
             return outputs
-        return outputs._replace(linear_BR=linear_profile(known.readers[modality], view, hidden_BL, modality))
+        # Of all that is there: what is hidden is asked of this view, and the profile answers for others alone. Profiles that
+        # were noisier in training than in use would be learned away.
+        return outputs._replace(linear_BR=linear_profile(known.readers[modality], view, modality))
 
     def translate(
         outputs: Outputs, shown_BM: jax.Array, asked: TokenBatch, source: Modality, target: Modality
     ) -> Translation:
         linear_BL = None
         if (source, target) in known.linear:
-            linear_BL = linear_predictor(outputs.linear_BR, known.linear[source, target], asked.features_BL)
+            linear_BL = linear_predictor(outputs.linear_BR, known.linear[source, target], asked.features_BL, target)
         of = (outputs, shown_BM, asked, source, target, spaces.get(target), linear_BL)
         return model.translate(spec, params, genes.rows_GD, *of)
 

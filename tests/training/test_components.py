@@ -108,7 +108,7 @@ def test_the_profile_of_the_fitted_cells_is_centred_and_of_unit_size(counts_NG):
     np.testing.assert_allclose(profile_NK.mean(axis=0), 0, atol=1e-5)
     reader = make_reader("rna", None, ours, None)
     ours_NK = read_profiles(list(views_of(counts_NG)), "rna", reader).profile_NK
-    on_device_NK = [linear_profile(reader, view, jnp.zeros_like(view.mask_BL), "rna") for view in views_of(counts_NG)]
+    on_device_NK = [linear_profile(reader, view, "rna") for view in views_of(counts_NG)]
     np.testing.assert_allclose(np.concatenate(on_device_NK), profile_NK, atol=1e-4)
     np.testing.assert_allclose(ours_NK, profile_NK, atol=1e-4)
     assert np.mean(profile_NK.var(axis=0)) == pytest.approx(1.0, rel=1e-4)
@@ -137,7 +137,7 @@ def test_another_modality_varies_no_more_than_rna_in_any_component(counts_NG, mo
     np.testing.assert_allclose(found_NK.mean(axis=0), 0, atol=1e-4)
     reader = make_reader(modality, space, noisy, profile)
     np.testing.assert_allclose(read_profiles(views, modality, reader).profile_NK, found_NK, atol=1e-4)
-    on_device_NK = [linear_profile(reader, view, jnp.zeros_like(view.mask_BL), modality) for view in views]
+    on_device_NK = [linear_profile(reader, view, modality) for view in views]
     np.testing.assert_allclose(np.concatenate(on_device_NK), found_NK, atol=1e-4)
     assert (found_NK.std(axis=0) <= ours.deviation_K * (1 + 1e-4)).all()
     assert found_NK.std(axis=0)[2] == pytest.approx(ours.deviation_K[2], rel=1e-4)
