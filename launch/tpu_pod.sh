@@ -113,7 +113,7 @@ failures=0
 fresh=1
 # A connection that broke leaves the run of before on the hosts, with their TPUs: it is told to save, and waited for.
 clear="timeout 300 sh -c \"while pkill -TERM -f '^[^ ]*python[0-9.]* [^ ]*bin/mofm train'; do sleep 5; done\" || true"
-train="cd mofm && .venv/bin/mofm train --quiet --stopped-code 75 $(printf '%q ' "$@")"
+train="cd mofm && .venv/bin/mofm train --distributed --quiet --stopped-code 75 $(printf '%q ' "$@")"
 while true; do
   acquire
   code=0

@@ -132,7 +132,7 @@ def test_slurm_runs_a_task_a_gpu(pretend):
     env = {name: value for name, value in pretend.env.items() if name != "MOFM_VENV"}
     done = run("slurm.sbatch", *TRAIN, env=env, SLURM_JOB_ID="7")
     assert done.returncode == 0, done.stderr
-    assert pretend.calls() == ["srun --kill-on-bad-exit=1 mofm train --config configs/base.py --workdir runs/a b"]
+    assert pretend.calls() == ["srun --kill-on-bad-exit=1 mofm train --distributed --config configs/base.py --workdir runs/a b"]
     assert run("slurm.sbatch", *TRAIN, env=env, SLURM_JOB_ID="7", CODE="3").returncode == 3
     asked = dict(re.findall(r"#SBATCH --([\w-]+)=?(\S*)", (LAUNCH / "slurm.sbatch").read_text()))
     assert asked["ntasks-per-node"] == asked["gpus-per-node"]
@@ -163,7 +163,7 @@ def test_slurm_dry(pretend):
     done = run("slurm.sbatch", "--config", "c.py", env=pretend.env, DRY_RUN="1")
     assert done.returncode == 0
     assert "#SBATCH --signal=B:USR1@180" in done.stdout
-    assert done.stdout.endswith("srun --kill-on-bad-exit=1 mofm train --config c.py\n")
+    assert done.stdout.endswith("srun --kill-on-bad-exit=1 mofm train --distributed --config c.py\n")
     assert pretend.calls() == []
 
 
@@ -174,7 +174,7 @@ POD = ["--name", "pod", "--zone", "z1", "--type", "v5litepod-256", "--share", "1
 GCLOUD = """
 case "$*" in
   *"queued-resources describe"*) line=$(head -n1 {states}); sed -i 1d {states}; [ "$line" = none ] || echo "$line" ;;
-  *"mofm train --quiet"*) line=$(head -n1 {codes}); sed -i 1d {codes}; exit "$line" ;;
+  *"mofm train --distributed --quiet"*) line=$(head -n1 {codes}); sed -i 1d {codes}; exit "$line" ;;
 esac
 """
 
@@ -211,7 +211,7 @@ def test_a_pod_is_queued_for_set_up_trained_on_and_deleted(tpu, pretend):
     made = next(line for line in pretend.calls() if MADE in line)
     for option in ("pod-queued", "--node-id pod", "--accelerator-type v5litepod-256", "--spot", "v2-alpha-tpuv5-lite"):
         assert option in made
-    trained = next(line for line in pretend.calls() if "mofm train --quiet" in line)
+    trained = next(line for line in pretend.calls() if "mofm train --distributed --quiet" in line)
     assert "--worker=all" in trained
     assert r"--config configs/base.py --workdir runs/a\ b" in trained  # quoted for the other shell
 
