@@ -4,20 +4,32 @@ Saves are asynchronous and atomic (a half-written checkpoint never has its final
 devices that hold it, and any mesh can restore what another saved. Kept are the newest few and the best by held-out loss.
 """
 
+import logging
+import shutil
+import uuid
+from functools import partial
 from pathlib import Path
 
 from orbax.checkpoint import v1 as ocp
 
+from mofm.errors import InputError
 from mofm.nn.model import Params
+from mofm.parallel.processes import is_first, wait_for_all
 from mofm.training.state import TrainState
 
 HELDOUT_LOSS = "heldout_loss"
+_log = logging.getLogger("mofm")
 
 
 class Checkpoints:
     """The checkpoints of one run, in one directory."""
 
     def __init__(self, directory: Path, keep_latest: int = 1, keep_best: int = 0):
+        self._open = partial(self._checkpointer_of, directory, keep_latest, keep_best)
+        self._checkpointer = self._open()
+
+    @staticmethod
+    def _checkpointer_of(directory: Path, keep_latest: int, keep_best: int) -> ocp.training.Checkpointer:
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep_latest)]
         if keep_best:
@@ -28,7 +40,7 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             )
             kept.append(best)
-        self._checkpointer = ocp.training.Checkpointer(
+        return ocp.training.Checkpointer(
             Path(directory).absolute(),
             preservation_policy=policies.AnyPreservationPolicy(kept),
             # When to save is the loop's decision. The default policy would skip a save while another is under way.
@@ -62,6 +74,31 @@ class Checkpoints:
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state at a step, laid out as `abstract` (see `state.abstract_state`) says, whatever mesh saved it."""
         return TrainState(**self._checkpointer.load(step, abstract._asdict()))
+
+    def restore_newest(self, abstract: TrainState, damaged: Path) -> tuple[TrainState, int]:
+        """The newest state that can be read, and its step. Those after it are moved to `damaged`, with a warning each.
+
+        Raises:
+          InputError: there are some, and none can be read.
+        """
+        for step in reversed(self.steps):
+            try:
+                return self.restore(step, abstract), step
+            except (ValueError, OSError, KeyError) as error:
+                reason = str(error).splitlines()[0][:200]
+            _log.warning(
+                "checkpoint %s cannot be read (%s): moved to %s, going on from the one before", step, reason, damaged
+            )
+            if is_first():
+                damaged.mkdir(exist_ok=True)
+                shutil.move(self._checkpointer.directory / str(step), damaged / f"{step}-{uuid.uuid4().hex[:8]}")
+            wait_for_all(f"checkpoint {step} was moved")
+            self._checkpointer.close()
+            self._checkpointer = self._open()  # it knows its checkpoints from when it was opened
+        raise InputError(
+            f"{self._checkpointer.directory}: none of its checkpoints can be read; they are in {damaged}. Restore the "
+            "directory from a copy, or begin anew in another --workdir"
+        )
 
     def restore_params(self, step: int, abstract_params: Params) -> Params:
         """The parameters alone: the optimizer's moments are not read."""

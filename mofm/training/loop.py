@@ -98,11 +98,11 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     if network and not quiet and is_first():
         print(*network.notes, sep="\n", file=sys.stderr)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
-    start = checkpoints.latest
-    if start is None:
-        state, start = create_state(spec, optimizer, mesh, config.seed, models), 0
-    else:
-        state = checkpoints.restore(start, abstract_state(spec, optimizer, mesh))
+    state, start = None, 0
+    if checkpoints.latest is not None:
+        state, start = checkpoints.restore_newest(abstract_state(spec, optimizer, mesh), workdir / "damaged")
+    if state is None:
+        state = create_state(spec, optimizer, mesh, config.seed, models)
 
     metrics = MetricsWriter(workdir, start) if is_first() else Silent()
     progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet or not is_first())

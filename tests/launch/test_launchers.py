@@ -132,7 +132,9 @@ def test_slurm_runs_a_task_a_gpu(pretend):
     env = {name: value for name, value in pretend.env.items() if name != "MOFM_VENV"}
     done = run("slurm.sbatch", *TRAIN, env=env, SLURM_JOB_ID="7")
     assert done.returncode == 0, done.stderr
-    assert pretend.calls() == ["srun --kill-on-bad-exit=1 mofm train --distributed --config configs/base.py --workdir runs/a b"]
+    assert pretend.calls() == [
+        "srun --kill-on-bad-exit=1 mofm train --distributed --config configs/base.py --workdir runs/a b"
+    ]
     assert run("slurm.sbatch", *TRAIN, env=env, SLURM_JOB_ID="7", CODE="3").returncode == 3
     asked = dict(re.findall(r"#SBATCH --([\w-]+)=?(\S*)", (LAUNCH / "slurm.sbatch").read_text()))
     assert asked["ntasks-per-node"] == asked["gpus-per-node"]

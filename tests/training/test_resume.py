@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,32 @@ def test_resuming_a_finished_run_changes_nothing(unbroken):
     before = (whole / "metrics.jsonl").read_bytes()
     assert train(config, whole, quiet=True) == config.run.steps
     assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+def damage(checkpoint):
+    """Every file of some size loses its second half, as when a disk was full or a copy broke off."""
+    for path in checkpoint.rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            os.truncate(path, path.stat().st_size // 2)
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_goes_on(unbroken, tmp_path, caplog):
+    config, whole = unbroken
+    shutil.copytree(whole, tmp_path / "copy")
+    damage(tmp_path / "copy" / "checkpoints" / "8")
+    assert train(config, tmp_path / "copy", quiet=True) == config.run.steps
+    assert "checkpoint 8 cannot be read" in caplog.text
+    assert [path.name[:2] for path in (tmp_path / "copy" / "damaged").iterdir()] == ["8-"]
+    assert_same_run(config, whole, tmp_path / "copy")
+
+
+def test_a_run_of_damaged_checkpoints_does_not_begin_anew(unbroken, tmp_path):
+    config, whole = unbroken
+    shutil.copytree(whole, tmp_path / "copy")
+    for checkpoint in (tmp_path / "copy" / "checkpoints").iterdir():
+        damage(checkpoint)
+    with pytest.raises(InputError, match="none of its checkpoints can be read"):
+        train(config, tmp_path / "copy", quiet=True)
 
 
 def test_another_mesh_goes_on_with_the_same_run(unbroken, tiny, tmp_path):
