@@ -11,7 +11,21 @@ import os
 import sys
 
 import mofm
-from mofm.cli import demo, embed, export, ingest, inspect, perturb, plan, regulators, serve, simulate, train, translate
+from mofm.cli import (
+    annotate,
+    demo,
+    embed,
+    export,
+    ingest,
+    inspect,
+    perturb,
+    plan,
+    regulators,
+    serve,
+    simulate,
+    train,
+    translate,
+)
 from mofm.errors import InputError
 
 EPILOG = """\
@@ -73,6 +87,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mofm {mofm.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in (inspect, ingest, plan, train, embed, translate, regulators, perturb, export, serve, simulate, demo):
+    for module in (
+        inspect,
+        ingest,
+        plan,
+        train,
+        embed,
+        annotate,
+        translate,
+        regulators,
+        perturb,
+        export,
+        serve,
+        simulate,
+        demo,
+    ):
         module.add(verbs)
     return parser

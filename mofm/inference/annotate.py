@@ -1,4 +1,4 @@
-"""Labels of cells by those of their nearest neighbours in a reference: `annotate(embedding, reference, labels)`.
+"""Labels of cells by those of their nearest neighbours in a reference, both embedded by one model.
 
 The vote is that of `evaluation/annotation.py`, but for ties; its figures are in tests/benchmarks/RESULTS.md. Voters are the K
 reference cells whose embeddings, centred on the reference, point most nearly the same way (cosine), each with one voice.
@@ -9,15 +9,20 @@ the reference lacks gets the name of the likest that it has, maybe with all voic
 take a reference of the same technique.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 
-from mofm.errors import InputError
+from mofm.errors import InputError, nearest_name
+from mofm.inference.model import Embedding, Options, PretrainedModel
+from mofm.inference.output import Added
+from mofm.omics.readers import Reading
 
 VOTERS = 15
+REPORT_KEY = "mofm_annotation"
 
 
 class Annotation(NamedTuple):
@@ -61,3 +66,60 @@ def annotate(embedding_NE: np.ndarray, reference_ME: np.ndarray, labels: pd.Seri
     share_N = np.take_along_axis(voices_NK, first_N1, axis=1)[:, 0] / code_NK.shape[1]
     code_N = np.take_along_axis(code_NK, first_N1, axis=1)[:, 0]
     return Annotation(names.to_numpy(object)[code_N], share_N.astype(np.float32), votes[place_NK])
+
+
+@dataclass(frozen=True)
+class LabelledCells:
+    """Labels of a file's cells, to be written beside them.
+
+    Attributes:
+      embedding: of the cells.
+      columns: for obs: KEY, the label; KEY_confidence; KEY_nearest, the name of the nearest reference cell that voted.
+      report: by which model and reference, and with how many voters.
+    """
+
+    embedding: Embedding
+    columns: dict[str, np.ndarray | pd.Categorical]
+    report: dict[str, object]
+
+    def added(self, cells: pd.Index) -> Added:
+        """What a copy of the file gets, its cells being `cells`."""
+        table = pd.DataFrame(self.columns, index=self.embedding.cells).reindex(cells)
+        return Added({}, {REPORT_KEY: self.report}, {name: table[name] for name in self.columns})
+
+
+def label_cells(
+    model: PretrainedModel,
+    source,
+    reference,
+    label_key: str,
+    reading: Reading,
+    *,
+    voters: int = VOTERS,
+    key_added: str = "mofm_label",
+    **options,
+) -> LabelledCells:
+    """Embed the cells of `source` and of `reference` in one modality, and label the first by the second.
+
+    Args:
+      source, reference: files, or AnnData, as `PretrainedModel.embed` takes them; the same options hold for both.
+      label_key: column of the reference's obs; cells without a label there have no voice.
+      options: fields of `Options`.
+
+    Raises:
+      InputError: as `PretrainedModel.embed`; or the reference has no such column, or no label in it.
+    """
+    chosen = Options(**options)
+    with model.opened(reference, reading, chosen) as [(table, matching)]:
+        if label_key not in table.obs:
+            raise InputError(f"the reference's obs has no column {label_key!r}.{nearest_name(label_key, table.obs)}")
+        labels, known = table.obs[label_key], model.embed_table(table, matching, chosen)
+    asked = model.embed(source, reading, **options)
+    found = annotate(asked.embedding_NE, known.embedding_NE, labels, voters)
+    columns = {
+        key_added: pd.Categorical(found.labels),
+        f"{key_added}_confidence": found.confidence_N,
+        f"{key_added}_nearest": known.cells.to_numpy(object)[found.neighbours_NK[:, 0]],
+    }
+    said = {"label_key": label_key, "voters": voters, "reference_cells": int(labels.notna().sum())}
+    return LabelledCells(asked, columns, {**said, "model": model.name, "step": model.step})

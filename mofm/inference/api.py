@@ -32,8 +32,7 @@ import numpy as np
 import pandas as pd
 
 from mofm.axes import Modality
-from mofm.errors import InputError, nearest_name
-from mofm.inference.annotate import VOTERS, annotate
+from mofm.inference.annotate import VOTERS, label_cells
 from mofm.inference.model import PretrainedModel, Step, load
 from mofm.inference.output import Added, added_embedding
 from mofm.inference.perturb import FOLD, Change, perturb
@@ -44,7 +43,7 @@ from mofm.inference.targets import find_targets, read_names
 from mofm.inference.translate import translate_cells, translate_file
 from mofm.omics.held import Held
 
-PERTURBATION_KEY, ANNOTATION_KEY = "mofm_perturbation", "mofm_annotation"
+PERTURBATION_KEY = "mofm_perturbation"
 
 
 class Model:
@@ -252,24 +251,13 @@ class Model:
         """
         with said_for_python():
             how = asked_for(layer, modality, progress, options)
-            checked(reference)
-            if label_key not in reference.obs:
-                raise InputError(
-                    f"the reference's obs has no column {label_key!r}.{nearest_name(label_key, reference.obs)}"
-                )
-            known, asked = (self.pretrained.embed(one, **how) for one in (reference, checked(data, copy)))
-            labels = reference.obs[label_key].reindex(known.cells)
-            found = annotate(asked.embedding_NE, known.embedding_NE, labels, voters)
-            columns = {
-                key_added: pd.Categorical(found.labels),
-                f"{key_added}_confidence": found.confidence_N,
-                f"{key_added}_nearest": known.cells.to_numpy(object)[found.neighbours_NK[:, 0]],
-            }
-            said = {"label_key": label_key, "voters": voters, "reference_cells": int(labels.notna().sum())}
-            report = {**said, "model": self.pretrained.name, "step": self.pretrained.step}
-
-            def added(cells: pd.Index) -> Added:
-                table = pd.DataFrame(columns, index=asked.cells).reindex(cells)
-                return Added({}, {ANNOTATION_KEY: report}, {name: table[name] for name in columns})
-
-            return write_to(data, added, copy)
+            found = label_cells(
+                self.pretrained,
+                checked(data, copy),
+                checked(reference),
+                label_key,
+                voters=voters,
+                key_added=key_added,
+                **how,
+            )
+            return write_to(data, found.added, copy)

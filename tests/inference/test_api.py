@@ -189,6 +189,21 @@ def test_annotate_is_a_vote_of_the_nearest(bundled, cells):
         bundled.annotate(asked, cells[:7], "group")
 
 
+def test_annotate_is_the_command_s_to_the_bit(regulated, bundled, cells, tmp_path):
+    reference, asked = cells[:250].copy(), cells[250:].copy()
+    for name, part in (("reference", reference), ("asked", asked)):
+        part.write_h5ad(tmp_path / f"{name}.h5ad")
+    files = [str(tmp_path / f"{name}.h5ad") for name in ("asked", "reference", "out")]
+    assert main(["annotate", str(regulated.workdir), *files, "--label", "group", "--voters", "7"]) == 0
+    bundled.annotate(asked, reference, "group", voters=7)
+    wanted = ad.read_h5ad(tmp_path / "out.h5ad")
+    names = ["mofm_label", "mofm_label_confidence", "mofm_label_nearest"]
+    assert wanted.obs["mofm_label"].nunique() > 1
+    same(wanted.obs[names].astype({"mofm_label": str}), asked.obs[names].astype({"mofm_label": str}))
+    np.testing.assert_array_equal(wanted.X.toarray(), asked.X.toarray())
+    assert main(["annotate", str(regulated.workdir), *files, "--label", "gruop", "--overwrite"]) == 2
+
+
 def test_of_as_many_voices_the_nearest_counts():
     reference_ME = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [-1, -1]], np.float32)
     labels = pd.Series(["east", "east", "north", "north", None], name="way")

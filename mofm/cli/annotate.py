@@ -1,0 +1,63 @@
+"""`mofm annotate`: a model, a labelled reference and a file to the file's cells labelled."""
+
+from pathlib import Path
+
+from mofm.cli.options import INPUTS, add_cells_options, add_model_argument, add_verb, cells_arguments, check_free
+from mofm.files import location
+
+PRINTED = 12
+
+
+def add(verbs) -> None:
+    """Adds `mofm annotate`."""
+    verb = add_verb(
+        verbs,
+        "annotate",
+        run,
+        "Label cells by their nearest neighbours among the labelled cells of a reference.",
+        "Both files are embedded by the model. OUT is a copy of IN with obs columns mofm_label, mofm_label_confidence (the\n"
+        "share of the neighbours that say so; not a calibrated probability) and mofm_label_nearest (the nearest of them).\n"
+        "A type that the reference lacks gets the name of the likest that it has; take a reference of the same technique.",
+    )
+    add_model_argument(verb)
+    verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
+    verb.add_argument("reference", type=location, metavar="REFERENCE", help="cells with labels in obs, read as IN is")
+    verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
+    verb.add_argument(
+        "--label", required=True, metavar="COLUMN", help="the column of REFERENCE's obs, such as cell_type"
+    )
+    verb.add_argument("--voters", type=int, default=15, metavar="N", help="neighbours that vote (default: 15)")
+    verb.add_argument("--key-added", default="mofm_label", help="the column of obs (default: mofm_label)")
+    add_cells_options(verb)
+
+
+def run(args) -> int:
+    """Runs the verb; returns the exit code."""
+    from dataclasses import replace
+
+    import pandas as pd
+
+    from mofm.inference.annotate import label_cells
+    from mofm.inference.model import load
+    from mofm.inference.output import write_copy
+
+    check_free(args.output, args.overwrite)
+    arguments = cells_arguments(args)
+    reading = arguments.pop("reading")
+    reading = replace(reading, modality=reading.modality or "rna")
+    model = load(args.model, step=args.step)
+    told = {"voters": args.voters, "key_added": args.key_added}
+    found = label_cells(model, args.input, args.reference, args.label, reading, **told, **arguments)
+    write_copy(args.input, args.output, {found.embedding.modality: found.embedding}, found.added)
+    labels, confidence_N = found.columns[args.key_added], found.columns[f"{args.key_added}_confidence"]
+    cells = len(labels)
+    print(
+        f"{args.output}: obs[{args.key_added!r}], {cells:,} cells by {found.report['reference_cells']:,} of the reference"
+    )
+    counts = pd.Series(labels).value_counts()
+    for name, count in counts.head(PRINTED).items():
+        mean = confidence_N[labels == name].mean()
+        print(f"  {count:>9,}  {name}  ({mean:.0%} of the neighbours say so)")
+    if len(counts) > PRINTED:
+        print(f"  and {len(counts) - PRINTED} more labels")
+    return 0
