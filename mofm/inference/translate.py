@@ -34,7 +34,7 @@ from mofm.inference.matching import Matching
 from mofm.inference.model import Options, PretrainedModel, counts_known
 from mofm.inference.targets import Targets
 from mofm.nn import model as nn
-from mofm.nn.linear import linear_predictor, linear_profile
+from mofm.nn.linear import Reader, linear_predictor, linear_profile
 from mofm.nn.model import ModelSpec, Params
 from mofm.objectives.moments import moments
 from mofm.omics.readers import Reading, Source
@@ -163,13 +163,11 @@ def _blocks(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """(first cell, mean_BF, deviation_BF, [total counts, known counts]) of every batch of cells."""
     start = 0
-    loading_FR = targets.linear.get(table.modality)
-    models = model.start
-    reader = make_reader(table.modality, matching.space, models.components, models.profiles.get(table.modality))
+    loading_FR, models, reader = targets.linear.get(table.modality), model.start, None
+    if loading_FR is not None:
+        reader = make_reader(table.modality, matching.space, models.components, models.profiles.get(table.modality))
     for part, view in model.views(table, matching, options):
-        outputs = _see(model.spec, table.modality, model.params, model.states.rows_GD, view, matching.space)
-        if loading_FR is not None:
-            outputs = outputs._replace(linear_BR=linear_profile(reader, view, table.modality))
+        outputs = _see(model.spec, table.modality, model.params, model.states.rows_GD, view, matching.space, reader)
         blocks = []
         for first in range(0, len(targets.rows_F), FEATURES_AT_ONCE):
             of = slice(first, first + FEATURES_AT_ONCE)
@@ -198,9 +196,16 @@ def _blocks(
 
 @partial(jax.jit, static_argnames=("spec", "source"))  # one cache a process, not one a file
 def _see(
-    spec: ModelSpec, source: Modality, params: Params, genes_GD: jax.Array, view: TokenBatch, space: FeatureSpace | None
+    spec: ModelSpec,
+    source: Modality,
+    params: Params,
+    genes_GD: jax.Array,
+    view: TokenBatch,
+    space: FeatureSpace | None,
+    reader: Reader | None,
 ) -> nn.Outputs:
-    return nn.apply(spec, params, genes_GD, view, jnp.zeros_like(view.mask_BL), source, space)
+    outputs = nn.apply(spec, params, genes_GD, view, jnp.zeros_like(view.mask_BL), source, space)
+    return outputs if reader is None else outputs._replace(linear_BR=linear_profile(reader, view, source))
 
 
 @partial(jax.jit, static_argnames=("spec", "source", "target"))

@@ -319,4 +319,4 @@ def test_a_port_or_a_folder_in_use_is_told(tmp_path, capsys, monkeypatch):
 
 def test_a_model_that_is_none_is_told(tmp_path, capsys):
     assert main(["serve", str(tmp_path), "--data-dir", str(tmp_path / "data"), "--port", "0"]) == 2
-    assert "not a trained model" in capsys.readouterr().err
+    assert "neither a run nor a bundle" in capsys.readouterr().err
