@@ -40,7 +40,7 @@ class Reader(NamedTuple):
 def linear_profile(reader: Reader, view: TokenBatch, modality: Modality) -> jax.Array:
     """profile_BR of views. Padding does not enter."""
     values_BL = jnp.where(view.mask_BL, view.values_BL - reader.mean_F[view.features_BL], 0.0)
-    total_BR = jnp.einsum("bl,blr->br", values_BL, reader.axes_FR[view.features_BL])
+    total_BR = jnp.sum(values_BL[..., None] * reader.axes_FR[view.features_BL], axis=1)
     mean_BR = total_BR / jnp.maximum(jnp.sum(view.mask_BL, axis=1, keepdims=True), 1)
     if modality in WEIGHED_BY_DEPTH:
         mean_BR *= jnp.exp(log_exposure(view.library_B) / 2)[:, None]
@@ -51,7 +51,7 @@ def linear_predictor(
     profile_BR: jax.Array, loading_FR: jax.Array, features_BL: jax.Array, target: Modality
 ) -> jax.Array:
     """predictor_BL, nats above the mean predictor, of features of the target."""
-    change_BL = jnp.einsum("br,blr->bl", profile_BR, loading_FR[features_BL])
+    change_BL = jnp.sum(profile_BR[:, None] * loading_FR[features_BL], axis=2)
     # Of what is mostly zero, the regression tells by which share the mean is higher or lower: a gene five times as high in
     # one type would be exp(4) times as high if that were read as nats.
     return jnp.log1p(jnp.maximum(change_BL, -MOST_LOST)) if target in RARELY_SEEN else change_BL

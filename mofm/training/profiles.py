@@ -58,7 +58,9 @@ def make_reader(
 ) -> Reader:
     """The linear read-out of any features of a modality, as it is at the start. `space` and `profile` are None for RNA."""
     axes_FK, mean_F = _axes(modality, space, components)
-    centre_K = components.mean_weight_G @ components.rows_GK if profile is None else profile.centre_K
+    # In float64 and one order of memory, so that the same numbers give the same bits whichever file they come from.
+    rows_GK = np.ascontiguousarray(components.rows_GK, np.float64)
+    centre_K = components.mean_weight_G.astype(np.float64) @ rows_GK if profile is None else profile.centre_K
     axes_FK = axes_FK if profile is None else axes_FK * profile.scale_K
     return Reader(*(np.asarray(leaf, np.float32) for leaf in (axes_FK, mean_F, centre_K)))
 
