@@ -9,7 +9,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,39 +19,27 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mofm.axes import Modality
-from mofm.batch import CellBatch, LinkQuestions, Spaces, TokenBatch
+from mofm.batch import CellBatch, LinkQuestions
 from mofm.batches.spaces import corpus_spaces
 from mofm.batches.stream import Stream
 from mofm.corpus.cache import ShardCache
 from mofm.corpus.contents import read_gene_table_of
-from mofm.corpus.store import Corpus, open_corpus
+from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
-from mofm.nn.model import ModelSpec
 from mofm.parallel.mesh import check_batch, check_views, make_mesh, one_at_a_time
 from mofm.parallel.place import place_batch, place_graph
 from mofm.parallel.processes import all_asked_to_stop, is_first, wait_for_all
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
-from mofm.training.components import fit_components, gene_activity, read_cells
 from mofm.training.config import Config, make_spec
-from mofm.training.linear_translation import fit_linear_translation, make_readers
+from mofm.training.linear_translation import make_readers
 from mofm.training.metrics import MetricsWriter, Silent
 from mofm.training.network import read_network
-from mofm.training.null import fit_level, fit_null, with_mean_predictor
 from mofm.training.optimizer import make_optimizer, make_schedule
-from mofm.training.profiles import fit_profile
 from mofm.training.progress import TrainingProgress
+from mofm.training.start import start_models
 from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
 from mofm.training.step import Knowledge, Recipe, eval_links, eval_step, train_step
-
-NULL_BATCHES = 64
-"""Training batches on which the mean predictor is fitted."""
-COMPONENT_CELLS = 8_192
-"""Training cells on which principal components are fitted, or all where there are fewer."""
-COMPONENT_BATCH, COMPONENT_TOKENS = 256, 4_096
-"""They are read in batches of this many cells and of all the genes that a cell expresses, up to this many."""
-
 
 _TRAIN = jax.jit(train_step, static_argnums=0, donate_argnums=2)  # here, so that a process compiles a recipe once
 _EVALUATE = jax.jit(eval_step, static_argnums=0)
@@ -94,15 +82,14 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
     everywhere = NamedSharding(mesh, PartitionSpec())
     readers = models.linear and make_readers(corpus.modalities, models.spaces, models.components, models.profiles)
-    known = Knowledge(*jax.device_put((models.spaces, None, models.linear, readers), everywhere))._replace(graph=graph)
+    known = jax.device_put(Knowledge(models.spaces, None, models.linear, readers), everywhere)._replace(graph=graph)
     if network and not quiet and is_first():
         print(*network.notes, sep="\n", file=sys.stderr)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
-    state, start = None, 0
-    if checkpoints.latest is not None:
+    if checkpoints.latest is None:
+        state, start = create_state(spec, optimizer, mesh, config.seed, models), 0
+    else:
         state, start = checkpoints.restore_newest(abstract_state(spec, optimizer, mesh), workdir / "damaged")
-    if state is None:
-        state = create_state(spec, optimizer, mesh, config.seed, models)
 
     metrics = MetricsWriter(workdir, start) if is_first() else Silent()
     progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet or not is_first())
@@ -226,66 +213,17 @@ class _Run:
 
 def _start_of(workdir: Path, fit: Callable[[], Start]) -> Start:
     """The simple models of the run, the very same to all processes and after every stop: the first fits and keeps them."""
-    if is_first() and workdirs.load_start(workdir) is None:
-        workdirs.save_start(workdir, fit())
-    wait_for_all("the start of the run")
     models = workdirs.load_start(workdir)
+    if models is None and is_first():
+        models = fit()
+        workdirs.save_start(workdir, models)
+    wait_for_all("the start of the run")
+    models = models or workdirs.load_start(workdir)
     if models is None:
         raise InputError(
             f"{workdir}: not the directory that the first process of the run writes; all hosts must see one"
         )
     return models
-
-
-def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec, spaces: Spaces) -> Start:
-    """The simple models of a run, fitted on training cells: the first that it will see."""
-    data = replace(config.data, label_key=None, batch_key=None)  # they are fitted on counts
-    sampled = _views(Stream(corpus, data, config.seed).batches(0, NULL_BATCHES))  # not this host's part alone
-    known = min(COMPONENT_CELLS, stream.n_train_cells)
-    batches = -(-known // COMPONENT_BATCH)
-    cells = known // batches  # of 357 cells two batches of 178, where one of 256 would leave out the rest
-    tokens = dict.fromkeys(("tokens", "atac_tokens", "adt_tokens", "methylation_tokens"), COMPONENT_TOKENS)
-    whole = replace(data, batch_size=cells, quota_multiple=1, **tokens)
-    expressed = replace(whole, expressed_fraction=1.0)
-    whole, expressed = (_views(Stream(corpus, some, config.seed).batches(0, batches)) for some in (whole, expressed))
-
-    spaces = {
-        modality: with_mean_predictor(space, modality, sampled[modality], expressed[modality])
-        for modality, space in spaces.items()
-    }
-    if "rna" in expressed:
-        fitted = read_cells(expressed["rna"], spec.genes)
-    else:
-        most = max(spaces, key=stream.rows.__getitem__)
-        fitted = gene_activity(expressed[most], most, spaces[most], spec.genes)
-    components = fit_components(
-        fitted, min(config.encoder.width, config.encoder.cell_width), config.data.expressed_fraction
-    )
-    profiles = {
-        modality: fit_profile(whole[modality], modality, space, components) for modality, space in spaces.items()
-    }
-    null = fit_null(sampled.get("rna", []), spec.genes)
-    levels = {
-        modality: fit_level(views, modality, null.log_rate_G if modality == "rna" else spaces[modality].base_F)
-        for modality, views in expressed.items()
-    }
-    linear = {}
-    if spec.translates and spec.translator.linear:
-        linear = fit_linear_translation(whole, expressed, spaces, components, profiles)
-    return Start(null, components, profiles, spaces, levels, linear)
-
-
-def _views(batches: Iterable[CellBatch]) -> dict[Modality, list[TokenBatch]]:
-    """The views of some batches by their modality."""
-    views: dict[Modality, list[TokenBatch]] = {}
-    for batch in batches:
-        for modality, view in batch._asdict().items():
-            if view is not None:
-                is_there = view.cell_B >= 0  # a row that is padding is of no dataset
-                whole = is_there.all()
-                view = view if whole else TokenBatch(*(None if leaf is None else leaf[is_there] for leaf in view))
-                views.setdefault(modality, []).append(view)
-    return views
 
 
 def _mean_over_tokens(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:

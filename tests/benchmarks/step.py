@@ -35,8 +35,8 @@ from mofm.nn.model import EncoderConfig, ModelSpec
 from mofm.parallel.mesh import make_mesh
 from mofm.parallel.place import place_batch
 from mofm.training.config import Config, load_config
-from mofm.training.loop import start_models
 from mofm.training.optimizer import make_optimizer
+from mofm.training.start import start_models
 from mofm.training.state import create_state
 from mofm.training.step import Knowledge, Recipe, train_step
 

@@ -17,8 +17,8 @@ from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.training.config import build_config, make_spec
 from mofm.training.linear_translation import make_readers
-from mofm.training.loop import start_models
 from mofm.training.optimizer import make_optimizer
+from mofm.training.start import start_models
 from mofm.training.state import create_state
 from mofm.training.step import Knowledge, Recipe, train_step
 

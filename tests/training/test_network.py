@@ -28,9 +28,10 @@ from mofm.omics.genome import gene_table
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch, place_graph
 from mofm.training import loop, workdir
-from mofm.training.loop import start_models, train
+from mofm.training.loop import train
 from mofm.training.network import FILE, RunNetwork, load_network, read_network, save_network
 from mofm.training.optimizer import make_optimizer
+from mofm.training.start import start_models
 from mofm.training.state import create_state
 from mofm.training.step import Knowledge, Recipe, train_step, training_loss
 

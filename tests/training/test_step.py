@@ -14,8 +14,8 @@ from mofm.nn.model import ModelSpec
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.parallel.rules import RULES
-from mofm.training.loop import start_models
 from mofm.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from mofm.training.start import start_models
 from mofm.training.state import create_state, state_shardings
 from mofm.training.step import Knowledge, Recipe, eval_step, train_step, training_loss
 

@@ -1,0 +1,74 @@
+"""The simple models that a run begins from, fitted on the first training cells that it will see."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from mofm.axes import Modality
+from mofm.batch import CellBatch, Spaces, TokenBatch
+from mofm.batches.stream import Stream
+from mofm.corpus.store import Corpus
+from mofm.nn.model import ModelSpec
+from mofm.training.components import fit_components, gene_activity, read_cells
+from mofm.training.config import Config
+from mofm.training.linear_translation import fit_linear_translation
+from mofm.training.null import fit_level, fit_null, with_mean_predictor
+from mofm.training.profiles import fit_profile
+from mofm.training.state import Start
+
+NULL_BATCHES = 64
+"""Training batches on which the mean predictor is fitted."""
+COMPONENT_CELLS = 8_192
+"""Training cells on which principal components are fitted, or all where there are fewer."""
+COMPONENT_BATCH, COMPONENT_TOKENS = 256, 4_096
+"""They are read in batches of this many cells and of all the genes that a cell expresses, up to this many."""
+
+
+def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec, spaces: Spaces) -> Start:
+    """The simple models of a run, fitted on training cells: the first that it will see."""
+    data = replace(config.data, label_key=None, batch_key=None)  # they are fitted on counts
+    sampled = _views(Stream(corpus, data, config.seed).batches(0, NULL_BATCHES))  # not this host's part alone
+    known = min(COMPONENT_CELLS, stream.n_train_cells)
+    batches = -(-known // COMPONENT_BATCH)
+    cells = known // batches  # of 357 cells two batches of 178, where one of 256 would leave out the rest
+    tokens = dict.fromkeys(("tokens", "atac_tokens", "adt_tokens", "methylation_tokens"), COMPONENT_TOKENS)
+    whole = replace(data, batch_size=cells, quota_multiple=1, **tokens)
+    expressed = replace(whole, expressed_fraction=1.0)
+    whole, expressed = (_views(Stream(corpus, some, config.seed).batches(0, batches)) for some in (whole, expressed))
+
+    spaces = {
+        modality: with_mean_predictor(space, modality, sampled[modality], expressed[modality])
+        for modality, space in spaces.items()
+    }
+    if "rna" in expressed:
+        fitted = read_cells(expressed["rna"], spec.genes)
+    else:
+        most = max(spaces, key=stream.rows.__getitem__)
+        fitted = gene_activity(expressed[most], most, spaces[most], spec.genes)
+    components = fit_components(
+        fitted, min(config.encoder.width, config.encoder.cell_width), config.data.expressed_fraction
+    )
+    profiles = {
+        modality: fit_profile(whole[modality], modality, space, components) for modality, space in spaces.items()
+    }
+    null = fit_null(sampled.get("rna", []), spec.genes)
+    levels = {
+        modality: fit_level(views, modality, null.log_rate_G if modality == "rna" else spaces[modality].base_F)
+        for modality, views in expressed.items()
+    }
+    linear = {}
+    if spec.translates and spec.translator.linear:
+        linear = fit_linear_translation(whole, expressed, spaces, components, profiles)
+    return Start(null, components, profiles, spaces, levels, linear)
+
+
+def _views(batches: Iterable[CellBatch]) -> dict[Modality, list[TokenBatch]]:
+    """The views of some batches by their modality."""
+    views: dict[Modality, list[TokenBatch]] = {}
+    for batch in batches:
+        for modality, view in batch._asdict().items():
+            if view is not None:
+                is_there = view.cell_B >= 0  # a row that is padding is of no dataset
+                whole = is_there.all()
+                view = view if whole else TokenBatch(*(None if leaf is None else leaf[is_there] for leaf in view))
+                views.setdefault(modality, []).append(view)
+    return views
