@@ -52,6 +52,9 @@ class TokenBatch(NamedTuple):
         is not known, and for a padded row. None in a run that asks for no labels.
       batch_B: int32. Number of the cell's technical batch, such as its donor, among those of the run
         (`Stream.technical_batches`). -1 and None as for `label_B`.
+      zero_weight_B: float32. Tokens are a sample, of few of the zeros: how many times as many of the cell's features a zero
+        stands for as an expressed token does, (zeros / zeros shown) / (expressed / expressed shown). 1 where zeros and
+        others are shown alike, inf where there are zeros and none is shown; 0 for a padded row. None: all shown alike.
     """
 
     features_BL: Array
@@ -64,6 +67,7 @@ class TokenBatch(NamedTuple):
     totals_BL: Array | None = None
     label_B: Array | None = None
     batch_B: Array | None = None
+    zero_weight_B: Array | None = None
 
 
 class CellBatch(NamedTuple):
@@ -179,3 +183,11 @@ def log_exposure(library_B: Array) -> Array:
     """log(library / LIBRARY_SCALE): what turns a rate into a mean. 0 for an empty cell, whose tokens are all padding."""
     xp = library_B.__array_namespace__()
     return xp.log(xp.where(library_B > 0, library_B, LIBRARY_SCALE) / LIBRARY_SCALE)
+
+
+def log_zero_weight(view: TokenBatch) -> Array:
+    """log of `zero_weight_B`; 0 for padded rows, and where it is not told."""
+    if view.zero_weight_B is None:
+        return 0 * view.library_B
+    xp = view.zero_weight_B.__array_namespace__()
+    return xp.log(xp.where(view.zero_weight_B > 0, view.zero_weight_B, 1.0))

@@ -8,9 +8,11 @@ in a view of L tokens of which a fraction f shall be expressed:
     padding     the remaining L - e - z
 
 The zeros follow the expressed ones, so the proportion e : z holds in shallow cells too, and padding takes the rest; it
-falls short only where a cell has fewer zeros than asked for. A feature that the file lacks was not measured and is
-never a zero; a feature that the model lacks is never a token, yet its counts belong to the cell's library. In
-methylation a region without reads was not measured either, so there are no zeros: every observed region may be a token.
+falls short only where a cell has fewer zeros than asked for. A zero so stands for more features than an expressed token
+does, in a shallow cell for more yet: `zero_weight_B` tells the likelihood by how many times (`objectives/masked.py`). A
+feature that the file lacks was not measured and is never a zero; a feature that the model lacks is never a token, yet its
+counts belong to the cell's library. In methylation a region without reads was not measured either, so there are no zeros:
+every observed region may be a token.
 
 What a token's value is depends on the omics type. A zero's is 0 in each that has them.
 
@@ -131,6 +133,7 @@ def empty_tokens(
         cell_B=np.full(cells, -1, np.int32),
         dataset_B=np.full(cells, -1, np.int32),
         totals_BL=make((cells, tokens), np.float32) if modality == "methylation" else None,
+        zero_weight_B=np.zeros(cells, np.float32),
     )
 
 
@@ -218,7 +221,7 @@ def collate_into(
     bad = tokenise(
         MODALITIES.index(known.modality), rows.indptr_N, rows.indices, rows.data, hits, which,
         known.rows_G, known.is_ordered, is_zero, known.n_known, known.weights, seeds, places, most, expressed_fraction,
-        out.features_BL, out.values_BL, out.counts_BL, out.mask_BL, out.library_B, totals_BL, *scratch[1:]
+        out.features_BL, out.values_BL, out.counts_BL, out.mask_BL, out.library_B, out.zero_weight_B, totals_BL, *scratch[1:]
     )  # fmt: skip
     if bad != SOUND:
         raise InputError(

@@ -201,10 +201,19 @@ def _log_ratios(values, counts, n, divisor, scale, table):
             values[t] = np.float32(np.log1p(count / divisor * scale))
 
 
+@numba.njit
+def _zero_weight(n, expressed, absent, zeros):
+    """How many times as many features one of the `zeros` stands for, of `absent` in all, as one of the `expressed` of n."""
+    if n == 0 or absent == 0:
+        return 1.0
+    return absent * expressed / (n * zeros) if zeros else np.inf
+
+
 @compiled
 def tokenise(
     kind, indptr, indices, data, hits, which, rows_G, is_ordered, is_zero, n_known, weights, seeds, places, most, fraction,
-    features_BL, values_BL, counts_BL, mask_BL, library_B, totals_BL, bitmap, entry_of_row, rows, entries, picked, table
+    features_BL, values_BL, counts_BL, mask_BL, library_B, zero_weight_B, totals_BL, bitmap, entry_of_row, rows, entries,
+    picked, table
 ):  # fmt: skip
     """Fill one row of the batch for each cell. Returns SOUND, or a column that cannot be (see `_library`).
 
@@ -262,6 +271,8 @@ def tokenise(
             for t in range(zeros):
                 features[expressed + t] = picked[t]
         shown = expressed + max(zeros, 0)
+        unseen = 0 if kind == _METHYLATION else n_known - n
+        zero_weight_B[place] = _zero_weight(n, expressed, unseen, max(zeros, 0))
         mask[:shown], mask[shown:] = True, False
         features[shown:] = 0
         values[expressed:] = 0

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from mofm.axes import MODALITIES, Modality
 from mofm.batches.collate import KnownFeatures, known_features
 from mofm.batches.idf import corpus_idf
@@ -40,6 +42,10 @@ class Panels:
     def known(self, dataset: int, modality: Modality) -> KnownFeatures:
         """The features of a dataset in a modality."""
         return self._known[dataset, modality]
+
+    def measured(self, dataset: int, modality: Modality) -> np.ndarray:
+        """Which of the corpus's features of a modality a dataset measures, bool; none after the last one told."""
+        return self.known(dataset, modality).measured[: self.features[modality]].astype(bool)
 
     def tokens(self, most: int, given: Mapping[Modality, int | None]) -> dict[Modality, int]:
         """Tokens of a cell in each modality: those given; else `most`, or as many as the widest store has features."""

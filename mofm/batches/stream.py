@@ -163,6 +163,10 @@ class Stream:
         """Rows of stores found damaged so far and left out (see `DataConfig.damaged`)."""
         return self._corpus.n_lost
 
+    def measured(self, dataset: int, modality: Modality) -> np.ndarray:
+        """Which of the corpus's features of a modality a dataset measures, bool; none after the last one told."""
+        return self._panels.measured(dataset, modality)
+
     def heldout_cells(self) -> np.ndarray:
         """int64 global indices of the cells never trained on, ascending."""
         return self._order.heldout()

@@ -21,7 +21,6 @@ from mofm.inference.model import PretrainedModel
 from mofm.omics.identity import resolve
 from mofm.omics.table import CountTable
 from mofm.training.components import link_matrix
-from mofm.training.null import Level
 
 REGION_SUFFIXES = (".bed", ".bed.gz", ".narrowPeak", ".broadPeak")
 
@@ -36,7 +35,7 @@ class Targets:
         training data had it.
       rows_F: int32. Number of each among the features of `space`; of RNA, its row of the gene table.
       space: the features; None for RNA.
-      level: their median depth, and what makes the mean of each that of whole cells.
+      depth: median library of a training cell.
       linear: for each source that has a linear translation, its loading_FR of the features of `space`.
       unknown: names that were asked for and that speak of no gene of the model.
       build: genome build that regions were taken to be of; None where there are none.
@@ -46,7 +45,7 @@ class Targets:
     var: pd.DataFrame
     rows_F: np.ndarray
     space: FeatureSpace | None
-    level: Level
+    depth: float
     linear: dict[Modality, np.ndarray]
     unknown: list[str]
     build: str | None
@@ -70,25 +69,23 @@ def find_targets(
     """
     _check_direction(model, modality)
     start, trained = model.start, model.features(modality)
-    level = start.levels[modality]
+    depth = float(start.depths[modality])
     linear = {source: loading_FR for (source, target), loading_FR in start.linear.items() if target == modality}
     if names is None:
         var = pd.DataFrame(
             {"feature_id": trained["id"].to_numpy(), "trained": True}, index=_names_of(trained, modality)
         )
         rows_F = np.arange(len(var), dtype=np.int32)  # of RNA too: its features are the first rows of the gene table
-        level = Level(level.depth, level.shift_F[: len(var)])
-        return Targets(modality, var, rows_F, start.spaces.get(modality), level, linear, [], None)
+        return Targets(modality, var, rows_F, start.spaces.get(modality), depth, linear, [], None)
     found = resolve(_without_cells(names, modality, where), model.named_by, build)
     number_of = {identity: number for number, identity in enumerate(trained["id"])}
     number_C = np.array([number_of.get(identity, -1) for identity in found.ids], np.int32)
     var = pd.DataFrame({"feature_id": found.ids, "trained": number_C >= 0}, index=pd.Index(names))
     if modality == "rna":
         space, known_C, rows_C = None, number_C >= 0, number_C
-        level = Level(level.depth, level.shift_F[np.maximum(number_C, 0)])
     else:
         space = _space_of(model, modality, found.ids)
-        space, level = _with_means(space, number_C, start.spaces[modality], level)
+        space = _with_means(space, number_C, start.spaces[modality])
         linear = {
             source: _loadings_of(space, number_C, start.spaces[modality], loading_FR, len(model.genes))
             for source, loading_FR in linear.items()
@@ -100,8 +97,7 @@ def find_targets(
             "the model: check that they are names, ids or places of the model's species"
         )
     unknown = [name for name, known in zip(names, known_C, strict=True) if not known]
-    level = Level(level.depth, level.shift_F[known_C])
-    return Targets(modality, var[known_C], rows_C[known_C], space, level, linear, unknown, found.build)
+    return Targets(modality, var[known_C], rows_C[known_C], space, depth, linear, unknown, found.build)
 
 
 def read_names(path: Path, modality: Modality) -> list[str]:
@@ -156,25 +152,17 @@ def _space_of(model: PretrainedModel, modality: Modality, ids: list[str]) -> Fea
     return make_space(of_measured(identities(modality, list(ids), model.named_by), measured), row_of)
 
 
-def _with_means(
-    space: FeatureSpace, number_C: np.ndarray, trained: FeatureSpace, level: Level
-) -> tuple[FeatureSpace, Level]:
-    """The space and level with the means of training's features, and for others what their places foretell."""
+def _with_means(space: FeatureSpace, number_C: np.ndarray, trained: FeatureSpace) -> FeatureSpace:
+    """The space with the means of training's features, and for others what their places foretell."""
     is_old, old_C = number_C >= 0, np.maximum(number_C, 0)
-
-    def foretold(y_F: np.ndarray) -> np.ndarray:
-        linked_F1, linked_C1 = (known_share(some)[:, None].astype(np.float64) for some in (trained, space))
-        design_FP = np.hstack([np.ones((len(y_F), 1)), linked_F1, trained.place_FP])
-        solution_P = np.linalg.lstsq(design_FP, y_F.astype(np.float64), rcond=None)[0]
-        predicted_C = np.hstack([np.ones((len(old_C), 1)), linked_C1, space.place_FP]) @ solution_P
-        predicted_C = np.clip(predicted_C, *np.quantile(y_F, [0.01, 0.99]))
-        return np.where(is_old, y_F[old_C], predicted_C).astype(np.float32)
-
-    median = np.float32(np.median(trained.spread_F))
-    spread_F = np.where(is_old, trained.spread_F[old_C], median)
-    return space._replace(base_F=foretold(trained.base_F), spread_F=spread_F), Level(
-        level.depth, foretold(level.shift_F)
-    )
+    linked_F1, linked_C1 = (known_share(some)[:, None].astype(np.float64) for some in (trained, space))
+    design_FP = np.hstack([np.ones((len(linked_F1), 1)), linked_F1, trained.place_FP])
+    solution_P = np.linalg.lstsq(design_FP, trained.base_F.astype(np.float64), rcond=None)[0]
+    foretold_C = np.hstack([np.ones((len(old_C), 1)), linked_C1, space.place_FP]) @ solution_P
+    foretold_C = np.clip(foretold_C, *np.quantile(trained.base_F, [0.01, 0.99]))
+    base_C = np.where(is_old, trained.base_F[old_C], foretold_C).astype(np.float32)
+    spread_C = np.where(is_old, trained.spread_F[old_C], np.float32(np.median(trained.spread_F)))
+    return space._replace(base_F=base_C, spread_F=spread_C)
 
 
 def _loadings_of(

@@ -171,9 +171,8 @@ def _blocks(
         blocks = []
         for first in range(0, len(targets.rows_F), FEATURES_AT_ONCE):
             of = slice(first, first + FEATURES_AT_ONCE)
-            rows_F, shift_F = targets.rows_F[of], targets.level.shift_F[of]
+            rows_F = targets.rows_F[of]
             lacking = min(FEATURES_AT_ONCE, len(targets.rows_F)) - len(rows_F)  # one shape: one compilation
-            asked_F, moved_F = np.pad(rows_F, (0, lacking)), np.pad(shift_F, (0, lacking))
             told = _tell(
                 model.spec,
                 table.modality,
@@ -182,9 +181,8 @@ def _blocks(
                 model.states.rows_GD,
                 outputs,
                 view.mask_BL,
-                asked_F,
-                moved_F,
-                targets.level.depth,
+                np.pad(rows_F, (0, lacking)),
+                np.float32(targets.depth),
                 targets.space,
                 loading_FR,
             )
@@ -218,7 +216,6 @@ def _tell(
     outputs: nn.Outputs,
     shown_BM: jax.Array,
     rows_F: jax.Array,
-    shift_F: jax.Array,
     depth: jax.Array,
     space: FeatureSpace | None,
     loading_FR: jax.Array | None,
@@ -239,9 +236,7 @@ def _tell(
     )
     linear_BF = None if loading_FR is None else linear_predictor(outputs.linear_BR, loading_FR, features_BF, target)
     told = nn.translate(spec, params, genes_GD, outputs, shown_BM, asked, source, target, space, linear_BF).prediction
-    predictor_BF = (told.token_BL + told.cell_BL) / 2 + shift_F
-    if told.background_BL is not None:
-        told = told._replace(background_BL=told.background_BL + shift_F)
+    predictor_BF = (told.token_BL + told.cell_BL) / 2
     mean_BF, variance_BF = moments(told, predictor_BF, asked.library_B, target)
     return mean_BF, jnp.sqrt(variance_BF)
 
@@ -256,7 +251,7 @@ def _report(
         "config_hash": workdirs.config_hash(model.config),
         "source": table.modality,
         "target": targets.modality,
-        "depth": float(targets.level.depth),
+        "depth": targets.depth,
         "species": model.named_by.species,
         "source_build": matching.build or "",
         "target_build": targets.build or "",

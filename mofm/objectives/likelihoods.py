@@ -93,6 +93,29 @@ def beta_binomial_nll(hits: jax.Array, totals: jax.Array, logits: jax.Array, log
     return _log_multisets(log_concentration, totals) - methylated - unmethylated
 
 
+def sampled_nll(nll: jax.Array, nll_of_zero: jax.Array, is_zero: jax.Array, log_zero_weight: jax.Array) -> jax.Array:
+    """-log of a count's probability given that it was shown, where zeros are shown less often than others; in nats.
+
+    With w times as many zeros behind each that is shown, a count y of probability p(y) is shown in proportion to p(y) where
+    it is above 0 and to p(0) / w where it is 0, so
+
+        p(y | shown) = p(y) w^-[y = 0] / (p(0) / w + 1 - p(0)).
+
+    Cases and controls are weighed so in epidemiology (Prentice and Pyke 1979); of `bernoulli_nll` it is log w added to the
+    logit. What maximises it are rates among all features, whatever the share of zeros that was shown.
+
+    Args:
+      nll: of the count, as if all were shown.
+      nll_of_zero: what it would be of a 0.
+      is_zero: bool.
+      log_zero_weight: log w; 0 where all are shown alike, inf where no zero is.
+    """
+    nll_of_zero = jnp.maximum(nll_of_zero, 1e-7)  # a mixture's may be 0 by rounding, where the logarithm has no slope
+    log_above_zero = jnp.log(-jnp.expm1(-nll_of_zero))
+    log_shown = jnp.logaddexp(-nll_of_zero - log_zero_weight, log_above_zero)
+    return nll + log_shown + jnp.where(is_zero, log_zero_weight, 0.0)
+
+
 def masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
     """Mean of `values` over all axes with `weights` (bool or float), in float32; 0 where every weight is 0."""
     weights = weights.astype(jnp.float32)

@@ -177,6 +177,7 @@ def _view(config: Config, facts: Facts, modality: Modality, mesh: Mesh) -> Token
         totals_BL=leaf(jnp.float32, tokens) if modality == "methylation" else None,
         label_B=leaf(jnp.int32) if config.data.label_key else None,
         batch_B=leaf(jnp.int32) if config.data.batch_key else None,
+        zero_weight_B=leaf(jnp.float32),
     )
 
 

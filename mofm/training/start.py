@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
+
+import numpy as np
 
 from mofm.axes import Modality
 from mofm.batch import CellBatch, Spaces, TokenBatch
@@ -11,14 +14,12 @@ from mofm.nn.model import ModelSpec
 from mofm.training.components import fit_components, gene_activity, read_cells
 from mofm.training.config import Config
 from mofm.training.linear_translation import fit_linear_translation
-from mofm.training.null import fit_level, fit_null, with_mean_predictor
+from mofm.training.null import fit_null, whole_cells, with_mean_predictor
 from mofm.training.profiles import fit_profile
 from mofm.training.state import Start
 
-NULL_BATCHES = 64
-"""Training batches on which the mean predictor is fitted."""
 COMPONENT_CELLS = 8_192
-"""Training cells on which principal components are fitted, or all where there are fewer."""
+"""Training cells on which they are fitted, or all where there are fewer."""
 COMPONENT_BATCH, COMPONENT_TOKENS = 256, 4_096
 """They are read in batches of this many cells and of all the genes that a cell expresses, up to this many."""
 
@@ -26,17 +27,22 @@ COMPONENT_BATCH, COMPONENT_TOKENS = 256, 4_096
 def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec, spaces: Spaces) -> Start:
     """The simple models of a run, fitted on training cells: the first that it will see."""
     data = replace(config.data, label_key=None, batch_key=None)  # they are fitted on counts
-    sampled = _views(Stream(corpus, data, config.seed).batches(0, NULL_BATCHES))  # not this host's part alone
     known = min(COMPONENT_CELLS, stream.n_train_cells)
     batches = -(-known // COMPONENT_BATCH)
     cells = known // batches  # of 357 cells two batches of 178, where one of 256 would leave out the rest
     tokens = dict.fromkeys(("tokens", "atac_tokens", "adt_tokens", "methylation_tokens"), COMPONENT_TOKENS)
     whole = replace(data, batch_size=cells, quota_multiple=1, **tokens)
     expressed = replace(whole, expressed_fraction=1.0)
+    # Streams of their own: not this host's part alone.
     whole, expressed = (_views(Stream(corpus, some, config.seed).batches(0, batches)) for some in (whole, expressed))
 
+    features = {"rna": spec.genes} | {modality: len(space.base_F) for modality, space in spaces.items()}
+    shown = {
+        modality: whole_cells(expressed.get(modality, []), count, partial(stream.measured, modality=modality))
+        for modality, count in features.items()
+    }
     spaces = {
-        modality: with_mean_predictor(space, modality, sampled[modality], expressed[modality])
+        modality: with_mean_predictor(space, modality, expressed[modality], shown[modality])
         for modality, space in spaces.items()
     }
     if "rna" in expressed:
@@ -50,15 +56,12 @@ def start_models(corpus: Corpus, stream: Stream, config: Config, spec: ModelSpec
     profiles = {
         modality: fit_profile(whole[modality], modality, space, components) for modality, space in spaces.items()
     }
-    null = fit_null(sampled.get("rna", []), spec.genes)
-    levels = {
-        modality: fit_level(views, modality, null.log_rate_G if modality == "rna" else spaces[modality].base_F)
-        for modality, views in expressed.items()
-    }
+    null = fit_null(shown["rna"])
+    depths = {modality: np.float32(shown[modality].depth) for modality in expressed}
     linear = {}
     if spec.translates and spec.translator.linear:
         linear = fit_linear_translation(whole, expressed, spaces, components, profiles)
-    return Start(null, components, profiles, spaces, levels, linear)
+    return Start(null, components, profiles, spaces, depths, linear)
 
 
 def _views(batches: Iterable[CellBatch]) -> dict[Modality, list[TokenBatch]]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -20,7 +21,7 @@ from mofm.nn.model import ModelSpec, Params
 from mofm.parallel.rules import check_fits, sharding
 from mofm.training.components import Components
 from mofm.training.linear_translation import LinearTranslation
-from mofm.training.null import Level, NullModel
+from mofm.training.null import NullModel
 from mofm.training.profiles import Profile
 
 
@@ -46,7 +47,7 @@ class Start(NamedTuple):
       components: the linear model of cells.
       profiles: how each other modality is read out in it.
       spaces: the features of each other modality, with their mean predictors.
-      levels: of each modality, what measurements are in whole cells.
+      depths: of each modality, the median library of a cell, float32.
       linear: the linear model of one modality told from another; empty where the model does not translate.
     """
 
@@ -54,7 +55,7 @@ class Start(NamedTuple):
     components: Components
     profiles: dict[Modality, Profile]
     spaces: Spaces
-    levels: dict[Modality, Level]
+    depths: dict[Modality, np.float32]
     linear: LinearTranslation
 
 

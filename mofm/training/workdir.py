@@ -39,14 +39,14 @@ from mofm.training.config import Config, from_dict
 from mofm.training.network import FILE as NETWORK
 from mofm.training.network import REPORT as NETWORK_REPORT
 from mofm.training.network import RunNetwork, save_network
-from mofm.training.null import Level, NullModel
+from mofm.training.null import NullModel
 from mofm.training.profiles import Profile
 from mofm.training.state import Start
 
 FEATURES = "features.parquet"
-PARAMETERS = 3
+PARAMETERS = 4
 """Version of a model's parameters in its checkpoints. 1: before the gene table had a module of its own; 2: before genes had
-loadings."""
+loadings; 3: before rates were those of whole cells, whatever share of their zeros is shown."""
 
 
 def open_workdir(
@@ -150,9 +150,10 @@ def config_hash(config: Config) -> str:
 def save_start(workdir: Path, start: Start) -> None:
     """Write start.npz, atomically."""
     arrays = start.null._asdict() | start.components._asdict()
-    for group in ("profiles", "spaces", "levels"):
+    for group in ("profiles", "spaces"):
         for modality, part in getattr(start, group).items():
             arrays |= {f"{group}/{modality}/{name}": leaf for name, leaf in part._asdict().items()}
+    arrays |= {f"depths/{modality}": depth for modality, depth in start.depths.items()}
     arrays |= {f"linear/{source}/{target}": loading_FK for (source, target), loading_FK in start.linear.items()}
     with written_whole(workdir / "start.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
@@ -172,16 +173,17 @@ def read_start_arrays(workdir: Path) -> dict[str, np.ndarray]:
 def start_of(arrays: Mapping[str, np.ndarray]) -> Start:
     """The simple models of these arrays, as `save_start` names them."""
     null, components = (kind(**{name: arrays[name] for name in kind._fields}) for kind in (NullModel, Components))
-    profiles, spaces, levels = (
+    profiles, spaces = (
         {
             modality: kind(**{name: arrays[f"{group}/{modality}/{name}"] for name in kind._fields})
             for modality in MODALITIES
             if f"{group}/{modality}/{kind._fields[0]}" in arrays
         }
-        for group, kind in (("profiles", Profile), ("spaces", FeatureSpace), ("levels", Level))
+        for group, kind in (("profiles", Profile), ("spaces", FeatureSpace))
     )
+    depths = {name.removeprefix("depths/"): arrays[name] for name in arrays if name.startswith("depths/")}
     linear = {Direction(*name.split("/")[1:]): arrays[name] for name in arrays if name.startswith("linear/")}
-    return Start(null, components, profiles, spaces, levels, linear)
+    return Start(null, components, profiles, spaces, depths, linear)
 
 
 def _check_parameters(record: dict[str, Any], workdir: Path) -> None:

@@ -79,6 +79,11 @@ def test_every_token_says_what_the_file_says(seed, columns, density, unknown, ga
         zeros = min(n_zero, int(expressed / fraction + 0.5) - expressed, tokens - expressed)
         assert np.count_nonzero(counts) == expressed
         assert np.count_nonzero(counts == 0) == zeros
+        shown = np.array([[n_zero, zeros], [n, expressed]], float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            stands_for = shown[:, 0] / shown[:, 1]  # how many features, a zero and another
+            weight = stands_for[0] / stands_for[1] if n and n_zero else 1.0
+        np.testing.assert_allclose(batch.zero_weight_B[cell], weight, rtol=1e-6)
 
 
 def test_types_are_those_of_the_contract():
@@ -86,6 +91,7 @@ def test_types_are_those_of_the_contract():
     kinds = [np.int32, np.float32, np.float32, np.bool_, np.float32, np.int32, np.int32]
     assert [leaf.dtype for leaf in batch[:7]] == kinds
     assert [leaf.shape for leaf in batch[:7]] == [(3, 10)] * 4 + [(3,)] * 3
+    assert (batch.zero_weight_B.dtype, batch.zero_weight_B.shape) == (np.float32, (3,))
     assert batch.cell_B.tolist() == [0, 1, 2]
     assert batch.dataset_B.tolist() == [3, 3, 3]
 

@@ -128,12 +128,15 @@ class Model(nn.Module):
         return torch.einsum("bhl,blhk->bhk", shares_BHL, values_BLHK).flatten(1)
 
 
-def negative_binomial_nll(counts, log_mean, log_dispersion):
-    """Nats of each count."""
+def negative_binomial_nll(counts, log_mean, log_dispersion, log_zero_weight):
+    """Nats of each count, given that it was shown (`sampled_nll` of `mofm/objectives/likelihoods.py`)."""
     theta = log_dispersion.exp()
     log_sum = torch.logaddexp(log_mean, log_dispersion)
     fixed = torch.lgamma(counts + theta) - torch.lgamma(theta) - torch.lgamma(counts + 1)
-    return -(fixed + theta * (log_dispersion - log_sum) + counts * (log_mean - log_sum))
+    nll_of_zero = -theta * (log_dispersion - log_sum)
+    log_above_zero = torch.log(-torch.expm1(-nll_of_zero.clamp(min=1e-7)))
+    log_shown = torch.logaddexp(-nll_of_zero - log_zero_weight, log_above_zero) + (counts == 0) * log_zero_weight
+    return nll_of_zero - fixed - counts * (log_mean - log_sum) + log_shown
 
 
 def make_batch(sizes: Sizes, device: str) -> dict[str, torch.Tensor]:
@@ -147,6 +150,7 @@ def make_batch(sizes: Sizes, device: str) -> dict[str, torch.Tensor]:
         "values": torch.log1p(counts),
         "mask": torch.ones(sizes.cells, sizes.tokens, dtype=torch.bool),
         "log_exposure": torch.zeros(sizes.cells),
+        "log_zero_weight": torch.zeros(sizes.cells, 1),
     }
     return {name: value.to(device) for name, value in batch.items()}
 
@@ -162,7 +166,8 @@ def make_step(sizes: Sizes, device: str):
         hidden_BL = torch.rand(batch["mask"].shape, device=device) < 0.4
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             *log_rates, log_dispersion_BL = model(batch, hidden_BL)
-        losses = (negative_binomial_nll(batch["counts"], rate_BL, log_dispersion_BL) for rate_BL in log_rates)
+        counts_BL, weight_B1 = batch["counts"], batch["log_zero_weight"]
+        losses = (negative_binomial_nll(counts_BL, rate_BL, log_dispersion_BL, weight_B1) for rate_BL in log_rates)
         return sum((nll_BL * hidden_BL).sum() / hidden_BL.sum() for nll_BL in losses)
 
     computed = torch.compile(loss) if sizes.compile else loss

@@ -14,6 +14,7 @@ from mofm.objectives.likelihoods import (
     masked_mean,
     negative_binomial_mixture_nll,
     negative_binomial_nll,
+    sampled_nll,
 )
 
 
@@ -182,3 +183,56 @@ def test_a_hopeless_rate_still_has_a_way_back():
     assert slope(5.0, 9.0, -200.0, 1.0) < -0.5
     assert slope(5.0, 9.0, 200.0, 1.0) > 0.5
     assert jax.grad(bernoulli_nll, argnums=1)(1.0, -200.0) < -0.5
+
+
+COUNTS = np.arange(200, dtype=np.float32)
+
+
+@pytest.mark.parametrize("weight", [1.0, 7.5, 300.0, np.inf])
+def test_of_what_is_shown_the_chances_sum_to_one(weight):
+    nll = negative_binomial_nll(COUNTS, np.log(0.4), np.log(2.0))
+    found = np.asarray(sampled_nll(nll, nll[0], COUNTS == 0, np.log(weight)), np.float64)
+    assert np.exp(-found).sum() == pytest.approx(1.0, abs=1e-5)
+    chance = np.exp(-np.asarray(nll, np.float64))
+    shown = np.where(COUNTS == 0, chance / weight, chance)
+    np.testing.assert_allclose(np.exp(-found), shown / shown.sum(), rtol=1e-4, atol=1e-12)
+    if weight == 1:
+        np.testing.assert_allclose(found, nll, atol=1e-6)
+
+
+def test_where_few_zeros_are_shown_the_rate_of_all_is_still_the_likeliest():
+    """Cells of one rate, of which each shows its own share of its zeros."""
+    rng = np.random.default_rng(0)
+    counts, weights = rng.negative_binomial(2.0, 2.0 / 2.4, 200_000), rng.choice([1.0, 5.0, 40.0], 200_000)
+    shown = (counts > 0) | (rng.random(200_000) < 1 / weights)
+    counts, weights = counts[shown].astype(np.float32), weights[shown].astype(np.float32)
+
+    def loss(log_mean, log_weight):
+        of = lambda x: negative_binomial_nll(x, log_mean, jnp.log(2.0))  # noqa: E731
+        return sampled_nll(of(counts), of(0.0 * counts), counts == 0, log_weight).mean()
+
+    slope = jax.jit(jax.grad(loss))
+    assert abs(slope(np.log(0.4), np.log(weights))) < 4e-3
+    assert slope(np.log(0.4), 0 * weights) < -0.1  # taken for all, they would ask for a higher rate
+
+
+@pytest.mark.parametrize("log_weight", [0.0, 3.0, np.inf])
+@pytest.mark.parametrize("log_mean", [-30.0, -12.0, 0.0, 30.0])
+def test_its_slope_is_finite_wherever_the_rate_is(log_mean, log_weight):
+    def loss(log_mean):
+        of = lambda x: negative_binomial_mixture_nll(x, log_mean - 1, log_mean, 0.3, 0.5)  # noqa: E731
+        return jnp.stack(
+            [sampled_nll(of(x), of(0.0), x == 0, log_weight) for x in (0.0, 1.0, 50.0)][int(log_weight == np.inf) :]
+        ).sum()
+
+    assert np.isfinite(loss(log_mean))
+    assert np.isfinite(jax.grad(loss)(log_mean))
+
+
+@settings(deadline=None, max_examples=50)
+@given(logit=st.floats(-15, 15), log_weight=st.floats(0, 8), is_open=st.booleans())
+def test_of_open_or_not_it_is_a_shift_of_the_log_odds(logit, log_weight, is_open):
+    found = sampled_nll(
+        bernoulli_nll(float(is_open), logit), bernoulli_nll(0.0, logit), not is_open, np.float32(log_weight)
+    )
+    np.testing.assert_allclose(found, bernoulli_nll(float(is_open), logit + log_weight), rtol=1e-4, atol=1e-5)

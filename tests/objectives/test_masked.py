@@ -39,6 +39,26 @@ def test_hiding_is_a_function_of_the_key(make_view):
     assert (np.asarray(one) != np.asarray(other)).any()
 
 
+@pytest.mark.parametrize("modality", ["rna", "adt", "atac"])
+def test_measurements_are_scored_given_that_they_were_shown(make_view, modality):
+    """With a weight of its zeros a cell's likelihoods are conditional; without, with 1, and in padded rows they are plain."""
+    view = make_view()
+    told = outputs_for(view, 0.7).prediction
+    told = told._replace(background_logit_BL=jnp.zeros_like(told.token_BL))
+    weight_B = np.ones(len(view.library_B), np.float32)
+    plain_BL, ones_BL = (
+        likelihood(told, told.token_BL, some, modality) for some in (view, view._replace(zero_weight_B=weight_B))
+    )
+    np.testing.assert_allclose(ones_BL, plain_BL, atol=1e-5)
+    weight_B[0], weight_B[1] = 12.0, 0.0
+    found_BL = likelihood(told, told.token_BL, view._replace(zero_weight_B=weight_B), modality)
+    np.testing.assert_allclose(found_BL[1:], plain_BL[1:], atol=1e-5)
+    none = likelihood(told, told.token_BL, view._replace(counts_BL=0 * view.counts_BL), modality)[0]
+    p_L, zero_L = np.exp(-np.asarray(plain_BL[0], np.float64)), np.exp(-np.asarray(none, np.float64))
+    shown_L = np.where(view.counts_BL[0] == 0, p_L / 12, p_L) / (zero_L / 12 + 1 - zero_L)
+    np.testing.assert_allclose(found_BL[0], -np.log(shown_L), rtol=1e-4, atol=1e-5)
+
+
 def test_scores_hidden_tokens_alone(make_view):
     view = make_view()
     hidden_BL = np.zeros_like(view.mask_BL)
