@@ -37,7 +37,7 @@ from mofm.omics.genome import bundled_path
 from mofm.training import workdir as workdirs
 from mofm.training.network import FILE as NETWORK
 
-KEPT = ("modalities", "species", "gene_table", "corpus_digest", "network_digest", "parameters")
+KEPT = ("modalities", "species", "gene_table", "corpus_digest", "network_digest", "parameters", "finetuned_from")
 """Of a run's config.json, as they are."""
 ABOUT = ("data_sets", "figures")
 """What the card tells of the training; a bundle of a bundle has it from there."""

@@ -107,8 +107,19 @@ def _what_it_is(parts: Parts, record: dict[str, Any]) -> str:
         f"- translates between them: {'yes' if spec.translates else 'no'}",
         f"- regulatory networks: {', '.join(parts.network.relations) if parts.network else 'none'}",
         f"- step {parts.step:,} of {parts.config.run.steps:,}; config {record['config_hash']}",
+        *_origin(record.get("finetuned_from")),
     ]
     return lines[0] + "\n\n" + "\n".join(lines[1:])
+
+
+def _origin(said: dict[str, Any] | None) -> list[str]:
+    """Which model it was finetuned from, and that from which, and so on."""
+    lines = []
+    while said is not None:
+        verb = "which was" if lines else "was"
+        lines.append(f"- {verb} finetuned from {said['name']}, step {said['step']:,}, parameters {said['digest'][:12]}")
+        said = said.get("from")
+    return lines
 
 
 def _use(parts: Parts, compiled: bool) -> str:
