@@ -53,11 +53,13 @@ def run(args) -> int:
     return run_to_its_end(args, lambda: (config, None))
 
 
-def run_to_its_end(args, begin: Callable) -> int:
+def run_to_its_end(args, begin: Callable, then: Callable = lambda config: None, *, frozen: bool = False) -> int:
     """Joins the processes of a run, and trains; returns the exit code.
 
     Args:
       begin: tells the config, and the model that the run begins from or None; called once the processes are joined.
+      then: called with the config where the run has ended, and was not stopped.
+      frozen: take no step (see `training.loop.train`).
     """
     import jax
 
@@ -68,7 +70,7 @@ def run_to_its_end(args, begin: Callable) -> int:
     start(Processes(args.distributed, args.coordinator, args.processes, args.process))
     config, origin = begin()
     try:
-        step = train(config, args.workdir, quiet=args.quiet, origin=origin)
+        step = train(config, args.workdir, quiet=args.quiet, origin=origin, frozen=frozen)
     except DivergedError as error:
         print(f"mofm {args.verb}: {error}", file=sys.stderr)
         return 3
@@ -86,8 +88,9 @@ def run_to_its_end(args, begin: Callable) -> int:
     if is_spent(losses := read_losses(args.workdir, step), config.run.patience):
         best = min(losses, key=lambda one: (losses[one], one))
         reached += f", the held-out loss was lowest at step {best}, which verbs take"
-    elif step < config.run.steps:
+    elif step < config.run.steps and not frozen:
         print(f"stopped at step {step} of {config.run.steps} and saved; the same command goes on", file=sys.stderr)
         return args.stopped_code
+    then(config)
     print(f"{reached}; next: mofm embed {args.workdir} IN.h5ad OUT.h5ad", file=sys.stderr)
     return 0

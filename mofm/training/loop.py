@@ -55,7 +55,9 @@ class DivergedError(Exception):
     """The loss is not finite. Says at which step, on which cells, and where the last good checkpoint is."""
 
 
-def train(config: Config, workdir: Path, *, quiet: bool = False, origin: Origin | None = None) -> int:
+def train(
+    config: Config, workdir: Path, *, quiet: bool = False, origin: Origin | None = None, frozen: bool = False
+) -> int:
     """Train, or go on training, in `workdir`. Returns the step reached: less than run.steps if asked to stop, or where
     `run.patience` was spent.
 
@@ -63,6 +65,7 @@ def train(config: Config, workdir: Path, *, quiet: bool = False, origin: Origin 
 
     Args:
       origin: a pretrained model to begin from (see `adopt.py`); None begins from the simple models alone.
+      frozen: no step is taken; what begins from a model is kept as its step 0.
 
     Raises:
       InputError: the corpus, the mesh or the workdir cannot be used; nothing was written.
@@ -122,6 +125,7 @@ def train(config: Config, workdir: Path, *, quiet: bool = False, origin: Origin 
     with jax.set_mesh(mesh), _stop_asked() as stop, progress:
         links = network and network.held_out(len(genes), config.seed)
         run = _Run(config, mesh, stream, recipe, known, models, links, checkpoints, metrics, progress)
+        run.frozen = frozen
         run.losses, run.keep_start = read_losses(workdir, start if start else -1), origin is not None
         try:
             return run.go(state, start, stop)
@@ -160,7 +164,7 @@ class _Run:
         self.heldout_batches: list[CellBatch] | None = None
         self.last_log = (time.perf_counter(), None)
         self.losses: dict[int, float] = {}
-        self.keep_start = False
+        self.keep_start = self.frozen = False
 
     def go(self, state: TrainState, start: int, stop: list[int]) -> int:
         pending: tuple[int, CellBatch, dict[str, jax.Array]] | None = None
@@ -170,7 +174,7 @@ class _Run:
             if self.keep_start:  # of a model that was trained before, step 0 may stay the best
                 self.checkpoints.save(0, state, loss)
         self.last_log = (time.perf_counter(), start)
-        if is_spent(self.losses, self.config.patience):
+        if self.frozen or is_spent(self.losses, self.config.patience):
             return start
         batches = self.stream.batches(start, self.config.steps)
         for step, batch in enumerate(batches, start + 1):

@@ -9,6 +9,7 @@
     workdir/network.json  what became of every line of their tables
     workdir/start.npz       the mean predictors and the linear model that it began from, and what its features are
     workdir/checkpoints/    Orbax
+    workdir/annotation.*    its annotation head, where one was fitted (`export/heads.py`)
     workdir/metrics.jsonl   and tensorboard/
 
 A run is resumed by the command that began it. What may differ is what does not change the bits: the mesh, and what is
