@@ -57,10 +57,14 @@ class Identities(NamedTuple):
     name_F: np.ndarray
 
 
-def corpus_spaces(corpus: Corpus) -> tuple[pd.DataFrame, Spaces]:
+def corpus_spaces(corpus: Corpus, before: pd.DataFrame | None = None) -> tuple[pd.DataFrame, Spaces]:
     """The gene table of a model of this corpus, and the spaces of its other omics.
 
     The table has a row a gene, columns id, symbol and measured: whether it is an RNA feature of the corpus.
+
+    Args:
+      before: the gene table of a model that is trained further. Its genes are kept, after the corpus's RNA features, and
+        what it says was measured is what counts as measured: so a region speaks of the genes that it spoke of.
 
     The spaces' base_F and spread_F are 0, until a mean predictor is fitted.
 
@@ -76,13 +80,17 @@ def corpus_spaces(corpus: Corpus) -> tuple[pd.DataFrame, Spaces]:
     }
     known = dict(zip(of["rna"]["id"], of["rna"]["symbol"], strict=True))
     measured = frozenset(known)
+    if before is not None:
+        measured = frozenset(before["id"][before["measured"]])
+        for identity, symbol in zip(before["id"], before["symbol"], strict=True):
+            known.setdefault(identity, symbol)
     found = {modality: of_measured(some, measured) for modality, some in found.items()}
     for some in found.values():
         for identity in some.identity_E:
             row = table.row_of_id.get(identity)
             known.setdefault(identity, identity if row is None else table.symbols[row])
     genes = pd.DataFrame({"id": list(known), "symbol": list(known.values())}, dtype=object)
-    genes["measured"] = np.arange(len(known)) < len(measured)
+    genes["measured"] = genes["id"].isin(measured)
     row_of = {identity: row for row, identity in enumerate(known)}
     return genes, {modality: make_space(some, row_of) for modality, some in found.items()}
 

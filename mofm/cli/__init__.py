@@ -16,6 +16,7 @@ from mofm.cli import (
     demo,
     embed,
     export,
+    finetune,
     ingest,
     inspect,
     perturb,
@@ -44,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     args, rest = parser.parse_known_args(argv)
-    if rest and (args.verb not in ("train", "plan") or not all(word.startswith("--config.") for word in rest)):
+    if rest and (
+        args.verb not in ("train", "finetune", "plan") or not all(word.startswith("--config.") for word in rest)
+    ):
         parser.error(f"unknown argument {rest[0]!r}; see `mofm {args.verb} --help`")
     logging.getLogger("absl").setLevel(
         logging.CRITICAL
@@ -92,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         ingest,
         plan,
         train,
+        finetune,
         embed,
         annotate,
         translate,

@@ -1,4 +1,4 @@
-"""`mofm annotate`: a model, a labelled reference and a file to the file's cells labelled."""
+"""`mofm annotate`: a model, a file and perhaps a labelled reference to the file's cells labelled."""
 
 from pathlib import Path
 
@@ -14,17 +14,23 @@ def add(verbs) -> None:
         verbs,
         "annotate",
         run,
-        "Label cells by their nearest neighbours among the labelled cells of a reference.",
+        "Label cells by their nearest neighbours among the labelled cells of a reference, or by the model's annotation head.",
         "Both files are embedded by the model. OUT is a copy of IN with obs columns mofm_label, mofm_label_confidence (the\n"
         "share of the neighbours that say so; not a calibrated probability) and mofm_label_nearest (the nearest of them).\n"
-        "A type that the reference lacks gets the name of the likest that it has; take a reference of the same technique.",
+        "A type that the reference lacks gets the name of the likest that it has; take a reference of the same technique.\n"
+        "Without REFERENCE the head of `mofm finetune --task annotation:COLUMN` tells them: the confidence is then calibrated\n"
+        'on held-out cells, mofm_label is "unknown" where it is low, and mofm_label_likeliest says the label all the same.\n'
+        "  mofm annotate MODEL IN REFERENCE OUT --label cell_type\n"
+        "  mofm annotate MODEL IN OUT",
     )
     add_model_argument(verb)
     verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
-    verb.add_argument("reference", type=location, metavar="REFERENCE", help="cells with labels in obs, read as IN is")
+    verb.add_argument(
+        "reference", type=location, nargs="?", metavar="REFERENCE", help="cells with labels in obs, read as IN is"
+    )
     verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
     verb.add_argument(
-        "--label", required=True, metavar="COLUMN", help="the column of REFERENCE's obs, such as cell_type"
+        "--label", metavar="COLUMN", help="the column of REFERENCE's obs, such as cell_type; needed where one is given"
     )
     verb.add_argument("--voters", type=int, default=15, metavar="N", help="neighbours that vote (default: 15)")
     verb.add_argument("--key-added", default="mofm_label", help="the column of obs (default: mofm_label)")
@@ -37,27 +43,31 @@ def run(args) -> int:
 
     import pandas as pd
 
-    from mofm.inference.annotate import label_cells
+    from mofm.errors import InputError
+    from mofm.inference.annotate import label_by_head, label_cells
     from mofm.inference.model import load
     from mofm.inference.output import write_copy
 
     check_free(args.output, args.overwrite)
+    if (args.reference is None) != (args.label is None):
+        raise InputError("REFERENCE and --label belong together: give both, or neither for the model's own head")
     arguments = cells_arguments(args)
     reading = arguments.pop("reading")
     reading = replace(reading, modality=reading.modality or "rna")
     model = load(args.model, step=args.step)
-    told = {"voters": args.voters, "key_added": args.key_added}
-    found = label_cells(model, args.input, args.reference, args.label, reading, **told, **arguments)
+    if args.reference is None:
+        found = label_by_head(model, args.input, reading, key_added=args.key_added, **arguments)
+        by, said = "the model's head", "mean confidence {:.2f}"
+    else:
+        told = {"voters": args.voters, "key_added": args.key_added}
+        found = label_cells(model, args.input, args.reference, args.label, reading, **told, **arguments)
+        by, said = f"{found.report['reference_cells']:,} of the reference", "{:.0%} of the neighbours say so"
     write_copy(args.input, args.output, {found.embedding.modality: found.embedding}, found.added)
     labels, confidence_N = found.columns[args.key_added], found.columns[f"{args.key_added}_confidence"]
-    cells = len(labels)
-    print(
-        f"{args.output}: obs[{args.key_added!r}], {cells:,} cells by {found.report['reference_cells']:,} of the reference"
-    )
+    print(f"{args.output}: obs[{args.key_added!r}], {len(labels):,} cells by {by}")
     counts = pd.Series(labels).value_counts()
     for name, count in counts.head(PRINTED).items():
-        mean = confidence_N[labels == name].mean()
-        print(f"  {count:>9,}  {name}  ({mean:.0%} of the neighbours say so)")
+        print(f"  {count:>9,}  {name}  ({said.format(confidence_N[labels == name].mean())})")
     if len(counts) > PRINTED:
         print(f"  and {len(counts) - PRINTED} more labels")
     return 0

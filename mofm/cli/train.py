@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from mofm.cli.options import add_verb
@@ -17,7 +18,12 @@ def add(verbs) -> None:
         "Any key of the config is set as --config.GROUP.KEY=VALUE, such as --config.encoder.width=512.\n"
         "SIGTERM and Ctrl-C save and leave; metrics go to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.",
     )
-    verb.add_argument("--config", required=True, type=Path, help="a config file, such as configs/small.py")
+    add_run_options(verb, "a config file, such as configs/small.py")
+
+
+def add_run_options(verb, config: str) -> None:
+    """What a run is started with; `config` says which config file is meant."""
+    verb.add_argument("--config", required=True, type=Path, help=config)
     verb.add_argument("--workdir", required=True, type=Path, help="the run's directory")
     verb.add_argument("--quiet", action="store_true", help="no progress on stderr")
     several = verb.add_argument_group("several processes, each over its own devices, on one host or many")
@@ -41,31 +47,50 @@ def add(verbs) -> None:
 
 def run(args) -> int:
     """Runs the verb; returns the exit code."""
+    from mofm.training.config import load_config
+
+    config = load_config(args.config, args.overrides)
+    return run_to_its_end(args, lambda: (config, None))
+
+
+def run_to_its_end(args, begin: Callable, then: Callable = lambda config: None, *, frozen: bool = False) -> int:
+    """Joins the processes of a run, and trains; returns the exit code.
+
+    Args:
+      begin: tells the config, and the model that the run begins from or None; called once the processes are joined.
+      then: called with the config where the run has ended, and was not stopped.
+      frozen: take no step (see `training.loop.train`).
+    """
     import jax
 
     from mofm.parallel.processes import Processes, lost_another, start
-    from mofm.training.config import load_config
     from mofm.training.loop import DivergedError, train
+    from mofm.training.patience import is_spent, read_losses
 
-    config = load_config(args.config, args.overrides)
     start(Processes(args.distributed, args.coordinator, args.processes, args.process))
+    config, origin = begin()
     try:
-        step = train(config, args.workdir, quiet=args.quiet)
+        step = train(config, args.workdir, quiet=args.quiet, origin=origin, frozen=frozen)
     except DivergedError as error:
-        print(f"mofm train: {error}", file=sys.stderr)
+        print(f"mofm {args.verb}: {error}", file=sys.stderr)
         return 3
     except jax.errors.JaxRuntimeError as error:
         if not lost_another(error):
             raise
         print(
-            f"mofm train: another process of the run was lost ({str(error).splitlines()[0]}); the same command on all of them "
-            "goes on from the last checkpoint",
+            f"mofm {args.verb}: another process of the run was lost ({str(error).splitlines()[0]}); the same command on all "
+            "of them goes on from the last checkpoint",
             file=sys.stderr,
         )
         sys.stderr.flush()
         os._exit(4)  # the usual way out would wait for the lost process to leave too
-    if step < config.run.steps:
+    reached = f"trained {step} steps"
+    if is_spent(losses := read_losses(args.workdir, step), config.run.patience):
+        best = min(losses, key=lambda one: (losses[one], one))
+        reached += f", the held-out loss was lowest at step {best}, which verbs take"
+    elif step < config.run.steps and not frozen:
         print(f"stopped at step {step} of {config.run.steps} and saved; the same command goes on", file=sys.stderr)
         return args.stopped_code
-    print(f"trained {step} steps; next: mofm embed {args.workdir} IN.h5ad OUT.h5ad", file=sys.stderr)
+    then(config)
+    print(f"{reached}; next: mofm embed {args.workdir} IN.h5ad OUT.h5ad", file=sys.stderr)
     return 0

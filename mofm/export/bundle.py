@@ -5,6 +5,7 @@
     config.json           format, config, step, what it was trained on, its figures
     model.safetensors     the parameters; several files and an index where they are large (`tensors.py`)
     start.safetensors     the mean predictors and the linear model that the run began from, and what its features are
+    annotation.json, annotation.safetensors   its annotation head, where it has one of this step (`heads.py`)
     genes.parquet, features.parquet, network.parquet   as in a run (`training/workdir.py`)
     gene_table.parquet    the species' genes, always, as a later mofm may ship others
     compiled/             StableHLO, where it was asked for (`compiled.py`)
@@ -31,13 +32,14 @@ from mofm.errors import InputError
 from mofm.export.card import Licence, model_card, read_figures
 from mofm.export.checksums import COMPILED, write_checksums
 from mofm.export.compiled import write_compiled
+from mofm.export.heads import load_heads, save_heads
 from mofm.export.parts import CONFIG, FORMAT, FORMAT_VERSION, MODEL, START, TABLES, Parts, is_bundle, start_arrays
 from mofm.export.tensors import SHARD_BYTES, by_name, save_tensors
 from mofm.omics.genome import bundled_path
 from mofm.training import workdir as workdirs
 from mofm.training.network import FILE as NETWORK
 
-KEPT = ("modalities", "species", "gene_table", "corpus_digest", "network_digest", "parameters")
+KEPT = ("modalities", "species", "gene_table", "corpus_digest", "network_digest", "parameters", "finetuned_from")
 """Of a run's config.json, as they are."""
 ABOUT = ("data_sets", "figures")
 """What the card tells of the training; a bundle of a bundle has it from there."""
@@ -79,6 +81,8 @@ def write_bundle(
         save_tensors(folder, MODEL, by_name(parts.params), shard_bytes)
         save_tensors(folder, START, start_arrays(parts), shard_bytes)
         _copy_tables(parts, folder)
+        if (heads := load_heads(parts.workdir)) is not None and heads.step == parts.step:  # of no other step
+            save_heads(folder, heads)
         if compiled:
             write_compiled(parts, folder / COMPILED)
         if terms.text is not None:

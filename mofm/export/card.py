@@ -10,6 +10,7 @@ import jax
 
 from mofm.axes import FEATURES
 from mofm.errors import InputError
+from mofm.export.heads import load_heads
 from mofm.export.parts import Parts
 
 NO_LICENCE, OWN_LICENCE = "unknown", "other"
@@ -79,6 +80,7 @@ def model_card(parts: Parts, record: dict[str, Any], licence: Licence, compiled:
         _use(parts, compiled),
         _training(parts, record),
         _figures(record),
+        *_heads(parts),
         _limits(parts),
         _terms(parts, record, licence),
     )
@@ -107,8 +109,19 @@ def _what_it_is(parts: Parts, record: dict[str, Any]) -> str:
         f"- translates between them: {'yes' if spec.translates else 'no'}",
         f"- regulatory networks: {', '.join(parts.network.relations) if parts.network else 'none'}",
         f"- step {parts.step:,} of {parts.config.run.steps:,}; config {record['config_hash']}",
+        *_origin(record.get("finetuned_from")),
     ]
     return lines[0] + "\n\n" + "\n".join(lines[1:])
+
+
+def _origin(said: dict[str, Any] | None) -> list[str]:
+    """Which model it was finetuned from, and that from which, and so on."""
+    lines = []
+    while said is not None:
+        verb = "which was" if lines else "was"
+        lines.append(f"- {verb} finetuned from {said['name']}, step {said['step']:,}, parameters {said['digest'][:12]}")
+        said = said.get("from")
+    return lines
 
 
 def _use(parts: Parts, compiled: bool) -> str:
@@ -156,6 +169,24 @@ def _figures(record: dict[str, Any]) -> str:
         "measurements are told in cells like those of training, not how well cell types or regulators are found in yours."
         "\n\n| figure | value | |\n|---|---:|---|\n" + "\n".join(rows)
     )
+
+
+def _heads(parts: Parts) -> list[str]:
+    """What its annotation heads know, and how well on held-out cells."""
+    heads = load_heads(parts.workdir)
+    if heads is None or heads.step != parts.step:
+        return []
+    rows = [
+        f"| {modality} | {len(head.labels)} | {head.figures['heldout_cells']:,} | {head.figures['accuracy']:.3f} | "
+        f"{head.figures['mean_recall']:.3f} | {head.figures['calibration_error']:.3f} | {head.figures['kept']:.3f} |"
+        for modality, head in heads.of.items()
+    ]
+    return [
+        f"## Annotation\n\n`mofm annotate MODEL IN OUT` names cells by what `{heads.label_key}` says of the training cells. On "
+        'held-out cells of the training data sets; those below the threshold are called "unknown", the others are kept:\n\n'
+        "| cells | labels | held out | accuracy | mean recall | calibration error | kept |\n"
+        "|---|---:|---:|---:|---:|---:|---:|\n" + "\n".join(rows)
+    ]
 
 
 def _limits(parts: Parts) -> str:

@@ -28,6 +28,7 @@ from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.config import Config, make_spec
 from mofm.training.network import RunNetwork, load_network
+from mofm.training.origin import Origin
 from mofm.training.state import Start
 
 FORMAT = "mofm bundle"
@@ -74,6 +75,23 @@ class Parts:
     def features(self, modality: Modality) -> pd.DataFrame:
         """The features of one modality that it was trained on, in the order of its space: columns id, symbol."""
         return workdirs.read_features(self.workdir, modality)
+
+    def origin(self) -> Origin:
+        """The model as a run begins from it."""
+        features = pd.read_parquet(self.workdir / workdirs.FEATURES)
+        return Origin(
+            name=self.name,
+            step=self.step,
+            config=self.config,
+            spec=self.spec,
+            params=jax.device_get(self.params),
+            genes=self.genes,
+            features=features,
+            network=self.network,
+            start=self.start,
+            species=self.named_by.species,
+            before=workdirs.read_origin(self.workdir),
+        )
 
 
 def is_bundle(path: Path) -> bool:
@@ -137,7 +155,7 @@ def _parts(place: Path, name: str, step: int, config: Config, checkpoints: Check
     genes, network = workdirs.read_genes(place), load_network(place)
     relations = 0 if network is None else len(network.relations)
     spec = make_spec(config, len(genes), relations, workdirs.read_modalities(place))
-    device = SingleDeviceSharding(jax.devices()[0])
+    device = SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(partial(model.init, spec), jax.random.key(0))
     if checkpoints is None:
         loaded = as_tree(load_tensors(place, MODEL), shapes, place / f"{MODEL}.safetensors")

@@ -1,4 +1,5 @@
-"""Labels of cells by those of their nearest neighbours in a reference, both embedded by one model.
+"""Labels of cells by those of their nearest neighbours in a reference, both embedded by one model; or by the model's own
+annotation head, where it has one (`head.py`).
 
 The vote is that of `evaluation/annotation.py`, but for ties; its figures are in tests/benchmarks/RESULTS.md. Voters are the K
 reference cells whose embeddings, centred on the reference, point most nearly the same way (cosine), each with one voice.
@@ -17,6 +18,8 @@ import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 
 from mofm.errors import InputError, nearest_name
+from mofm.export.heads import load_heads
+from mofm.inference.head import head_of, tell
 from mofm.inference.model import Embedding, Options, PretrainedModel
 from mofm.inference.output import Added
 from mofm.omics.readers import Reading
@@ -74,8 +77,9 @@ class LabelledCells:
 
     Attributes:
       embedding: of the cells.
-      columns: for obs: KEY, the label; KEY_confidence; KEY_nearest, the name of the nearest reference cell that voted.
-      report: by which model and reference, and with how many voters.
+      columns: for obs: KEY, the label; KEY_confidence; by a reference KEY_nearest, the name of the nearest reference cell
+        that voted; by a head KEY_likeliest, the label also where KEY is "unknown".
+      report: by which model, and by which reference with how many voters, or what its head learned.
     """
 
     embedding: Embedding
@@ -122,4 +126,25 @@ def label_cells(
         f"{key_added}_nearest": known.cells.to_numpy(object)[found.neighbours_NK[:, 0]],
     }
     said = {"label_key": label_key, "voters": voters, "reference_cells": int(labels.notna().sum())}
+    return LabelledCells(asked, columns, {**said, "model": model.name, "step": model.step})
+
+
+def label_by_head(
+    model: PretrainedModel, source, reading: Reading, *, key_added: str = "mofm_label", **options
+) -> LabelledCells:
+    """Label the cells of `source` by the model's annotation head for their modality.
+
+    Raises:
+      InputError: as `PretrainedModel.embed`; or the model has no such head.
+    """
+    heads = load_heads(model.workdir)
+    head = head_of(model, heads, reading.modality)
+    asked = model.embed(source, reading, **options)
+    found = tell(head, asked.embedding_NE)
+    columns = {
+        key_added: pd.Categorical(found.labels),
+        f"{key_added}_confidence": found.confidence_N,
+        f"{key_added}_likeliest": pd.Categorical(found.likeliest),
+    }
+    said = {"label_key": heads.label_key, "threshold": head.threshold, "labels": np.array(head.labels, dtype=str)}
     return LabelledCells(asked, columns, {**said, "model": model.name, "step": model.step})

@@ -6,8 +6,9 @@
     model.regulators(adata, groupby="cell_type")      obsm["mofm_tf_activity"], uns["mofm_regulators"]
     model.perturb(adata, knock_out="GATA1")           obs["mofm_shift"], obsm["X_mofm_perturbed"], uns["mofm_perturbation"]
     model.annotate(adata, reference, "cell_type")     obs["mofm_label"], obs["mofm_label_confidence"]
+    model.annotate(adata)                             the same by the model's annotation head
 
-Everything but `annotate`, which has no verb yet, is done by the functions that the command line calls, so results are the same
+Everything is done by the functions that the command line calls, so results are the same
 to the bit; here they are put where Python expects them. As in scanpy, what is given is written to, and `copy=True` gives a copy
 back instead.
 
@@ -32,7 +33,8 @@ import numpy as np
 import pandas as pd
 
 from mofm.axes import Modality
-from mofm.inference.annotate import VOTERS, label_cells
+from mofm.errors import InputError
+from mofm.inference.annotate import VOTERS, label_by_head, label_cells
 from mofm.inference.model import PretrainedModel, Step, load
 from mofm.inference.output import Added, added_embedding
 from mofm.inference.perturb import FOLD, Change, perturb
@@ -225,8 +227,8 @@ class Model:
     def annotate(
         self,
         data: anndata.AnnData,
-        reference: anndata.AnnData,
-        label_key: str,
+        reference: anndata.AnnData | None = None,
+        label_key: str | None = None,
         *,
         voters: int = VOTERS,
         key_added: str = "mofm_label",
@@ -236,21 +238,29 @@ class Model:
         progress: bool = True,
         **options,
     ) -> anndata.AnnData | None:
-        """Label cells by their nearest neighbours, in the embedding, among the labelled cells of a reference.
+        """Label cells by their nearest neighbours, in the embedding, among the labelled cells of a reference; without one by
+        the model's annotation head.
 
         Written are obs[key_added], obs[key_added + "_confidence"], the share of the neighbours that say so (no calibrated
         probability: see `inference/annotate.py`), obs[key_added + "_nearest"], the name of the nearest of them, and
-        uns["mofm_annotation"]. Both are embedded anew, and the same options hold for both.
+        uns["mofm_annotation"]. Both are embedded anew, and the same options hold for both. By a head the confidence is
+        calibrated (`inference/head.py`), obs[key_added] is "unknown" where it is low, and obs[key_added + "_likeliest"]
+        the label all the same.
 
         Args:
           label_key: column of the reference's obs; cells without a label there have no voice.
           voters: neighbours of a cell that vote.
 
         Raises:
-          InputError: as `embed`; or the reference has no such column, or no label in it.
+          InputError: as `embed`; or the reference has no such column, or no label in it; or the model has no head.
         """
         with said_for_python():
             how = asked_for(layer, modality, progress, options)
+            if reference is None:
+                if label_key is not None:
+                    raise InputError(f"label_key {label_key!r} is a column of a reference: give the reference too")
+                found = label_by_head(self.pretrained, checked(data, copy), key_added=key_added, **how)
+                return write_to(data, found.added, copy)
             found = label_cells(
                 self.pretrained,
                 checked(data, copy),

@@ -43,6 +43,7 @@ class RunConfig:
       checkpoint_every: steps between checkpoints; the last step is always saved.
       keep_latest: newest checkpoints kept.
       keep_best: checkpoints kept beside them for their held-out loss.
+      patience: evaluations in a row without a lower held-out loss after which the run ends. 0: it goes to its last step.
     """
 
     steps: int = 100_000
@@ -52,10 +53,13 @@ class RunConfig:
     checkpoint_every: int = 2_000
     keep_latest: int = 2
     keep_best: int = 1
+    patience: int = 0
 
     def __post_init__(self):
         check_at_least("run", self, ("steps", "log_every", "checkpoint_every", "keep_latest"), 1)
-        check_at_least("run", self, ("eval_every", "eval_cells", "keep_best"), 0)
+        check_at_least("run", self, ("eval_every", "eval_cells", "keep_best", "patience"), 0)
+        if self.patience and not (self.eval_every and self.eval_cells):
+            raise InputError(f"run.patience={self.patience}: needs evaluations; set run.eval_every and run.eval_cells")
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,11 @@ def load_config(path: str | Path, overrides: list[str] = (), corpus: str | None 
     Raises:
       InputError: no such file, no get_config in it, an unknown key (the nearest right one is named), a wrong type or value.
     """
+    return build_config(read_values(path), overrides, corpus)
+
+
+def read_values(path: str | Path) -> ConfigDict | dict[str, Any]:
+    """What `get_config()` of a config file returns. Raises as `load_config`."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such config file; the ones that come with mofm are in configs/ of its repository")
@@ -137,7 +146,7 @@ def load_config(path: str | Path, overrides: list[str] = (), corpus: str | None 
     values = module.get_config() if hasattr(module, "get_config") else None
     if not isinstance(values, ConfigDict | dict):
         raise InputError(f"{path}: a config file defines get_config(), which returns an ml_collections.ConfigDict")
-    return build_config(values, overrides, corpus)
+    return values
 
 
 def build_config(values: ConfigDict | dict[str, Any], overrides: list[str] = (), corpus: str | None = None) -> Config:

@@ -30,12 +30,15 @@ from mofm.parallel.mesh import check_batch, check_views, make_mesh, one_at_a_tim
 from mofm.parallel.place import place_batch, place_graph
 from mofm.parallel.processes import all_asked_to_stop, is_first, wait_for_all
 from mofm.training import workdir as workdirs
+from mofm.training.adopt import adopt_network, adopt_start, begin_from, known_basis, rows_of
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.config import Config, make_spec
 from mofm.training.linear_translation import make_readers
 from mofm.training.metrics import MetricsWriter, Silent
 from mofm.training.network import read_network
 from mofm.training.optimizer import make_optimizer, make_schedule
+from mofm.training.origin import Origin, check_corpus, told_genes
+from mofm.training.patience import is_spent, read_losses
 from mofm.training.progress import TrainingProgress
 from mofm.training.start import start_models
 from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
@@ -52,10 +55,17 @@ class DivergedError(Exception):
     """The loss is not finite. Says at which step, on which cells, and where the last good checkpoint is."""
 
 
-def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
-    """Train, or go on training, in `workdir`. Returns the step reached: less than run.steps if asked to stop.
+def train(
+    config: Config, workdir: Path, *, quiet: bool = False, origin: Origin | None = None, frozen: bool = False
+) -> int:
+    """Train, or go on training, in `workdir`. Returns the step reached: less than run.steps if asked to stop, or where
+    `run.patience` was spent.
 
     SIGTERM and Ctrl-C finish the step under way, save, and return.
+
+    Args:
+      origin: a pretrained model to begin from (see `adopt.py`); None begins from the simple models alone.
+      frozen: no step is taken; what begins from a model is kept as its step 0.
 
     Raises:
       InputError: the corpus, the mesh or the workdir cannot be used; nothing was written.
@@ -67,27 +77,46 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     corpus = open_corpus(config.data.corpus, damaged=config.data.damaged, cache=cache)
     stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
     check_views(mesh, stream.rows)
-    genes, spaces = corpus_spaces(corpus)
-    network = read_network(config.network, genes, read_gene_table_of(corpus.path, corpus.manifest), config.seed)
-    spec = make_spec(config, len(genes), 0 if network is None else len(network.relations), corpus.modalities)
+    if origin is not None:
+        check_corpus(origin, corpus)
+    genes, spaces = corpus_spaces(corpus, origin and origin.genes)
+    row_G = None if origin is None else rows_of(origin, genes)
+    told = [] if origin is None else told_genes(origin, corpus, spaces, row_G)
+    if origin is None:
+        network = read_network(config.network, genes, read_gene_table_of(corpus.path, corpus.manifest), config.seed)
+    else:
+        network = adopt_network(origin, row_G)
+    modalities = corpus.modalities if origin is None else origin.spec.modalities
+    spec = make_spec(config, len(genes), 0 if network is None else len(network.relations), modalities)
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     graph = network and place_graph(network.graph(spec.genes, config.network.edge_budget), mesh)
     state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
+    if config.run.patience and not stream.n_heldout_cells:
+        raise InputError(f"run.patience={config.run.patience}: no cell is held out; set data.holdout_fraction above 0")
     if is_first() or (workdir / "config.json").exists():  # all refuse what is another's, one writes
-        workdirs.open_workdir(workdir, config, corpus, genes, network)
+        workdirs.open_workdir(workdir, config, corpus, genes, network, origin)
     wait_for_all("the directory of the run")
 
     recipe = Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh)
-    models = _start_of(workdir, lambda: start_models(corpus, stream, config, spec, spaces))
+
+    def fit() -> Start:
+        if origin is None:
+            return start_models(corpus, stream, config, spec, spaces)
+        basis = known_basis(origin, row_G, spec.genes), origin.start.profiles
+        return adopt_start(start_models(corpus, stream, config, spec, spaces, basis), origin, corpus.features, row_G)
+
+    models = _start_of(workdir, fit)
     # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
     everywhere = NamedSharding(mesh, PartitionSpec())
     readers = models.linear and make_readers(corpus.modalities, models.spaces, models.components, models.profiles)
     known = jax.device_put(Knowledge(models.spaces, None, models.linear, readers), everywhere)._replace(graph=graph)
-    if network and not quiet and is_first():
-        print(*network.notes, sep="\n", file=sys.stderr)
+    if (network or told) and not quiet and is_first():
+        print(*told, *(network.notes if network else ()), sep="\n", file=sys.stderr)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
     if checkpoints.latest is None:
         state, start = create_state(spec, optimizer, mesh, config.seed, models), 0
+        if origin is not None:
+            state = begin_from(state, origin, spec, optimizer, row_G, models.null)
     else:
         state, start = checkpoints.restore_newest(abstract_state(spec, optimizer, mesh), workdir / "damaged")
 
@@ -96,6 +125,8 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     with jax.set_mesh(mesh), _stop_asked() as stop, progress:
         links = network and network.held_out(len(genes), config.seed)
         run = _Run(config, mesh, stream, recipe, known, models, links, checkpoints, metrics, progress)
+        run.frozen = frozen
+        run.losses, run.keep_start = read_losses(workdir, start if start else -1), origin is not None
         try:
             return run.go(state, start, stop)
         finally:
@@ -132,13 +163,19 @@ class _Run:
         self.link_weight = config.objectives.link_weight
         self.heldout_batches: list[CellBatch] | None = None
         self.last_log = (time.perf_counter(), None)
+        self.losses: dict[int, float] = {}
+        self.keep_start = self.frozen = False
 
     def go(self, state: TrainState, start: int, stop: list[int]) -> int:
         pending: tuple[int, CellBatch, dict[str, jax.Array]] | None = None
         step = start
         if start == 0:
-            self.evaluate(state, 0)
+            loss = self.evaluate(state, 0)
+            if self.keep_start:  # of a model that was trained before, step 0 may stay the best
+                self.checkpoints.save(0, state, loss)
         self.last_log = (time.perf_counter(), start)
+        if self.frozen or is_spent(self.losses, self.config.patience):
+            return start
         batches = self.stream.batches(start, self.config.steps)
         for step, batch in enumerate(batches, start + 1):
             state, values = self.step_fn(state, place_batch(batch, self.mesh))
@@ -150,7 +187,7 @@ class _Run:
                 self.report(*pending)  # a state is saved or evaluated only after its loss was seen to be finite
                 pending = None
                 self.keep(state, step)
-            if stopping:
+            if stopping or is_spent(self.losses, self.config.patience):
                 break
         batches.close()
         return step
@@ -197,6 +234,7 @@ class _Run:
             means |= links | {"loss": means["loss"] + self.link_weight * links["link_nll"]}
         self.metrics.write(step, {f"heldout/{name}": value for name, value in means.items()})
         self.progress.evaluated(means["loss"])
+        self.losses[step] = means["loss"]
         return means["loss"]
 
     def describe_divergence(self, step: int, batch: CellBatch, loss: float) -> str:

@@ -1,7 +1,7 @@
 """What lies in a run's directory, and who may go on with it.
 
     workdir/config.json     the config, and of the corpus its fingerprint, its data sets, its species and its version of
-                            the gene table
+                            the gene table; and the model that it began from, where it did
     workdir/genes.parquet   the model's gene table: columns id, symbol, measured
     workdir/features.parquet  the features of its corpus: columns id, symbol, modality
     workdir/gene_table.parquet  the species', where the corpus has one of its own
@@ -9,6 +9,7 @@
     workdir/network.json  what became of every line of their tables
     workdir/start.npz       the mean predictors and the linear model that it began from, and what its features are
     workdir/checkpoints/    Orbax
+    workdir/annotation.*    its annotation head, where one was fitted (`export/heads.py`)
     workdir/metrics.jsonl   and tensorboard/
 
 A run is resumed by the command that began it. What may differ is what does not change the bits: the mesh, and what is
@@ -40,6 +41,7 @@ from mofm.training.network import FILE as NETWORK
 from mofm.training.network import REPORT as NETWORK_REPORT
 from mofm.training.network import RunNetwork, save_network
 from mofm.training.null import NullModel
+from mofm.training.origin import Origin
 from mofm.training.profiles import Profile
 from mofm.training.state import Start
 
@@ -50,9 +52,17 @@ loadings; 3: before rates were those of whole cells, whatever share of their zer
 
 
 def open_workdir(
-    workdir: Path, config: Config, corpus: Corpus, genes: pd.DataFrame, network: RunNetwork | None = None
+    workdir: Path,
+    config: Config,
+    corpus: Corpus,
+    genes: pd.DataFrame,
+    network: RunNetwork | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Make the directory of a new run, or check that an existing one is of this config and corpus.
+
+    Args:
+      origin: the model that the run begins from; None for one that begins from nothing.
 
     Raises:
       InputError: it holds another run; the keys that differ are named with both values.
@@ -69,6 +79,11 @@ def open_workdir(
         ],
     }
     record |= {} if network is None else {"network_digest": network.digest}
+    features = corpus.features
+    if origin is not None:  # what it knows of modalities that the corpus lacks stays
+        kept = origin.features[~origin.features["modality"].isin(corpus.modalities)]
+        features = pd.concat([features, kept[features.columns]], ignore_index=True)
+        record |= {"modalities": origin.spec.modalities, "finetuned_from": origin.record()}
     if path.exists():
         there = _read_json(path)
         _check_parameters(there, workdir)
@@ -93,7 +108,7 @@ def open_workdir(
         raise InputError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     genes.to_parquet(workdir / "genes.parquet")
-    corpus.features.to_parquet(workdir / FEATURES)
+    features.to_parquet(workdir / FEATURES)
     (workdir / NETWORK).unlink(missing_ok=True)
     if network is not None:
         save_network(workdir, network, genes)
@@ -117,8 +132,13 @@ def read_config(workdir: Path) -> Config:
     return from_dict(Config, record["config"])
 
 
+def read_origin(workdir: Path) -> dict[str, Any] | None:
+    """What a run, or a bundle of it, says of the model that it began from; None where it began from nothing."""
+    return _read_json(workdir / "config.json").get("finetuned_from")
+
+
 def read_modalities(workdir: Path) -> tuple[Modality, ...]:
-    """What the run's corpus measured."""
+    """What the model is of: what the run's corpus measured, and the model that it began from."""
     return tuple(_read_json(workdir / "config.json")["modalities"])
 
 
@@ -196,6 +216,10 @@ def _check_parameters(record: dict[str, Any], workdir: Path) -> None:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    before, now = (record.get("finetuned_from") or {} for record in (old, new))
+    if before.get("digest") != now.get("digest"):
+        was, given = (f"{one['name']} of step {one['step']}" if one else "no model" for one in (before, now))
+        return [f"it was begun from {was} ({_short(before)}), not from {given} ({_short(now)})"]
     if old.get("corpus_digest") != new["corpus_digest"]:
         return ["the corpus holds other cells than it did"]
     if old.get("network_digest") != new.get("network_digest"):
@@ -203,6 +227,10 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = _flat(old.get("science", {})), _flat(new["science"])
     keys = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     return [f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys]
+
+
+def _short(origin: dict[str, Any]) -> str:
+    return origin["digest"][:12] if origin else "`mofm train`"
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,224 @@
+"""A head's confidences are chances: of cells that it never saw as many are right as it says; it keeps as many of the right
+ones as asked, hears rare types, and goes with the model as arrays, by the command line, the bundle and Python alike."""
+
+import json
+import shutil
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+import mofm
+from mofm.cli import main
+from mofm.errors import InputError
+from mofm.export.heads import FILES, AnnotationHeads, load_heads, save_heads
+from mofm.inference.head import FEW, SHARE_KEPT, UNKNOWN, fit_head, reliability, tell
+from mofm.inference.model import load
+from mofm.omics.simulate import SimulationConfig, simulate
+
+FINETUNE = Path(__file__).parent.parent.parent / "configs" / "finetune.py"
+SHARES = np.array([0.5, 0.25, 0.12, 0.06, 0.03, 0.02, 0.02])
+NAMES = np.array([f"type {letter}" for letter in "abcdefg"], object)
+
+
+def clouds(cells: int, seed: int, width: int = 12):
+    """(embeddings, labels) of overlapping types, of very different numbers."""
+    centres = np.random.default_rng(1).normal(size=(len(SHARES), width)) * 0.8
+    rng = np.random.default_rng(seed)
+    code = rng.choice(len(SHARES), cells, p=SHARES)
+    return (5 + 3 * (centres[code] + rng.normal(size=(cells, width)))).astype(np.float32), NAMES[code]
+
+
+def recalls(labels, truth):
+    return np.array([np.mean(labels[truth == name] == name) for name in NAMES])
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    embedding, labels = clouds(3_000, seed=2)
+    return fit_head(embedding, labels, np.arange(3_000) % 4 == 0)
+
+
+def test_confidences_are_chances_in_cells_that_it_never_saw(fitted):
+    embedding, truth = clouds(20_000, seed=3)
+    found = tell(fitted, embedding)
+    right = found.likeliest == truth
+    assert 0.7 < right.mean() < 0.95
+    assert reliability(found.confidence_N, right) < 0.04
+    hot = np.exp(fitted.logits(embedding) / (fitted.temperature / 3))
+    assert reliability((hot / hot.sum(axis=1, keepdims=True)).max(axis=1), right) > 0.08
+    assert fitted.figures["calibration_error"] < 0.1
+    assert fitted.figures["accuracy"] == pytest.approx(right.mean(), abs=0.04)
+
+
+def test_as_many_right_cells_are_kept_as_asked(fitted):
+    embedding, truth = clouds(20_000, seed=4)
+    found = tell(fitted, embedding)
+    kept, right = found.labels != UNKNOWN, found.likeliest == truth
+    assert (found.labels[kept] == found.likeliest[kept]).all()
+    assert kept[right].mean() == pytest.approx(SHARE_KEPT, abs=0.03)
+    assert kept[~right].mean() < 0.85
+    assert right[kept].mean() > right.mean() + 0.01
+
+
+def test_rare_types_have_a_voice(fitted):
+    (train, labels), (embedding, truth) = clouds(3_000, seed=2), clouds(20_000, seed=5)
+    plain = LogisticRegression(max_iter=2_000).fit(train, labels.astype(str)).predict(embedding)
+    ours, theirs = recalls(tell(fitted, embedding).likeliest, truth), recalls(plain, truth)
+    assert ours.mean() > theirs.mean() + 0.03
+    assert ours[-1] > theirs[-1] + 0.1
+
+
+def test_cells_without_a_label_or_of_too_few_are_left_out(fitted):
+    embedding, labels = clouds(3_000, seed=2)
+    strange = np.random.default_rng(0).normal(size=(40 + FEW - 1, embedding.shape[1])).astype(np.float32) * 50
+    more = np.append(labels, np.array([None] * 40 + ["few"] * (FEW - 1), object))
+    is_heldout = np.append(np.arange(3_000) % 4 == 0, np.zeros(40 + FEW - 1, bool))
+    again = fit_head(np.concatenate([embedding, strange]), more, is_heldout)
+    assert again.labels == fitted.labels
+    np.testing.assert_array_equal(again.weight_EC, fitted.weight_EC)
+    assert (again.temperature, again.threshold) == (fitted.temperature, fitted.threshold)
+    assert again.figures == fitted.figures | {"left_out": {"few": FEW - 1}}
+
+
+def test_two_types_are_told_apart(fitted):
+    embedding, labels = clouds(2_000, seed=6)
+    two = np.isin(labels, NAMES[:2])
+    head = fit_head(embedding[two], labels[two], np.arange(two.sum()) % 4 == 0)
+    chance = head.probabilities(embedding[two])
+    assert chance.shape[1] == 2
+    np.testing.assert_allclose(chance.sum(axis=1), 1)
+    assert (tell(head, embedding[two]).likeliest == labels[two]).mean() > 0.85
+
+
+@pytest.mark.parametrize(
+    ("names", "heldout", "said"),
+    [
+        (["a"] * 100, 30, "1 of the labels have 10 or more training cells"),
+        (["a"] * 95 + ["b"] * 5, 30, "1 of the labels"),
+        (["a", "b"] * 50, 10, "10 labelled cells are held out, and at least 20"),
+        ([None] * 100, 30, "0 of the labels"),
+    ],
+)
+def test_too_few_labels_are_refused(names, heldout, said):
+    with pytest.raises(InputError, match=said):
+        fit_head(np.zeros((100, 3), np.float32), names, np.arange(100) < heldout)
+
+
+def test_reliability_is_the_gap_between_what_is_said_and_what_is():
+    right = np.arange(1_000) % 2 == 0
+    assert reliability(np.full(1_000, 0.5), right) == pytest.approx(0)
+    assert reliability(np.full(1_000, 0.9), right) == pytest.approx(0.4)
+    assert reliability(np.where(right, 0.9, 0.1), right) == pytest.approx(0.1)
+
+
+def test_heads_come_back_as_they_were_or_are_refused(fitted, tmp_path):
+    assert load_heads(tmp_path) is None
+    save_heads(tmp_path, AnnotationHeads("cell_type", 7, {"rna": fitted, "atac": fitted}))
+    found = load_heads(tmp_path)
+    assert (found.label_key, found.step, set(found.of)) == ("cell_type", 7, {"rna", "atac"})
+    embedding = clouds(10, seed=9)[0]
+    np.testing.assert_array_equal(found.of["atac"].probabilities(embedding), fitted.probabilities(embedding))
+    assert found.of["rna"].figures == fitted.figures
+    record = json.loads((tmp_path / FILES[0]).read_text())
+    (tmp_path / FILES[0]).write_text(json.dumps(record | {"version": 9}))
+    with pytest.raises(InputError, match="of version 9"):
+        load_heads(tmp_path)
+    (tmp_path / FILES[0]).write_text(json.dumps(record | {"step": None}))
+    with pytest.raises(InputError, match="damaged"):
+        load_heads(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def headed(trained, tmp_path_factory):
+    """A run begun from the tiny model, its encoder as it was, with a head for cell types."""
+    place = tmp_path_factory.mktemp("headed") / "run"
+    words = ["--config", str(FINETUNE), f"--config.data.corpus={trained.corpus}", "--config.data.holdout_fraction=0.4"]
+    words += ["--config.data.batch_size=16", "--config.run.eval_cells=8", "--workdir", str(place), "--quiet"]
+    assert main(["finetune", str(trained.workdir), *words, "--frozen", "--task", "annotation:cell_type"]) == 0
+    return place
+
+
+def test_the_command_python_and_the_bundle_label_alike(headed, trained, make_cells, tmp_path):
+    make_cells(80, seed=5).write_h5ad(tmp_path / "new.h5ad")
+    assert main(["export", str(headed), str(tmp_path / "bundle")]) == 0
+    assert "## Annotation" in (tmp_path / "bundle" / "README.md").read_text()
+    for name, model in (("run", headed), ("bundle", tmp_path / "bundle")):
+        assert main(["annotate", str(model), str(tmp_path / "new.h5ad"), str(tmp_path / f"{name}.h5ad")]) == 0
+    told, again = (ad.read_h5ad(tmp_path / f"{name}.h5ad").obs for name in ("run", "bundle"))
+    cells = ad.read_h5ad(tmp_path / "new.h5ad")
+    mofm.load(tmp_path / "bundle").annotate(cells, progress=False)
+    for key in ("mofm_label", "mofm_label_likeliest", "mofm_label_confidence"):
+        assert told[key].tolist() == again[key].tolist() == cells.obs[key].tolist()
+    assert (told["mofm_label_likeliest"] == told["cell_type"]).mean() > 0.8
+    assert set(told["mofm_label"]) <= {"a", "b", UNKNOWN}
+    assert cells.uns["mofm_annotation"]["label_key"] == "cell_type"
+    assert load(headed).step == 0
+    ours, theirs = (load(place).embed(trained.source, quiet=True).embedding_NE for place in (headed, trained.workdir))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_head_of_another_step_or_none_is_told(headed, trained, make_cells, tmp_path, capsys):
+    make_cells(20).write_h5ad(tmp_path / "new.h5ad")
+    words = [str(tmp_path / "new.h5ad"), str(tmp_path / "out.h5ad")]
+    assert main(["annotate", str(trained.workdir), *words]) == 2
+    assert "has no annotation head: give REFERENCE and --label" in capsys.readouterr().err
+    shutil.copytree(headed, tmp_path / "moved")
+    record = json.loads((tmp_path / "moved" / FILES[0]).read_text())
+    (tmp_path / "moved" / FILES[0]).write_text(json.dumps(record | {"step": 3}))
+    assert main(["annotate", str(tmp_path / "moved"), *words]) == 2
+    assert "is of step 3, this is step 0; give --step 3" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "moved"), str(tmp_path / "bundle")]) == 0
+    assert not (tmp_path / "bundle" / FILES[0]).exists()
+    capsys.readouterr()
+    assert main(["annotate", str(headed), *words, "--label", "cell_type"]) == 2
+    assert "REFERENCE and --label belong together" in capsys.readouterr().err
+    assert not (tmp_path / "out.h5ad").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "said"),
+    [
+        ("annotation:cell_tipe", (), "Did you mean 'cell_type'"),
+        ("annotation:cell_type", ("--config.data.holdout_fraction=0.05",), "labelled cells are held out"),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_told_before_anything_is_trained(trained, tmp_path, capsys, task, more, said):
+    words = [
+        "--config",
+        str(FINETUNE),
+        f"--config.data.corpus={trained.corpus}",
+        "--workdir",
+        str(tmp_path / "run"),
+        *more,
+    ]
+    assert main(["finetune", str(trained.workdir), *words, "--task", task]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_tasks_of_no_meaning_are_refused(capsys):
+    for task in ("annotation", "annotation:", "regression:age"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["finetune", "model", "--config", "c", "--workdir", "w", "--task", task])
+        assert stopped.value.code == 2
+        assert "annotation:COLUMN is expected" in capsys.readouterr().err
+
+
+def test_chances_hold_in_simulated_cells_that_were_held_out(regulated_model):
+    """Shallow cells, hard to tell apart: a third learned from, a third calibrated on, a third judged."""
+    cells = simulate(SimulationConfig(cells=1_500, genes=150, tfs=20, cell_types=4, library_size=150.0, seed=1))
+    embedding = regulated_model.embed(cells, quiet=True).embedding_NE
+    names, part = cells.obs["cell_type"].astype(object).to_numpy(), np.arange(1_500) % 3
+    head = fit_head(embedding[part < 2], names[part < 2], (part == 1)[part < 2])
+    found = tell(head, embedding[part == 2])
+    right = found.likeliest == names[part == 2]
+    assert reliability(found.confidence_N, right, bins=5) < 0.08
+    assert (found.labels != UNKNOWN)[right].mean() > 0.9
+    assert right.mean() > 0.5
+
+
+def test_names_of_figures_are_those_that_the_card_reads(fitted):
+    assert {"heldout_cells", "accuracy", "mean_recall", "calibration_error", "kept"} <= fitted.figures.keys()
