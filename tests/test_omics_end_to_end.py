@@ -339,7 +339,7 @@ def test_the_portal_translates_as_the_command_line_does(folder, tmp_path, monkey
     table = pd.read_csv(tmp_path / "features.csv").set_index("id")
     np.testing.assert_allclose(table.loc[told.var["feature_id"], "mean"], told.X.mean(axis=0), rtol=1e-3)
     np.testing.assert_allclose(
-        table.loc[told.var["feature_id"], "sd across cells"], told.X.std(axis=0), rtol=1e-2, atol=1e-5
+        table.loc[told.var["feature_id"], "sd across cells"], told.X.std(axis=0, dtype=np.float64), rtol=1e-2, atol=1e-5
     )
     whole = pd.read_csv(tmp_path / "translated.csv", index_col="cell")
     np.testing.assert_allclose(whole.to_numpy(), told.X, rtol=1e-4)
