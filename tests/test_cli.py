@@ -16,7 +16,19 @@ from scipy import sparse
 from mofm.cli import main
 from mofm.corpus.store import open_corpus
 
-VERBS = ("inspect", "ingest", "plan", "annotate", "train", "embed", "regulators", "perturb", "simulate", "demo")
+VERBS = (
+    "inspect",
+    "ingest",
+    "plan",
+    "annotate",
+    "train",
+    "embed",
+    "regulators",
+    "perturb",
+    "evaluate",
+    "simulate",
+    "demo",
+)
 CONFIG = """
 from ml_collections import ConfigDict
 
