@@ -5,12 +5,16 @@ does not know.
   and the components that mofm stands beside, are fitted on the other folds; every cell is judged once.
 - unknown labels told apart: each label in turn is taken from the training cells; with the confidence of the 15 neighbours
   that `mofm annotate` gives, the AUROC with which its cells are told, as the less sure, from all others. Mean over labels.
+
+Readers run on one thread of BLAS: their products are small, of which two threads on a busy machine made ten times the time,
+and what they find does not depend on the number of cores.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from mofm.axes import Modality
 from mofm.evaluation.annotation import knn_accuracy, linear_probe
@@ -72,8 +76,9 @@ def _judge_view(subject: Subject, modality: Modality, view: View, labels: np.nda
 
     for method, kind, embedded in _embeddings(modality, view, folds):
         for reader, read in READERS.items():
-            said = [read(x, labels[a].astype(str), y, labels[b].astype(str), seed=settings.seed).predicted
-                    for a, b, x, y in embedded]  # fmt: skip
+            with threadpool_limits(1, user_api="blas"):
+                said = [read(x, labels[a].astype(str), y, labels[b].astype(str), seed=settings.seed).predicted
+                        for a, b, x, y in embedded]  # fmt: skip
             said_N = np.concatenate(said)
             add(f"accuracy, {reader}", method, kind, accuracy(weights_DN, true_N, said_N))
             add(f"macro-F1, {reader}", method, kind, macro_f1(weights_DN, true_N, said_N))
