@@ -32,6 +32,7 @@ REQUIRES = [
     "tensorboard>=2.18",  # event files, written by its own `summary.Writer`
     "scanpy>=1.10",  # UMAP, Leiden and the PBMC data set of the demo
     "scikit-learn>=1.5",  # probes and nearest neighbours of the evaluation
+    "threadpoolctl>=3.5",  # one thread of BLAS for small fits; scikit-learn brings it
     "matplotlib>=3.9",  # figures
     "jinja2>=3.1",  # the report's page
 ]

@@ -26,6 +26,7 @@ VERBS = (
     "embed",
     "regulators",
     "perturb",
+    "evaluate",
     "simulate",
     "demo",
 )

@@ -90,7 +90,7 @@ def batch_mixing(X_ND: np.ndarray, batch_labels: Sequence, k: int = 30) -> Mixin
     if len(names) < 2 or len(codes_N) < 3:
         raise InputError(f"mixing needs 2 batches and 3 cells: found {len(names)} and {len(codes_N)}")
     k = min(k, max(1, len(X_ND) // 2))
-    above_N, room_N = _edges(X_ND, codes_N, k)
+    above_N, room_N = mixing_edges(X_ND, codes_N, k)
     above, room = (np.bincount(codes_N, values) for values in (above_N, room_N))
     per_batch = np.divide(above, room, out=np.full(len(names), np.nan), where=room > 1e-12)
     return Mixing(_ratio(above.sum(), room.sum()), dict(zip(names.tolist(), per_batch.tolist(), strict=True)), k)
@@ -140,8 +140,13 @@ def silhouette(X_ND: np.ndarray, labels: Sequence, max_cells: int = 10_000, seed
     return Silhouette(_mean(per_label), per_label, not_scored, len(rows))
 
 
-def _edges(X_ND: np.ndarray, codes_N: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """o_i - f_i and e_i - f_i of every cell."""
+def mixing_edges(X_ND: np.ndarray, codes_N: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """o_i - f_i and e_i - f_i of every cell (formula above), float64: mixing is the sum of the first over the second's.
+
+    Args:
+      codes_N: each cell's batch, 0, 1, ...
+      k: neighbours; fewer than there are cells.
+    """
     neighbours_NK = NearestNeighbors(n_neighbors=k).fit(X_ND).kneighbors(return_distance=False)
     observed_N = np.mean(codes_N[neighbours_NK] != codes_N[:, None], axis=1)
     size_N = np.bincount(codes_N)[codes_N]

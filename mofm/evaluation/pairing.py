@@ -31,6 +31,11 @@ def foscttm(one_ND: np.ndarray, other_ND: np.ndarray) -> float:
     Raises:
       InputError: shapes that differ, fewer than 2 cells, or values that are not finite.
     """
+    return float(np.mean(closer_shares(one_ND, other_ND)))
+
+
+def closer_shares(one_ND: np.ndarray, other_ND: np.ndarray) -> np.ndarray:
+    """FOSCTTM of each cell, of which `foscttm` is the mean: float64, N, the mean of its two directions."""
     one_ND, other_ND = _checked("FOSCTTM", one_ND, other_ND)
     return (_closer(one_ND, other_ND) + _closer(other_ND, one_ND)) / 2
 
@@ -55,12 +60,17 @@ def matching_score(one_ND: np.ndarray, other_ND: np.ndarray, k: int = 1) -> Matc
     Raises:
       InputError: shapes that differ, fewer than 2 cells, values that are not finite, or k below 1.
     """
+    place_2N = match_places(one_ND, other_ND, k)
+    return Matching(float(np.mean(place_2N) / min(k, len(one_ND))), float(np.mean(place_2N > 0)), 1 / len(one_ND))
+
+
+def match_places(one_ND: np.ndarray, other_ND: np.ndarray, k: int = 1) -> np.ndarray:
+    """For each direction and cell, how much of a place among the k nearest its true match has; float64, 2 x N."""
     one_ND, other_ND = _checked("matching score", one_ND, other_ND)
     if k < 1:
         raise InputError(f"matching score: k={k} must be at least 1")
     k = min(k, len(one_ND))
-    place_N = np.concatenate([_places(one_ND, other_ND, k), _places(other_ND, one_ND, k)])
-    return Matching(float(np.mean(place_N) / k), float(np.mean(place_N > 0)), 1 / len(one_ND))
+    return np.stack([_places(one_ND, other_ND, k), _places(other_ND, one_ND, k)])
 
 
 def _places(queries_ND: np.ndarray, targets_ND: np.ndarray, k: int) -> np.ndarray:
@@ -73,13 +83,13 @@ def _places(queries_ND: np.ndarray, targets_ND: np.ndarray, k: int) -> np.ndarra
     return np.concatenate(places)
 
 
-def _closer(queries_ND: np.ndarray, targets_ND: np.ndarray) -> float:
+def _closer(queries_ND: np.ndarray, targets_ND: np.ndarray) -> np.ndarray:
     shares = []
     for rows, distance_BN in _distances(queries_ND, targets_ND):
         own_B1 = distance_BN[np.arange(len(rows)), rows][:, None]
         nearer_B = np.sum(distance_BN < own_B1, axis=1) + (np.sum(distance_BN == own_B1, axis=1) - 1) / 2
         shares.append(nearer_B / (len(targets_ND) - 1))
-    return float(np.mean(np.concatenate(shares)))
+    return np.concatenate(shares)
 
 
 def _distances(queries_ND: np.ndarray, targets_ND: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

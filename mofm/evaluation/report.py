@@ -2,7 +2,7 @@
 
 The page inlines its figures, loads nothing and runs no script (its content policy says so), so it can be mailed,
 archived and opened anywhere. Whatever a data set calls its cells, genes and columns is escaped: a label is text, never
-markup. Files are written beside the place and moved in by rename, index.html last: a reader never meets half a page,
+markup. Files are written beside the place and moved in by rename, the page last: a reader never meets half a page,
 and a report that fails leaves the previous one. PNG files of an earlier report under other names stay.
 """
 
@@ -54,8 +54,10 @@ def write_report(
     figures: list[Figure],
     tables: list[Table],
     command: str,
+    page: str = "index.html",
+    record: tuple[str, dict] | None = None,
 ) -> Path:
-    """Write index.html, report.json and NAME.png for each figure into `out_dir`; returns the path of index.html.
+    """Write the page, its record and NAME.png for each figure into `out_dir`; returns the path of the page.
 
     Args:
       out_dir: made where absent.
@@ -64,6 +66,8 @@ def write_report(
       facts: short name -> value, in the order shown. Numbers stay numbers in report.json.
       figures, tables: in the order shown.
       command: what made this report, to be run again.
+      page: name of the page.
+      record: name and content of what is for programs; None for report.json, of all that the page shows.
 
     Raises:
       InputError: `out_dir` is a file or cannot be written.
@@ -71,8 +75,8 @@ def write_report(
     """
     _check_names([figure.name for figure in figures])
     images = [_png(figure.fig) for figure in figures]
-    page = _render(title, lead, facts, figures, images, tables, command)
-    record = {
+    html = _render(title, lead, facts, figures, images, tables, command)
+    shown_record = {
         "format": FORMAT,
         "title": title,
         "lead": lead,
@@ -90,9 +94,10 @@ def write_report(
         ],
     }
     files = {f"{figure.name}.png": image for figure, image in zip(figures, images, strict=True)}
-    files["report.json"] = (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    files["index.html"] = page.encode()
-    return _move_in(Path(out_dir), files) / "index.html"
+    name, content = ("report.json", shown_record) if record is None else record
+    files[name] = (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    files[page] = html.encode()
+    return _move_in(Path(out_dir), files) / page
 
 
 def read_metrics(path: Path) -> pd.DataFrame:

@@ -142,6 +142,11 @@ def read_modalities(workdir: Path) -> tuple[Modality, ...]:
     return tuple(_read_json(workdir / "config.json")["modalities"])
 
 
+def read_data_sets(workdir: Path) -> list[dict[str, Any]]:
+    """The data sets that a model (a run or a bundle) was trained on: name, cells, modalities. Empty where it does not say."""
+    return list(_read_json(workdir / "config.json").get("data_sets") or [])
+
+
 def read_gene_table(workdir: Path) -> GeneTable:
     """The gene table of the corpus that the model was trained on; of a run that does not say, of most genes' species."""
     if (workdir / GENE_TABLE).exists():

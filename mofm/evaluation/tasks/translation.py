@@ -1,0 +1,172 @@
+"""Translation: how well one omics type of a cell is told from another, feature by feature across cells.
+
+Per cell, or pooled over all entries, the mean predictor looks brilliant and knows nothing of any cell; across cells it has
+0 (correlation) or 0.5 (AUROC, of open and closed regions), and that is what is judged (`translation.py`). Scores are taken
+within each fold's cells and averaged over folds: means fitted on other folds, pooled over folds, would go against the truth.
+
+What each method knows differs, and that is said in the report: ridge and 15-NN learned from the pairs of this very file
+(its other folds), mofm from whatever it was trained on.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from mofm.axes import FEATURES, Modality
+from mofm.errors import InputError
+from mofm.evaluation.baselines import SCALE, log_normalised
+from mofm.evaluation.resample import (
+    Estimate,
+    aurocs,
+    correlations,
+    draw_weights,
+    mean_estimate,
+    over_features,
+)
+from mofm.evaluation.subject import View, measured_of, reading_of
+from mofm.evaluation.tasks.score import OURS, Judged, Kind, Score, Situation, Subject, pairs_of, rows_by_name
+from mofm.evaluation.translation_baselines import (
+    Measured,
+    baseline_translations,
+    centred_log_ratio,
+    target_values,
+)
+from mofm.inference.targets import find_targets
+from mofm.inference.translate import translate_cells
+
+BASELINES: dict[str, Kind] = {"feature mean": "trivial", "ridge": "linear", "15-NN": "linear"}
+
+
+class Target(NamedTuple):
+    """The judged features of a modality, for the cells that both modalities have.
+
+    Attributes:
+      names: in the file.
+      truth_NF: `target_values`, NaN where not measured.
+      note: which they are.
+    """
+
+    names: list[str]
+    truth_NF: np.ndarray
+    note: str
+
+
+def check(situation: Situation) -> None:
+    """Raises `InputError` where the model does not translate, or no cells have two modalities that it knows."""
+    model, shown = situation.model, situation.shown
+    if not model.spec.translates:
+        raise InputError(f"{model.name} does not translate: it was trained with no --config.translator.blocks")
+    if not pairs_of(shown):
+        has = ", ".join(shown)
+        raise InputError(
+            f"needs cells of which two modalities that the model knows were measured; of these there is {has} alone"
+            if len(shown) == 1
+            else f"needs cells with two modalities under one name; its {has} share fewer than 10 cells"
+        )
+
+
+def judge(subject: Subject) -> Judged:
+    """Both directions of every pair of modalities."""
+    scores, notes = [], [
+        "Ridge and 15-NN learned from pairs of this very file, outside of the judged fold; what the model's training saw of "
+        "its cells is told below."
+    ]  # fmt: skip
+    for pair in pairs_of({name: view.adata.obs_names for name, view in subject.views.items()}):
+        for source, target in (pair, pair[::-1]):
+            found, said = _judge_direction(subject, source, target)
+            scores, notes = scores + found, notes + [f"{source} to {target}: {line}" for line in said]
+    return Judged(scores, notes)
+
+
+def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tuple[list[Score], list[str]]:
+    from_view, to_view = subject.views[source], subject.views[target]
+    from_rows, to_rows = rows_by_name(from_view, to_view)
+    fold_N = subject.cells.fold_N[from_view.place_N[from_rows]]
+    judged = _target(target, to_view, to_rows, subject.settings.max_features)
+    asked = np.flatnonzero(fold_N >= 0)
+    part_NF, unknown = _translated(subject, from_view, from_rows[asked], source, target, judged.names, to_view)
+    told_NF = np.zeros((len(from_rows), len(judged.names)), np.float32)
+    told_NF[asked] = part_NF
+    measured = from_view.measured
+    measured = Measured(*(None if one is None else one[from_rows] for one in measured))
+    by_method: dict[str, list[tuple[Estimate, Estimate]]] = {}
+    cells = 0
+    for fold in subject.cells.folds:
+        train, test = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
+        if len(train) < 2 or len(test) < 3:
+            continue
+        cells += len(test)
+        sides = (Measured(*(None if one is None else one[rows] for one in measured)) for rows in (train, test))
+        simple = baseline_translations(source, *sides, judged.truth_NF[train])
+        weights_DN = draw_weights(len(test), subject.settings.bootstrap, subject.settings.seed + fold)
+        for method, predicted_NF in _methods(told_NF[test], simple):
+            by_method.setdefault(method, []).append(
+                over_features(_per_feature(target, weights_DN, judged.truth_NF[test], predicted_NF))
+            )
+    metric = "AUROC" if target == "atac" else "Pearson"
+    scores = [
+        Score(f"{source} to {target}", f"{word} {metric} per feature", method, BASELINES.get(method, "mofm"),
+              mean_estimate([one[place] for one in estimates]), cells, len(judged.names))
+        for place, word in enumerate(("mean", "median"))
+        for method, estimates in by_method.items()
+    ]  # fmt: skip
+    notes = [judged.note] + ([unknown] if unknown else [])
+    return scores, notes
+
+
+def _methods(told_NF: np.ndarray, simple) -> Iterator[tuple[str, np.ndarray]]:
+    yield OURS, told_NF
+    yield from zip(("feature mean", "ridge", "15-NN"), simple, strict=True)
+
+
+def _per_feature(
+    target: Modality, weights_DN: np.ndarray, truth_NF: np.ndarray, predicted_NF: np.ndarray
+) -> np.ndarray:
+    if target == "atac":
+        return aurocs(weights_DN, truth_NF > 0, predicted_NF)
+    return correlations(weights_DN, truth_NF, predicted_NF)
+
+
+def _target(target: Modality, view: View, rows: np.ndarray, most: int) -> Target:
+    """The features that are measured in most cells, each name once; all proteins, as their scale is relative to all."""
+    counts = view.measured.counts[rows]
+    cells_F = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1])
+    is_first_F = ~view.adata.var_names.duplicated()
+    usable = np.flatnonzero(is_first_F & (cells_F > 0))
+    chosen = usable
+    if target != "adt" and len(usable) > most:
+        chosen = np.sort(usable[np.argsort(-cells_F[usable], kind="stable")[:most]])
+    what, whole = FEATURES[target], view.adata.n_vars
+    note = f"judged are {len(chosen):,} of {whole:,} {what}"
+    note += ", those measured in most cells" if len(chosen) < len(usable) else ", all that some cell has"
+    if target == "adt":
+        truth_NF = centred_log_ratio(counts)[:, chosen]
+    elif target == "rna":
+        truth_NF = log_normalised(counts)[:, chosen].toarray().astype(np.float32)
+    else:
+        part = measured_of(view.adata, chosen)
+        truth_NF = target_values(target, Measured(*(None if one is None else one[rows] for one in part)))
+    return Target(view.adata.var_names[chosen].tolist(), truth_NF, note)
+
+
+def _translated(subject: Subject, view: View, rows: np.ndarray, source: Modality, target: Modality,
+                names: list[str], to_view: View) -> tuple[np.ndarray, str]:  # fmt: skip
+    """told_NF of the judged features on the scale that is judged, 0 for one that the model does not know; and a note."""
+    build = subject.options.get("build") or to_view.report.get("build") or None
+    targets = find_targets(subject.model, target, names, build, f"--tasks translation, {target}")
+    answer = translate_cells(subject.model, view.adata[rows].copy(), targets, reading_of(source), **subject.options)
+    mean_NF, depth = np.asarray(answer.X), float(answer.uns["mofm"]["depth"])
+    if target == "adt":
+        mean_NF = centred_log_ratio(mean_NF)
+    elif target == "rna":
+        mean_NF = np.log1p(mean_NF / depth * SCALE)
+    told_NF = np.zeros((len(rows), len(names)), np.float32)
+    told_NF[:, np.flatnonzero(np.isin(names, answer.var_names))] = mean_NF
+    missing = len(names) - answer.n_vars
+    if not missing:
+        return told_NF, ""
+    return (
+        told_NF,
+        f"{missing:,} of the {FEATURES[target]} speak of no gene of the model: it says the same of every cell there",
+    )
