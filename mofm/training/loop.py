@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -32,6 +33,7 @@ from mofm.parallel.processes import all_asked_to_stop, is_first, wait_for_all
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.config import Config, make_spec
+from mofm.training.goodput import EVALUATE, OTHER, SAVE, STEP, Goodput, seconds_before
 from mofm.training.linear_translation import make_readers
 from mofm.training.metrics import MetricsWriter, Silent
 from mofm.training.network import read_network
@@ -46,6 +48,7 @@ _EVALUATE = jax.jit(eval_step, static_argnums=0)
 _EVALUATE_LINKS = jax.jit(eval_links, static_argnums=0)
 
 _log = logging.getLogger("mofm")
+T = TypeVar("T")
 
 
 class DivergedError(Exception):
@@ -61,7 +64,7 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
       InputError: the corpus, the mesh or the workdir cannot be used; nothing was written.
       DivergedError: the loss became NaN or infinite.
     """
-    mesh = make_mesh(config.mesh)
+    clock, mesh = Goodput(), make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size)
     cache = ShardCache(config.data.cache_dir, int(config.data.cache_gb * 1e9)) if config.data.cache_dir else None
     corpus = open_corpus(config.data.corpus, damaged=config.data.damaged, cache=cache)
@@ -91,18 +94,24 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     else:
         state, start = checkpoints.restore_newest(abstract_state(spec, optimizer, mesh), workdir / "damaged")
 
+    if is_first():
+        clock.take_up(seconds_before(workdir / "metrics.jsonl", start))
     metrics = MetricsWriter(workdir, start) if is_first() else Silent()
     progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet or not is_first())
     with jax.set_mesh(mesh), _stop_asked() as stop, progress:
         links = network and network.held_out(len(genes), config.seed)
-        run = _Run(config, mesh, stream, recipe, known, models, links, checkpoints, metrics, progress)
+        run = _Run(config, mesh, stream, recipe, known, models, links, checkpoints, metrics, progress, clock)
         try:
-            return run.go(state, start, stop)
+            reached = run.go(state, start, stop)
         finally:
-            checkpoints.close()
+            with clock.span(SAVE):
+                checkpoints.close()
             metrics.close()
             if lost := stream.n_lost:
                 _log.warning("%s: %s rows are damaged and were left out", config.data.corpus, f"{lost:,}")
+    if is_first() and not quiet and reached > start:
+        print(clock.summary(), file=sys.stderr)
+    return reached
 
 
 class _Run:
@@ -120,28 +129,37 @@ class _Run:
         checkpoints: Checkpoints,
         metrics: MetricsWriter | Silent,
         progress: TrainingProgress,
+        clock: Goodput,
     ):
-        self.config, self.mesh, self.stream = config.run, mesh, stream
+        self.config, self.mesh, self.stream, self.clock = config.run, mesh, stream, clock
         self.checkpoints, self.metrics, self.progress = checkpoints, metrics, progress
         self.batch_size = config.data.batch_size
         self.schedule = make_schedule(config.optimizer, config.run.steps)
         of_heldout = replace(recipe, pairs=stream.heldout_pairs)
-        self.step_fn = one_at_a_time(partial(_TRAIN, recipe, known), mesh)
-        self.eval_fn = one_at_a_time(partial(_EVALUATE, of_heldout, models.null, known), mesh)
-        self.link_fn = links and one_at_a_time(partial(_EVALUATE_LINKS, recipe, known, links), mesh)
+        self.step_fn = self.program(partial(_TRAIN, recipe, known))
+        self.eval_fn = self.program(partial(_EVALUATE, of_heldout, models.null, known))
+        self.link_fn = links and self.program(partial(_EVALUATE_LINKS, recipe, known, links))
         self.link_weight = config.objectives.link_weight
         self.heldout_batches: list[CellBatch] | None = None
         self.last_log = (time.perf_counter(), None)
 
+    def program(self, compiled: Callable[..., T]) -> Callable[..., T]:
+        return self.clock.compiling(one_at_a_time(compiled, self.mesh))
+
     def go(self, state: TrainState, start: int, stop: list[int]) -> int:
+        with self.clock.span(OTHER):
+            return self._go(state, start, stop)
+
+    def _go(self, state: TrainState, start: int, stop: list[int]) -> int:
         pending: tuple[int, CellBatch, dict[str, jax.Array]] | None = None
         step = start
         if start == 0:
             self.evaluate(state, 0)
         self.last_log = (time.perf_counter(), start)
         batches = self.stream.batches(start, self.config.steps)
-        for step, batch in enumerate(batches, start + 1):
-            state, values = self.step_fn(state, place_batch(batch, self.mesh))
+        for step, batch in enumerate(self.clock.waiting(batches), start + 1):
+            with self.clock.span(STEP):
+                state, values = self.step_fn(state, place_batch(batch, self.mesh))
             if pending:
                 self.report(*pending)
             pending = (step, batch, values)
@@ -164,12 +182,14 @@ class _Run:
         heldout_loss = None
         if self.config.eval_every and (step % self.config.eval_every == 0 or step == self.config.steps):
             heldout_loss = self.evaluate(state, step)
-        self.checkpoints.save(step, state, heldout_loss)
+        with self.clock.span(SAVE):
+            self.checkpoints.save(step, state, heldout_loss)
 
     def report(self, step: int, batch: CellBatch, values: dict[str, jax.Array]) -> None:
         """Look at a step's metrics: stop if they are not finite, log them if it is time."""
-        loss = float(values["loss"])
-        if not np.isfinite(loss) or not np.isfinite(float(values["gradient_norm"])):
+        with self.clock.span(STEP):
+            loss, norm = float(values["loss"]), float(values["gradient_norm"])  # blocks until the step is done
+        if not np.isfinite(loss) or not np.isfinite(norm):
             raise DivergedError(self.describe_divergence(step, batch, loss))
         self.progress.step(step, loss)
         if step % self.config.log_every == 0 or step == self.config.steps:
@@ -179,12 +199,16 @@ class _Run:
             training = {f"train/{name}": float(value) for name, value in values.items()}
             training |= {"learning_rate": float(self.schedule(step - 1)), "cells_per_s": rate}
             training |= {"lost_rows": lost} if (lost := self.stream.n_lost) else {}
-            self.metrics.write(step, training)
+            self.metrics.write(step, training | self.clock.told())
 
     def evaluate(self, state: TrainState, step: int) -> float | None:
         """The mean held-out loss, over the same cells and hidden tokens each time; None without held-out cells."""
         if not self.config.eval_every or not self.config.eval_cells or not self.stream.n_heldout_cells:
             return None
+        with self.clock.span(EVALUATE):
+            return self._evaluate(state, step)
+
+    def _evaluate(self, state: TrainState, step: int) -> float:
         if self.heldout_batches is None:
             self.heldout_batches = list(self.stream.heldout_batches(self.config.eval_cells))
         rows = [
