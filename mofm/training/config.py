@@ -43,6 +43,11 @@ class RunConfig:
       checkpoint_every: steps between checkpoints; the last step is always saved.
       keep_latest: newest checkpoints kept.
       keep_best: checkpoints kept beside them for their held-out loss.
+      rollbacks: how often the run may go back from a bad step, to its newest checkpoint at a multiple of `checkpoint_every` or
+        to its start, and leave out the batches up to that step (see `rollback.py`). Once they are used up, it stops there. A
+        run that stopped goes on with more of them.
+      spike_factor: a finite loss is bad too, if it is so many robust standard deviations above the median of the last 128. 0:
+        never. Below 5 to 10, chance alone makes spikes of a long run.
     """
 
     steps: int = 100_000
@@ -52,10 +57,12 @@ class RunConfig:
     checkpoint_every: int = 2_000
     keep_latest: int = 2
     keep_best: int = 1
+    rollbacks: int = 0
+    spike_factor: float = 0.0
 
     def __post_init__(self):
         check_at_least("run", self, ("steps", "log_every", "checkpoint_every", "keep_latest"), 1)
-        check_at_least("run", self, ("eval_every", "eval_cells", "keep_best"), 0)
+        check_at_least("run", self, ("eval_every", "eval_cells", "keep_best", "rollbacks", "spike_factor"), 0)
 
 
 @dataclass(frozen=True)
@@ -78,10 +85,16 @@ class Config:
         return dataclasses.asdict(self)
 
     def science(self) -> dict[str, Any]:
-        """The part that decides the bits of the model: without the mesh and without what is kept and logged."""
+        """The part that decides the bits of the model: without the mesh and without what is kept and logged.
+
+        Where a run went back from a bad step, its rollbacks.json decides too. How often it may is not here: it is whether the
+        run stops or goes on; nor is how often it saves, and so where to it goes back.
+        """
         everything = self.to_dict()
         del everything["mesh"]
         everything["run"] = {"steps": self.run.steps}
+        if self.run.spike_factor:  # older runs did not know it
+            everything["run"]["spike_factor"] = self.run.spike_factor
         # Where the corpus lies, not what it holds; "stop" served none of the damage.
         for key in ("corpus", "prefetch", "damaged", "cache_dir", "cache_gb"):
             del everything["data"][key]

@@ -1,16 +1,16 @@
 """The run, told in order: corpus, mesh, state, restore; then step after step, until the end or until asked to stop.
 
 The loop is one step ahead of what it reads: the metrics of step N are fetched after step N + 1 was dispatched, so the
-device never waits for the host to look. The position in the data is the step, so a resumed run sees exactly the batches
-that an unbroken one would, and ends with the same bits.
+device never waits for the host to look. The position in the data is the step, and where the run went back from a bad one
+what is written of it (see `rollback.py`), so a resumed run sees exactly the batches that an unbroken one would, and ends with
+the same bits.
 """
 
 import logging
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,20 +39,24 @@ from mofm.training.metrics import MetricsWriter, Silent
 from mofm.training.network import read_network
 from mofm.training.optimizer import make_optimizer, make_schedule
 from mofm.training.progress import TrainingProgress
+from mofm.training.rollback import BadStep, RecentLosses, Rollbacks, way_back
 from mofm.training.start import start_models
 from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
 from mofm.training.step import Knowledge, Recipe, eval_links, eval_step, train_step
+from mofm.training.stop import stop_asked
 
 _TRAIN = jax.jit(train_step, static_argnums=0, donate_argnums=2)  # here, so that a process compiles a recipe once
 _EVALUATE = jax.jit(eval_step, static_argnums=0)
 _EVALUATE_LINKS = jax.jit(eval_links, static_argnums=0)
 
+NAMED = 8
+"""Cells of a bad step that are named."""
 _log = logging.getLogger("mofm")
 T = TypeVar("T")
 
 
 class DivergedError(Exception):
-    """The loss is not finite. Says at which step, on which cells, and where the last good checkpoint is."""
+    """The loss is not finite, or a spike. Says at which step, on which cells, and where the last good checkpoint is."""
 
 
 def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
@@ -62,7 +66,7 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
 
     Raises:
       InputError: the corpus, the mesh or the workdir cannot be used; nothing was written.
-      DivergedError: the loss became NaN or infinite.
+      DivergedError: the loss became NaN or infinite, or a spike, more often than the run may go back.
     """
     clock, mesh = Goodput(), make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size)
@@ -88,21 +92,25 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     known = jax.device_put(Knowledge(models.spaces, None, models.linear, readers), everywhere)._replace(graph=graph)
     if network and not quiet and is_first():
         print(*network.notes, sep="\n", file=sys.stderr)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
-    if checkpoints.latest is None:
-        state, start = create_state(spec, optimizer, mesh, config.seed, models), 0
-    else:
-        state, start = checkpoints.restore_newest(abstract_state(spec, optimizer, mesh), workdir / "damaged")
+    to_go_back = config.run.checkpoint_every if config.run.rollbacks else None
+    checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best, to_go_back)
+    rollbacks = Rollbacks(workdir)
 
+    def begin() -> tuple[TrainState, int]:
+        if checkpoints.latest is None:
+            return create_state(spec, optimizer, mesh, config.seed, models), 0
+        return checkpoints.restore_newest(abstract_state(spec, optimizer, mesh), workdir / "damaged")
+
+    state, start = begin()
     if is_first():
         clock.take_up(seconds_before(workdir / "metrics.jsonl", start))
     metrics = MetricsWriter(workdir, start) if is_first() else Silent()
     progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet or not is_first())
-    with jax.set_mesh(mesh), _stop_asked() as stop, progress:
+    with jax.set_mesh(mesh), stop_asked() as stop, progress:
         links = network and network.held_out(len(genes), config.seed)
-        run = _Run(config, mesh, stream, recipe, known, models, links, checkpoints, metrics, progress, clock)
+        run = _Run(config, mesh, stream, recipe, known, models, links, checkpoints, rollbacks, metrics, progress, clock)
         try:
-            reached = run.go(state, start, stop)
+            reached = run.go(state, start, stop, begin)
         finally:
             with clock.span(SAVE):
                 checkpoints.close()
@@ -127,12 +135,13 @@ class _Run:
         models: Start,
         links: LinkQuestions | None,
         checkpoints: Checkpoints,
+        rollbacks: Rollbacks,
         metrics: MetricsWriter | Silent,
         progress: TrainingProgress,
         clock: Goodput,
     ):
         self.config, self.mesh, self.stream, self.clock = config.run, mesh, stream, clock
-        self.checkpoints, self.metrics, self.progress = checkpoints, metrics, progress
+        self.checkpoints, self.rollbacks, self.metrics, self.progress = checkpoints, rollbacks, metrics, progress
         self.batch_size = config.data.batch_size
         self.schedule = make_schedule(config.optimizer, config.run.steps)
         of_heldout = replace(recipe, pairs=stream.heldout_pairs)
@@ -146,17 +155,28 @@ class _Run:
     def program(self, compiled: Callable[..., T]) -> Callable[..., T]:
         return self.clock.compiling(one_at_a_time(compiled, self.mesh))
 
-    def go(self, state: TrainState, start: int, stop: list[int]) -> int:
+    def go(self, state: TrainState, start: int, stop: list[int], begin: Callable[[], tuple[TrainState, int]]) -> int:
+        """To the end, or until asked to stop. `begin` gives the newest state that is saved, or that of the start."""
         with self.clock.span(OTHER):
-            return self._go(state, start, stop)
+            if start == 0:
+                self.evaluate(state, 0)
+            while True:
+                try:
+                    return self.go_on(state, start, stop)
+                except BadStep as error:
+                    bad = error.with_traceback(None)  # which would keep the state of the bad step in memory
+                state, start = self.go_back(bad, begin)
 
-    def _go(self, state: TrainState, start: int, stop: list[int]) -> int:
+    def go_on(self, state: TrainState, start: int, stop: list[int]) -> int:
+        with closing(self.rollbacks.batches(self.stream, start, self.config.steps)) as batches:
+            return self.steps(state, start, batches, stop)
+
+    def steps(self, state: TrainState, start: int, batches: Iterator[CellBatch], stop: list[int]) -> int:
         pending: tuple[int, CellBatch, dict[str, jax.Array]] | None = None
         step = start
-        if start == 0:
-            self.evaluate(state, 0)
+        self.recent = RecentLosses(self.config.spike_factor, self.losses_before(start))
+        self.clock.mark(start)
         self.last_log = (time.perf_counter(), start)
-        batches = self.stream.batches(start, self.config.steps)
         for step, batch in enumerate(self.clock.waiting(batches), start + 1):
             with self.clock.span(STEP):
                 state, values = self.step_fn(state, place_batch(batch, self.mesh))
@@ -170,8 +190,31 @@ class _Run:
                 self.keep(state, step)
             if stopping:
                 break
-        batches.close()
         return step
+
+    def losses_before(self, start: int) -> list[float]:
+        return self.checkpoints.losses(start) if start and self.config.spike_factor else []
+
+    def go_back(self, bad: BadStep, begin: Callable[[], tuple[TrainState, int]]) -> tuple[TrainState, int]:
+        """The state and the step to go on from; DivergedError where the run may not go back (again)."""
+        if len(self.rollbacks) >= self.config.rollbacks:
+            raise DivergedError(self.describe(bad))
+        to = way_back(self.checkpoints.steps, self.config.checkpoint_every)
+        wait_for_all(f"back from step {bad.step} to {to}")  # fails where processes do not agree on it
+        self.checkpoints.forget_after(to)
+        state, to = begin()
+        cells = bad.cells()
+        row = self.rollbacks.went_back(bad.step, to, bad.reason, self.stream.cell_names(cells[:NAMED]))
+        if is_first():
+            self.rollbacks.save()
+            self.metrics.went_back(to)
+        self.progress.went_back(to)
+        self.clock.went_back(to)
+        _log.warning(
+            "%s at step %s, on %s; back to step %s, leaving out its batches (rollback %s of %s)",
+            *(bad.reason, bad.step, _named(row.cells, len(cells)), to, len(self.rollbacks), self.config.rollbacks),
+        )
+        return state, to
 
     def is_due(self, step: int) -> bool:
         evaluate = self.config.eval_every and step % self.config.eval_every == 0
@@ -183,14 +226,18 @@ class _Run:
         if self.config.eval_every and (step % self.config.eval_every == 0 or step == self.config.steps):
             heldout_loss = self.evaluate(state, step)
         with self.clock.span(SAVE):
-            self.checkpoints.save(step, state, heldout_loss)
+            self.checkpoints.save(step, state, heldout_loss, self.recent.kept())
+        self.clock.mark(step)
 
     def report(self, step: int, batch: CellBatch, values: dict[str, jax.Array]) -> None:
-        """Look at a step's metrics: stop if they are not finite, log them if it is time."""
+        """Look at a step's metrics: BadStep if the run must not go on from it, else log them if it is time."""
         with self.clock.span(STEP):
             loss, norm = float(values["loss"]), float(values["gradient_norm"])  # blocks until the step is done
         if not np.isfinite(loss) or not np.isfinite(norm):
-            raise DivergedError(self.describe_divergence(step, batch, loss))
+            raise BadStep(step, batch, f"loss is {loss}" if not np.isfinite(loss) else f"gradient is {norm}")
+        if spike := self.recent.spike(loss):
+            raise BadStep(step, batch, spike)
+        self.recent.add(loss)
         self.progress.step(step, loss)
         if step % self.config.log_every == 0 or step == self.config.steps:
             now, (then, last_step) = time.perf_counter(), self.last_log
@@ -199,6 +246,8 @@ class _Run:
             training = {f"train/{name}": float(value) for name, value in values.items()}
             training |= {"learning_rate": float(self.schedule(step - 1)), "cells_per_s": rate}
             training |= {"lost_rows": lost} if (lost := self.stream.n_lost) else {}
+            if went_back := self.rollbacks.before(step):
+                training |= {"rollbacks": went_back, "left_out_batches": self.rollbacks.offset(step)}
             self.metrics.write(step, training | self.clock.told())
 
     def evaluate(self, state: TrainState, step: int) -> float | None:
@@ -223,16 +272,19 @@ class _Run:
         self.progress.evaluated(means["loss"])
         return means["loss"]
 
-    def describe_divergence(self, step: int, batch: CellBatch, loss: float) -> str:
-        views = [view for view in batch if view is not None]
-        cells = np.unique(np.concatenate([view.cell_B for view in views]))
-        named = ", ".join(self.stream.cell_names(cells[:8]))
-        good = self.checkpoints.latest
+    def describe(self, bad: BadStep) -> str:
+        cells, good = bad.cells(), self.checkpoints.latest
+        named = _named(self.stream.cell_names(cells[:NAMED]), len(cells))
         kept = "no checkpoint was saved before" if good is None else f"the last good checkpoint is step {good}"
+        back = f", and the run went back {n} times before" if (n := len(self.rollbacks)) else ""
         return (
-            f"loss is {loss} at step {step}, on {len(cells)} cells ({named}{', ...' if len(cells) > 8 else ''}); {kept}. "
-            "Lower optimizer.learning_rate or optimizer.clip_norm, or look at these cells with `mofm inspect`"
+            f"{bad.reason} at step {bad.step}, on {named}; {kept}{back}. Lower optimizer.learning_rate or optimizer.clip_norm, "
+            "look at these cells with `mofm inspect`, or let the run leave such batches out with a higher run.rollbacks"
         )
+
+
+def _named(names: Sequence[str], cells: int) -> str:
+    return f"{cells} cells ({', '.join(names)}{', ...' if cells > len(names) else ''})"
 
 
 def _start_of(workdir: Path, fit: Callable[[], Start]) -> Start:
@@ -255,29 +307,3 @@ def _mean_over_tokens(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
     weights = np.array([sum(float(v) for name, v in row.items() if name.endswith("/hidden")) for row in rows])
     names = [name for name in rows[0] if not name.endswith("/hidden")]
     return {name: float(np.average([row[name] for row in rows], weights=weights)) for name in names}
-
-
-@contextmanager
-def _stop_asked() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second Ctrl-C is obeyed at once."""
-    asked: list[int] = []
-    several = jax.process_count() > 1  # then JAX's coordination service hears SIGTERM, as all must stop at one step
-
-    def ask(number: int, frame) -> None:
-        if several:
-            signal.raise_signal(signal.SIGTERM)  # which reaches all
-        elif asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    handled = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
-    try:
-        before = {number: signal.signal(number, ask) for number in handled}
-    except ValueError:  # not the main thread (a notebook's worker): signals are not ours to take
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

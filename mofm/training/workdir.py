@@ -10,6 +10,7 @@
     workdir/start.npz       the mean predictors and the linear model that it began from, and what its features are
     workdir/checkpoints/    Orbax
     workdir/metrics.jsonl   and tensorboard/
+    workdir/rollbacks.json  of a run that went back from a bad step: where to, and which batches it left out
 
 A run is resumed by the command that began it. What may differ is what does not change the bits: the mesh, and what is
 logged and kept. Everything else that differs is named, and nothing is touched.
