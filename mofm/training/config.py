@@ -48,6 +48,8 @@ class RunConfig:
         run that stopped goes on with more of them.
       spike_factor: a finite loss is bad too, if it is so many robust standard deviations above the median of the last 128. 0:
         never. Below 5 to 10, chance alone makes spikes of a long run.
+      watchdog_minutes: a process in which no step ends for so long writes its stacks to the run's directory and ends with code
+        5 (see `watchdog.py`). More than an evaluation or a checkpoint takes. 0: it waits for ever.
     """
 
     steps: int = 100_000
@@ -59,10 +61,12 @@ class RunConfig:
     keep_best: int = 1
     rollbacks: int = 0
     spike_factor: float = 0.0
+    watchdog_minutes: float = 0.0
 
     def __post_init__(self):
         check_at_least("run", self, ("steps", "log_every", "checkpoint_every", "keep_latest"), 1)
-        check_at_least("run", self, ("eval_every", "eval_cells", "keep_best", "rollbacks", "spike_factor"), 0)
+        check_at_least("run", self, ("eval_every", "eval_cells", "keep_best"), 0)
+        check_at_least("run", self, ("rollbacks", "spike_factor", "watchdog_minutes"), 0)
 
 
 @dataclass(frozen=True)

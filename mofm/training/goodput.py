@@ -43,12 +43,12 @@ _PREFIX = "time/"
 
 
 class Goodput:
-    """The clock of one run in this process; it starts in the span "start"."""
+    """The clock of one run in this process; it starts in the span "start". `name` is the span that is charged."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter):
         self._now = now
         self._seconds = dict.fromkeys(SPANS, 0.0)
-        self._name, self._since = START, now()
+        self.name, self._since = START, now()
         self._marks: dict[int, dict[str, float]] = {}
 
     @contextmanager
@@ -105,7 +105,7 @@ class Goodput:
 
     def seconds(self) -> dict[str, float]:
         """Seconds in each of SPANS so far."""
-        self._switch(self._name)
+        self._switch(self.name)
         return dict(self._seconds)
 
     def told(self) -> dict[str, float]:
@@ -123,9 +123,9 @@ class Goodput:
         return f"{said}: {', '.join(parts)}" if parts else said
 
     def _switch(self, name: str) -> str:
-        now, before = self._now(), self._name
+        now, before = self._now(), self.name
         self._seconds[before] += now - self._since
-        self._name, self._since = name, now
+        self.name, self._since = name, now
         return before
 
 

@@ -9,7 +9,7 @@ the same bits.
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -44,13 +44,12 @@ from mofm.training.start import start_models
 from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
 from mofm.training.step import Knowledge, Recipe, eval_links, eval_step, train_step
 from mofm.training.stop import stop_asked
+from mofm.training.watchdog import Watchdog
 
 _TRAIN = jax.jit(train_step, static_argnums=0, donate_argnums=2)  # here, so that a process compiles a recipe once
 _EVALUATE = jax.jit(eval_step, static_argnums=0)
 _EVALUATE_LINKS = jax.jit(eval_links, static_argnums=0)
 
-NAMED = 8
-"""Cells of a bad step that are named."""
 _log = logging.getLogger("mofm")
 T = TypeVar("T")
 
@@ -106,9 +105,24 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
         clock.take_up(seconds_before(workdir / "metrics.jsonl", start))
     metrics = MetricsWriter(workdir, start) if is_first() else Silent()
     progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet or not is_first())
-    with jax.set_mesh(mesh), stop_asked() as stop, progress:
+    watchdog = Watchdog(config.run.watchdog_minutes, workdir, clock, jax.process_index())
+    with jax.set_mesh(mesh), stop_asked() as stop, progress, watchdog:
         links = network and network.held_out(len(genes), config.seed)
-        run = _Run(config, mesh, stream, recipe, known, models, links, checkpoints, rollbacks, metrics, progress, clock)
+        run = _Run(
+            config,
+            mesh,
+            stream,
+            recipe,
+            known,
+            models,
+            links,
+            checkpoints,
+            rollbacks,
+            metrics,
+            progress,
+            clock,
+            watchdog,
+        )
         try:
             reached = run.go(state, start, stop, begin)
         finally:
@@ -139,8 +153,9 @@ class _Run:
         metrics: MetricsWriter | Silent,
         progress: TrainingProgress,
         clock: Goodput,
+        watchdog: Watchdog,
     ):
-        self.config, self.mesh, self.stream, self.clock = config.run, mesh, stream, clock
+        self.config, self.mesh, self.stream, self.clock, self.watchdog = config.run, mesh, stream, clock, watchdog
         self.checkpoints, self.rollbacks, self.metrics, self.progress = checkpoints, rollbacks, metrics, progress
         self.batch_size = config.data.batch_size
         self.schedule = make_schedule(config.optimizer, config.run.steps)
@@ -176,6 +191,7 @@ class _Run:
         step = start
         self.recent = RecentLosses(self.config.spike_factor, self.losses_before(start))
         self.clock.mark(start)
+        self.watchdog.reached(start)
         self.last_log = (time.perf_counter(), start)
         for step, batch in enumerate(self.clock.waiting(batches), start + 1):
             with self.clock.span(STEP):
@@ -198,22 +214,19 @@ class _Run:
     def go_back(self, bad: BadStep, begin: Callable[[], tuple[TrainState, int]]) -> tuple[TrainState, int]:
         """The state and the step to go on from; DivergedError where the run may not go back (again)."""
         if len(self.rollbacks) >= self.config.rollbacks:
-            raise DivergedError(self.describe(bad))
+            raise DivergedError(bad.last_words(self.stream, self.checkpoints.latest, len(self.rollbacks)))
         to = way_back(self.checkpoints.steps, self.config.checkpoint_every)
         wait_for_all(f"back from step {bad.step} to {to}")  # fails where processes do not agree on it
         self.checkpoints.forget_after(to)
         state, to = begin()
-        cells = bad.cells()
-        row = self.rollbacks.went_back(bad.step, to, bad.reason, self.stream.cell_names(cells[:NAMED]))
+        self.rollbacks.went_back(bad.step, to, bad.reason, bad.some_cells(self.stream))
         if is_first():
             self.rollbacks.save()
             self.metrics.went_back(to)
         self.progress.went_back(to)
         self.clock.went_back(to)
-        _log.warning(
-            "%s at step %s, on %s; back to step %s, leaving out its batches (rollback %s of %s)",
-            *(bad.reason, bad.step, _named(row.cells, len(cells)), to, len(self.rollbacks), self.config.rollbacks),
-        )
+        count = f"rollback {len(self.rollbacks)} of {self.config.rollbacks}"
+        _log.warning("%s; back to step %s, leaving out its batches (%s)", bad.told(self.stream), to, count)
         return state, to
 
     def is_due(self, step: int) -> bool:
@@ -228,11 +241,13 @@ class _Run:
         with self.clock.span(SAVE):
             self.checkpoints.save(step, state, heldout_loss, self.recent.kept())
         self.clock.mark(step)
+        self.watchdog.reached(step)
 
     def report(self, step: int, batch: CellBatch, values: dict[str, jax.Array]) -> None:
         """Look at a step's metrics: BadStep if the run must not go on from it, else log them if it is time."""
         with self.clock.span(STEP):
             loss, norm = float(values["loss"]), float(values["gradient_norm"])  # blocks until the step is done
+        self.watchdog.reached(step)
         if not np.isfinite(loss) or not np.isfinite(norm):
             raise BadStep(step, batch, f"loss is {loss}" if not np.isfinite(loss) else f"gradient is {norm}")
         if spike := self.recent.spike(loss):
@@ -271,20 +286,6 @@ class _Run:
         self.metrics.write(step, {f"heldout/{name}": value for name, value in means.items()})
         self.progress.evaluated(means["loss"])
         return means["loss"]
-
-    def describe(self, bad: BadStep) -> str:
-        cells, good = bad.cells(), self.checkpoints.latest
-        named = _named(self.stream.cell_names(cells[:NAMED]), len(cells))
-        kept = "no checkpoint was saved before" if good is None else f"the last good checkpoint is step {good}"
-        back = f", and the run went back {n} times before" if (n := len(self.rollbacks)) else ""
-        return (
-            f"{bad.reason} at step {bad.step}, on {named}; {kept}{back}. Lower optimizer.learning_rate or optimizer.clip_norm, "
-            "look at these cells with `mofm inspect`, or let the run leave such batches out with a higher run.rollbacks"
-        )
-
-
-def _named(names: Sequence[str], cells: int) -> str:
-    return f"{cells} cells ({', '.join(names)}{', ...' if cells > len(names) else ''})"
 
 
 def _start_of(workdir: Path, fit: Callable[[], Start]) -> Start:

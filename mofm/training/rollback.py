@@ -33,6 +33,8 @@ LEAST = 32
 """As long as there are fewer, nothing is a spike."""
 DEVIATION = 1.4826
 """Of a normal distribution, over its median absolute deviation."""
+NAMED = 8
+"""Cells of a bad step that are named."""
 FLOOR = 1e-3
 """The least that counts as a deviation, as a share of the median: losses that hardly vary make no spike of a trifle."""
 
@@ -143,11 +145,26 @@ class BadStep(Exception):
 
     def __init__(self, step: int, batch: CellBatch, reason: str):
         super().__init__(reason)
-        self.step, self.batch, self.reason = step, batch, reason
+        self.step, self.reason = step, reason
+        self.cells = np.unique(np.concatenate([view.cell_B for view in batch if view is not None]))  # this host's
 
-    def cells(self) -> np.ndarray:
-        """Global indices of this host's cells of the step, ascending."""
-        return np.unique(np.concatenate([view.cell_B for view in self.batch if view is not None]))
+    def some_cells(self, stream: Stream) -> list[str]:
+        """What the corpus calls the first `NAMED` of its cells."""
+        return stream.cell_names(self.cells[:NAMED])
+
+    def told(self, stream: Stream) -> str:
+        """What happened, when, and on which cells."""
+        named = ", ".join(self.some_cells(stream)) + (", ..." if len(self.cells) > NAMED else "")
+        return f"{self.reason} at step {self.step}, on {len(self.cells)} cells ({named})"
+
+    def last_words(self, stream: Stream, good: int | None, rollbacks: int) -> str:
+        """The same where the run ends at it, its last checkpoint being of step `good`, and what to do."""
+        kept = "no checkpoint was saved before" if good is None else f"the last good checkpoint is step {good}"
+        kept += f", and the run went back {rollbacks} times before" if rollbacks else ""
+        return (
+            f"{self.told(stream)}; {kept}. Lower optimizer.learning_rate or optimizer.clip_norm, look at these cells with "
+            "`mofm inspect`, or let the run leave such batches out with a higher run.rollbacks"
+        )
 
 
 def way_back(saved: list[int], every: int) -> int:
