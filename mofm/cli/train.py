@@ -16,7 +16,10 @@ def add(verbs) -> None:
         run,
         "Pretrain a model on a corpus; the same command resumes a stopped run.",
         "Any key of the config is set as --config.GROUP.KEY=VALUE, such as --config.encoder.width=512.\n"
-        "SIGTERM and Ctrl-C save and leave; metrics go to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.",
+        "SIGTERM and Ctrl-C save and leave; metrics go to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.\n"
+        "Exit codes: 0 done, or told to stop (see --stopped-code); 2 what was given cannot be used; 3 the loss was not\n"
+        "finite, or a spike, more often than run.rollbacks; 4 another process of the run was lost; 5 it hung\n"
+        "(run.watchdog_minutes). After 4 and 5 the same command goes on from the last checkpoint.",
     )
     add_run_options(verb, "a config file, such as configs/small.py")
 

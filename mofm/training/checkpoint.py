@@ -1,7 +1,8 @@
 """Checkpoints of a run: the only file that imports Orbax (its v1 API, pinned to a minor in setup.py).
 
 Saves are asynchronous and atomic (a half-written checkpoint never has its final name), every array is written by the
-devices that hold it, and any mesh can restore what another saved. Kept are the newest few and the best by held-out loss.
+devices that hold it, and any mesh can restore what another saved. Kept are the newest few, the best by held-out loss, and of
+a run that may go back the newest of those that it can go back to.
 """
 
 import logging
@@ -18,20 +19,25 @@ from mofm.parallel.processes import is_first, wait_for_all
 from mofm.training.state import TrainState
 
 HELDOUT_LOSS = "heldout_loss"
+LOSSES = "losses"
 _log = logging.getLogger("mofm")
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one directory."""
+    """The checkpoints of one run, in one directory. `keep_every`: the newest whose step is a multiple of it is kept too."""
 
-    def __init__(self, directory: Path, keep_latest: int = 1, keep_best: int = 0):
-        self._open = partial(self._checkpointer_of, directory, keep_latest, keep_best)
+    def __init__(self, directory: Path, keep_latest: int = 1, keep_best: int = 0, keep_every: int | None = None):
+        self._open = partial(self._checkpointer_of, directory, keep_latest, keep_best, keep_every)
         self._checkpointer = self._open()
 
     @staticmethod
-    def _checkpointer_of(directory: Path, keep_latest: int, keep_best: int) -> ocp.training.Checkpointer:
+    def _checkpointer_of(
+        directory: Path, keep_latest: int, keep_best: int, keep_every: int | None
+    ) -> ocp.training.Checkpointer:
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep_latest)]
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every, max_to_keep=1))
         if keep_best:
             best = policies.BestN(
                 get_metric_fn=lambda metrics: metrics[HELDOUT_LOSS],
@@ -64,12 +70,32 @@ class Checkpoints:
         scored = [(c.metrics[HELDOUT_LOSS], c.step) for c in self._checkpointer.checkpoints if c.metrics]
         return min(scored)[1] if scored else self.latest
 
-    def save(self, step: int, state: TrainState, heldout_loss: float | None = None) -> None:
-        """Start saving; returns once the state is copied off the devices. A step already saved is left alone."""
+    def save(
+        self, step: int, state: TrainState, heldout_loss: float | None = None, losses: list[float] | None = None
+    ) -> None:
+        """Start saving; returns once the state is copied off the devices. A step already saved is left alone.
+
+        `losses` of the steps before lie beside the state, for `losses`.
+        """
         if self.latest == step:
             return
         metrics = None if heldout_loss is None else {HELDOUT_LOSS: float(heldout_loss)}
-        self._checkpointer.save_async(step, state._asdict(), metrics=metrics)
+        notes = None if losses is None else {LOSSES: losses}
+        self._checkpointer.save_async(step, state._asdict(), metrics=metrics, custom_metadata=notes)
+
+    def losses(self, step: int) -> list[float]:
+        """The losses that were saved with a step; none where there were none."""
+        return (self._checkpointer.metadata(step).custom_metadata or {}).get(LOSSES, [])
+
+    def forget_after(self, step: int) -> None:
+        """Remove what was saved after a step: the run goes another way from there."""
+        self._checkpointer.close()  # waits for saves under way
+        wait_for_all(f"checkpoints after {step} are closed")
+        for path in self._checkpointer.directory.iterdir() if is_first() else ():
+            if path.name.isdecimal() and int(path.name) > step:
+                shutil.rmtree(path)
+        wait_for_all(f"checkpoints after {step} are gone")
+        self._checkpointer = self._open()
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state at a step, laid out as `abstract` (see `state.abstract_state`) says, whatever mesh saved it."""

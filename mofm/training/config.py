@@ -44,6 +44,13 @@ class RunConfig:
       keep_latest: newest checkpoints kept.
       keep_best: checkpoints kept beside them for their held-out loss.
       patience: evaluations in a row without a lower held-out loss after which the run ends. 0: it goes to its last step.
+      rollbacks: how often the run may go back from a bad step, to its newest checkpoint at a multiple of `checkpoint_every` or
+        to its start, and leave out the batches up to that step (see `rollback.py`). Once they are used up, it stops there. A
+        run that stopped goes on with more of them.
+      spike_factor: a finite loss is bad too, if it is so many robust standard deviations above the median of the last 128. 0:
+        never. Below 5 to 10, chance alone makes spikes of a long run.
+      watchdog_minutes: a process in which no step ends for so long writes its stacks to the run's directory and ends with code
+        5 (see `watchdog.py`). More than an evaluation or a checkpoint takes. 0: it waits for ever.
     """
 
     steps: int = 100_000
@@ -54,10 +61,14 @@ class RunConfig:
     keep_latest: int = 2
     keep_best: int = 1
     patience: int = 0
+    rollbacks: int = 0
+    spike_factor: float = 0.0
+    watchdog_minutes: float = 0.0
 
     def __post_init__(self):
         check_at_least("run", self, ("steps", "log_every", "checkpoint_every", "keep_latest"), 1)
         check_at_least("run", self, ("eval_every", "eval_cells", "keep_best", "patience"), 0)
+        check_at_least("run", self, ("rollbacks", "spike_factor", "watchdog_minutes"), 0)
         if self.patience and not (self.eval_every and self.eval_cells):
             raise InputError(f"run.patience={self.patience}: needs evaluations; set run.eval_every and run.eval_cells")
 
@@ -82,10 +93,16 @@ class Config:
         return dataclasses.asdict(self)
 
     def science(self) -> dict[str, Any]:
-        """The part that decides the bits of the model: without the mesh and without what is kept and logged."""
+        """The part that decides the bits of the model: without the mesh and without what is kept and logged.
+
+        Where a run went back from a bad step, its rollbacks.json decides too. How often it may is not here: it is whether the
+        run stops or goes on; nor is how often it saves, and so where to it goes back.
+        """
         everything = self.to_dict()
         del everything["mesh"]
         everything["run"] = {"steps": self.run.steps}
+        if self.run.spike_factor:  # older runs did not know it
+            everything["run"]["spike_factor"] = self.run.spike_factor
         # Where the corpus lies, not what it holds; "stop" served none of the damage.
         for key in ("corpus", "prefetch", "damaged", "cache_dir", "cache_gb"):
             del everything["data"][key]

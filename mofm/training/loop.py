@@ -1,19 +1,20 @@
 """The run, told in order: corpus, mesh, state, restore; then step after step, until the end or until asked to stop.
 
 The loop is one step ahead of what it reads: the metrics of step N are fetched after step N + 1 was dispatched, so the
-device never waits for the host to look. The position in the data is the step, so a resumed run sees exactly the batches
-that an unbroken one would, and ends with the same bits.
+device never waits for the host to look. The position in the data is the step, and where the run went back from a bad one
+what is written of it (see `rollback.py`), so a resumed run sees exactly the batches that an unbroken one would, and ends with
+the same bits.
 """
 
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -33,6 +34,7 @@ from mofm.training import workdir as workdirs
 from mofm.training.adopt import adopt_network, adopt_start, begin_from, known_basis, rows_of
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.config import Config, make_spec
+from mofm.training.goodput import EVALUATE, OTHER, SAVE, STEP, Goodput, seconds_before
 from mofm.training.linear_translation import make_readers
 from mofm.training.metrics import MetricsWriter, Silent
 from mofm.training.network import read_network
@@ -40,19 +42,23 @@ from mofm.training.optimizer import make_optimizer, make_schedule
 from mofm.training.origin import Origin, check_corpus, told_genes
 from mofm.training.patience import is_spent, read_losses
 from mofm.training.progress import TrainingProgress
+from mofm.training.rollback import BadStep, RecentLosses, Rollbacks, way_back
 from mofm.training.start import start_models
 from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
 from mofm.training.step import Knowledge, Recipe, eval_links, eval_step, train_step
+from mofm.training.stop import stop_asked
+from mofm.training.watchdog import Watchdog
 
 _TRAIN = jax.jit(train_step, static_argnums=0, donate_argnums=2)  # here, so that a process compiles a recipe once
 _EVALUATE = jax.jit(eval_step, static_argnums=0)
 _EVALUATE_LINKS = jax.jit(eval_links, static_argnums=0)
 
 _log = logging.getLogger("mofm")
+T = TypeVar("T")
 
 
 class DivergedError(Exception):
-    """The loss is not finite. Says at which step, on which cells, and where the last good checkpoint is."""
+    """The loss is not finite, or a spike. Says at which step, on which cells, and where the last good checkpoint is."""
 
 
 def train(
@@ -69,9 +75,9 @@ def train(
 
     Raises:
       InputError: the corpus, the mesh or the workdir cannot be used; nothing was written.
-      DivergedError: the loss became NaN or infinite.
+      DivergedError: the loss became NaN or infinite, or a spike, more often than the run may go back.
     """
-    mesh = make_mesh(config.mesh)
+    clock, mesh = Goodput(), make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size)
     cache = ShardCache(config.data.cache_dir, int(config.data.cache_gb * 1e9)) if config.data.cache_dir else None
     corpus = open_corpus(config.data.corpus, damaged=config.data.damaged, cache=cache)
@@ -112,28 +118,52 @@ def train(
     known = jax.device_put(Knowledge(models.spaces, None, models.linear, readers), everywhere)._replace(graph=graph)
     if (network or told) and not quiet and is_first():
         print(*told, *(network.notes if network else ()), sep="\n", file=sys.stderr)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
-    if checkpoints.latest is None:
-        state, start = create_state(spec, optimizer, mesh, config.seed, models), 0
-        if origin is not None:
-            state = begin_from(state, origin, spec, optimizer, row_G, models.null)
-    else:
-        state, start = checkpoints.restore_newest(abstract_state(spec, optimizer, mesh), workdir / "damaged")
+    to_go_back = config.run.checkpoint_every if config.run.rollbacks else None
+    checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best, to_go_back)
+    rollbacks = Rollbacks(workdir)
 
+    def begin() -> tuple[TrainState, int]:
+        if checkpoints.latest is not None:
+            return checkpoints.restore_newest(abstract_state(spec, optimizer, mesh), workdir / "damaged")
+        state = create_state(spec, optimizer, mesh, config.seed, models)
+        return state if origin is None else begin_from(state, origin, spec, optimizer, row_G, models.null), 0
+
+    state, start = begin()
+    if is_first():
+        clock.take_up(seconds_before(workdir / "metrics.jsonl", start))
     metrics = MetricsWriter(workdir, start) if is_first() else Silent()
     progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet or not is_first())
-    with jax.set_mesh(mesh), _stop_asked() as stop, progress:
+    watchdog = Watchdog(config.run.watchdog_minutes, workdir, clock, jax.process_index())
+    with jax.set_mesh(mesh), stop_asked() as stop, progress, watchdog:
         links = network and network.held_out(len(genes), config.seed)
-        run = _Run(config, mesh, stream, recipe, known, models, links, checkpoints, metrics, progress)
+        run = _Run(
+            config,
+            mesh,
+            stream,
+            recipe,
+            known,
+            models,
+            links,
+            checkpoints,
+            rollbacks,
+            metrics,
+            progress,
+            clock,
+            watchdog,
+        )
         run.frozen = frozen
         run.losses, run.keep_start = read_losses(workdir, start if start else -1), origin is not None
         try:
-            return run.go(state, start, stop)
+            reached = run.go(state, start, stop, begin)
         finally:
-            checkpoints.close()
+            with clock.span(SAVE):
+                checkpoints.close()
             metrics.close()
             if lost := stream.n_lost:
                 _log.warning("%s: %s rows are damaged and were left out", config.data.corpus, f"{lost:,}")
+    if is_first() and not quiet and reached > start:
+        print(clock.summary(), file=sys.stderr)
+    return reached
 
 
 class _Run:
@@ -149,36 +179,59 @@ class _Run:
         models: Start,
         links: LinkQuestions | None,
         checkpoints: Checkpoints,
+        rollbacks: Rollbacks,
         metrics: MetricsWriter | Silent,
         progress: TrainingProgress,
+        clock: Goodput,
+        watchdog: Watchdog,
     ):
-        self.config, self.mesh, self.stream = config.run, mesh, stream
-        self.checkpoints, self.metrics, self.progress = checkpoints, metrics, progress
+        self.config, self.mesh, self.stream, self.clock, self.watchdog = config.run, mesh, stream, clock, watchdog
+        self.checkpoints, self.rollbacks, self.metrics, self.progress = checkpoints, rollbacks, metrics, progress
         self.batch_size = config.data.batch_size
         self.schedule = make_schedule(config.optimizer, config.run.steps)
         of_heldout = replace(recipe, pairs=stream.heldout_pairs)
-        self.step_fn = one_at_a_time(partial(_TRAIN, recipe, known), mesh)
-        self.eval_fn = one_at_a_time(partial(_EVALUATE, of_heldout, models.null, known), mesh)
-        self.link_fn = links and one_at_a_time(partial(_EVALUATE_LINKS, recipe, known, links), mesh)
+        self.step_fn = self.program(partial(_TRAIN, recipe, known))
+        self.eval_fn = self.program(partial(_EVALUATE, of_heldout, models.null, known))
+        self.link_fn = links and self.program(partial(_EVALUATE_LINKS, recipe, known, links))
         self.link_weight = config.objectives.link_weight
         self.heldout_batches: list[CellBatch] | None = None
         self.last_log = (time.perf_counter(), None)
         self.losses: dict[int, float] = {}
         self.keep_start = self.frozen = False
 
-    def go(self, state: TrainState, start: int, stop: list[int]) -> int:
+    def program(self, compiled: Callable[..., T]) -> Callable[..., T]:
+        return self.clock.compiling(one_at_a_time(compiled, self.mesh))
+
+    def go(self, state: TrainState, start: int, stop: list[int], begin: Callable[[], tuple[TrainState, int]]) -> int:
+        """To the end, or until asked to stop. `begin` gives the newest state that is saved, or that of the start."""
+        with self.clock.span(OTHER):
+            if start == 0:
+                loss = self.evaluate(state, 0)
+                if self.keep_start:  # of a model that was trained before, step 0 may stay the best
+                    self.checkpoints.save(0, state, loss)
+            if self.frozen or is_spent(self.losses, self.config.patience):
+                return start
+            while True:
+                try:
+                    return self.go_on(state, start, stop)
+                except BadStep as error:
+                    bad = error.with_traceback(None)  # which would keep the state of the bad step in memory
+                state, start = self.go_back(bad, begin)
+
+    def go_on(self, state: TrainState, start: int, stop: list[int]) -> int:
+        with closing(self.rollbacks.batches(self.stream, start, self.config.steps)) as batches:
+            return self.steps(state, start, batches, stop)
+
+    def steps(self, state: TrainState, start: int, batches: Iterator[CellBatch], stop: list[int]) -> int:
         pending: tuple[int, CellBatch, dict[str, jax.Array]] | None = None
         step = start
-        if start == 0:
-            loss = self.evaluate(state, 0)
-            if self.keep_start:  # of a model that was trained before, step 0 may stay the best
-                self.checkpoints.save(0, state, loss)
+        self.recent = RecentLosses(self.config.spike_factor, self.losses_before(start))
+        self.clock.mark(start)
+        self.watchdog.reached(start)
         self.last_log = (time.perf_counter(), start)
-        if self.frozen or is_spent(self.losses, self.config.patience):
-            return start
-        batches = self.stream.batches(start, self.config.steps)
-        for step, batch in enumerate(batches, start + 1):
-            state, values = self.step_fn(state, place_batch(batch, self.mesh))
+        for step, batch in enumerate(self.clock.waiting(batches), start + 1):
+            with self.clock.span(STEP):
+                state, values = self.step_fn(state, place_batch(batch, self.mesh))
             if pending:
                 self.report(*pending)
             pending = (step, batch, values)
@@ -189,8 +242,29 @@ class _Run:
                 self.keep(state, step)
             if stopping or is_spent(self.losses, self.config.patience):
                 break
-        batches.close()
         return step
+
+    def losses_before(self, start: int) -> list[float]:
+        return self.checkpoints.losses(start) if start and self.config.spike_factor else []
+
+    def go_back(self, bad: BadStep, begin: Callable[[], tuple[TrainState, int]]) -> tuple[TrainState, int]:
+        """The state and the step to go on from; DivergedError where the run may not go back (again)."""
+        if len(self.rollbacks) >= self.config.rollbacks:
+            raise DivergedError(bad.last_words(self.stream, self.checkpoints.latest, len(self.rollbacks)))
+        to = way_back(self.checkpoints.steps, self.config.checkpoint_every)
+        wait_for_all(f"back from step {bad.step} to {to}")  # fails where processes do not agree on it
+        self.checkpoints.forget_after(to)
+        state, to = begin()
+        self.losses = {step: loss for step, loss in self.losses.items() if step <= to}
+        self.rollbacks.went_back(bad.step, to, bad.reason, bad.some_cells(self.stream))
+        if is_first():
+            self.rollbacks.save()
+            self.metrics.went_back(to)
+        self.progress.went_back(to)
+        self.clock.went_back(to)
+        count = f"rollback {len(self.rollbacks)} of {self.config.rollbacks}"
+        _log.warning("%s; back to step %s, leaving out its batches (%s)", bad.told(self.stream), to, count)
+        return state, to
 
     def is_due(self, step: int) -> bool:
         evaluate = self.config.eval_every and step % self.config.eval_every == 0
@@ -201,13 +275,21 @@ class _Run:
         heldout_loss = None
         if self.config.eval_every and (step % self.config.eval_every == 0 or step == self.config.steps):
             heldout_loss = self.evaluate(state, step)
-        self.checkpoints.save(step, state, heldout_loss)
+        with self.clock.span(SAVE):
+            self.checkpoints.save(step, state, heldout_loss, self.recent.kept())
+        self.clock.mark(step)
+        self.watchdog.reached(step)
 
     def report(self, step: int, batch: CellBatch, values: dict[str, jax.Array]) -> None:
-        """Look at a step's metrics: stop if they are not finite, log them if it is time."""
-        loss = float(values["loss"])
-        if not np.isfinite(loss) or not np.isfinite(float(values["gradient_norm"])):
-            raise DivergedError(self.describe_divergence(step, batch, loss))
+        """Look at a step's metrics: BadStep if the run must not go on from it, else log them if it is time."""
+        with self.clock.span(STEP):
+            loss, norm = float(values["loss"]), float(values["gradient_norm"])  # blocks until the step is done
+        self.watchdog.reached(step)
+        if not np.isfinite(loss) or not np.isfinite(norm):
+            raise BadStep(step, batch, f"loss is {loss}" if not np.isfinite(loss) else f"gradient is {norm}")
+        if spike := self.recent.spike(loss):
+            raise BadStep(step, batch, spike)
+        self.recent.add(loss)
         self.progress.step(step, loss)
         if step % self.config.log_every == 0 or step == self.config.steps:
             now, (then, last_step) = time.perf_counter(), self.last_log
@@ -216,12 +298,18 @@ class _Run:
             training = {f"train/{name}": float(value) for name, value in values.items()}
             training |= {"learning_rate": float(self.schedule(step - 1)), "cells_per_s": rate}
             training |= {"lost_rows": lost} if (lost := self.stream.n_lost) else {}
-            self.metrics.write(step, training)
+            if went_back := self.rollbacks.before(step):
+                training |= {"rollbacks": went_back, "left_out_batches": self.rollbacks.offset(step)}
+            self.metrics.write(step, training | self.clock.told())
 
     def evaluate(self, state: TrainState, step: int) -> float | None:
         """The mean held-out loss, over the same cells and hidden tokens each time; None without held-out cells."""
         if not self.config.eval_every or not self.config.eval_cells or not self.stream.n_heldout_cells:
             return None
+        with self.clock.span(EVALUATE):
+            return self._evaluate(state, step)
+
+    def _evaluate(self, state: TrainState, step: int) -> float:
         if self.heldout_batches is None:
             self.heldout_batches = list(self.stream.heldout_batches(self.config.eval_cells))
         rows = [
@@ -236,17 +324,6 @@ class _Run:
         self.progress.evaluated(means["loss"])
         self.losses[step] = means["loss"]
         return means["loss"]
-
-    def describe_divergence(self, step: int, batch: CellBatch, loss: float) -> str:
-        views = [view for view in batch if view is not None]
-        cells = np.unique(np.concatenate([view.cell_B for view in views]))
-        named = ", ".join(self.stream.cell_names(cells[:8]))
-        good = self.checkpoints.latest
-        kept = "no checkpoint was saved before" if good is None else f"the last good checkpoint is step {good}"
-        return (
-            f"loss is {loss} at step {step}, on {len(cells)} cells ({named}{', ...' if len(cells) > 8 else ''}); {kept}. "
-            "Lower optimizer.learning_rate or optimizer.clip_norm, or look at these cells with `mofm inspect`"
-        )
 
 
 def _start_of(workdir: Path, fit: Callable[[], Start]) -> Start:
@@ -269,29 +346,3 @@ def _mean_over_tokens(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
     weights = np.array([sum(float(v) for name, v in row.items() if name.endswith("/hidden")) for row in rows])
     names = [name for name in rows[0] if not name.endswith("/hidden")]
     return {name: float(np.average([row[name] for row in rows], weights=weights)) for name in names}
-
-
-@contextmanager
-def _stop_asked() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second Ctrl-C is obeyed at once."""
-    asked: list[int] = []
-    several = jax.process_count() > 1  # then JAX's coordination service hears SIGTERM, as all must stop at one step
-
-    def ask(number: int, frame) -> None:
-        if several:
-            signal.raise_signal(signal.SIGTERM)  # which reaches all
-        elif asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    handled = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
-    try:
-        before = {number: signal.signal(number, ask) for number in handled}
-    except ValueError:  # not the main thread (a notebook's worker): signals are not ours to take
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -16,10 +16,10 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, resume_step: int):
-        path = Path(workdir) / "metrics.jsonl"
-        if path.exists():
-            _cut_after(path, resume_step or -1)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = Path(workdir) / "metrics.jsonl"
+        if self._path.exists():
+            _cut_after(self._path, resume_step or -1)
+        self._file = self._path.open("a", encoding="utf-8")
         self._events = Writer(str(Path(workdir) / "tensorboard"))
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -28,6 +28,12 @@ class MetricsWriter:
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+
+    def went_back(self, step: int) -> None:
+        """Cut the lines past a step that the run goes back to."""
+        self._file.close()
+        _cut_after(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         """Flush both."""
@@ -39,6 +45,9 @@ class Silent:
     """In the place of a MetricsWriter in all processes but the first."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def went_back(self, step: int) -> None:
         """Nothing."""
 
     def close(self) -> None:

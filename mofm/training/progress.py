@@ -51,6 +51,11 @@ class TrainingProgress:
             line = f"step {step}/{self._steps}  loss {loss:.4f}  held out {self._heldout}"
             print(f"{line}  {rate:,.0f} cells/s  {left:,.0f} s left", file=sys.stderr, flush=True)
 
+    def went_back(self, step: int) -> None:
+        """The run goes on from an earlier step."""
+        self._began = None
+        self._bar.update(self._task, completed=step)
+
     def evaluated(self, heldout_loss: float) -> None:
         """A held-out loss is known."""
         self._heldout = f"{heldout_loss:.4f}"

@@ -1,5 +1,7 @@
 """What a run has left behind, for tests that compare runs."""
 
+import json
+
 import jax
 
 from mofm.parallel.mesh import make_mesh
@@ -21,3 +23,9 @@ def final_state(config, folder):
     state = jax.device_get(checkpoints.restore(checkpoints.latest, abstract))
     checkpoints.close()
     return state
+
+
+def lines_told(folder):
+    """What metrics.jsonl of the run in `folder` tells, less what hangs on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "cells_per_s" and not k.startswith("time/")} for line in lines]

@@ -160,6 +160,17 @@ def test_slurm_saves_and_queues_again_near_the_time_limit(pretend, code, requeue
     assert ("scontrol requeue 7" in pretend.calls()) is requeued
 
 
+@pytest.mark.parametrize(
+    ("code", "seconds", "requeued"), [(5, "4000", True), (5, "100", False), (3, "4000", False), (4, "4000", False)]
+)
+def test_slurm_queues_a_run_again_that_hung_after_an_hour(pretend, code, seconds, requeued):
+    pretend("srun", f"exit {code}")
+    pretend("scontrol")
+    env = {name: value for name, value in pretend.env.items() if name != "MOFM_VENV"}
+    assert run("slurm.sbatch", *TRAIN, env=env, SLURM_JOB_ID="7", SECONDS=seconds).returncode == code
+    assert ("scontrol requeue 7" in pretend.calls()) is requeued
+
+
 def test_slurm_dry(pretend):
     pretend("srun")
     done = run("slurm.sbatch", "--config", "c.py", env=pretend.env, DRY_RUN="1")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from networks import pairs_of, some_edges
-from runs import final_state
+from runs import final_state, lines_told
 
 from mofm.batch import NO_EDGE, REGULATES
 from mofm.batches.graph import make_graph
@@ -197,14 +197,9 @@ def test_an_edge_with_nothing_beside_it_is_not_asked():
     assert RunNetwork(edges, ("one",)).held_out(6, seed=0) is None
 
 
-def lines_of(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "cells_per_s"} for line in lines]
-
-
 def test_links_are_measured_in_training_and_held_out(unbroken):
     config, folder = unbroken
-    lines = lines_of(folder)
+    lines = lines_told(folder)
     training = [line for line in lines if "train/loss" in line]
     heldout = [line for line in lines if "heldout/loss" in line]
     assert len(training) == config.run.steps
@@ -221,7 +216,7 @@ def test_links_are_measured_in_training_and_held_out(unbroken):
 
 def test_a_run_without_a_network_knows_none(tiny, tmp_path):
     train(tiny("run.steps=2", "run.eval_every=1"), tmp_path / "run", quiet=True)
-    assert not any("link" in key for line in lines_of(tmp_path / "run") for key in line)
+    assert not any("link" in key for line in lines_told(tmp_path / "run") for key in line)
     assert not (tmp_path / "run" / FILE).exists()
     assert "network_digest" not in json.loads((tmp_path / "run" / "config.json").read_text())
 
@@ -240,7 +235,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(unbroken, tmp_path, monk
     monkeypatch.undo()
     assert train(config, tmp_path / "stopped", quiet=True) == config.run.steps
     jax.tree.map(np.testing.assert_array_equal, final_state(config, whole), final_state(config, tmp_path / "stopped"))
-    assert lines_of(tmp_path / "stopped") == lines_of(whole)
+    assert lines_told(tmp_path / "stopped") == lines_told(whole)
 
 
 def test_a_run_of_another_network_is_refused_untouched(unbroken, netted, tiny, tables, tmp_path, snapshot):
@@ -384,7 +379,7 @@ def test_without_warmup_the_weight_is_whole_at_once():
 
 def test_held_out_loss_counts_links(unbroken):
     config, folder = unbroken
-    for line in lines_of(folder):
+    for line in lines_told(folder):
         if "heldout/loss" in line:
             cells = line["heldout/loss"] - config.objectives.link_weight * line["heldout/link_nll"]
             parts = line["heldout/rna/token_nll"] + line["heldout/rna/cell_nll"]

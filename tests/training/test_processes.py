@@ -28,22 +28,23 @@ def slow(self, step, batch, values):
     print("step", step, flush=True)
     time.sleep(0.5)
 loop._Run.report = slow
+{more}
 sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.fixture
 def two(tiny, tmp_path):
-    """A function (folder) -> both processes of `mofm train`, of two devices each, with their logs."""
+    """A function (folder, overrides..., more=code) -> both processes of `mofm train`, of two devices each, with their logs."""
     started = []
 
-    def begin(folder):
+    def begin(folder, *overrides, more=""):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             place = f"127.0.0.1:{probe.getsockname()[1]}"
         script, config = tmp_path / "train.py", tmp_path / "config.py"
-        script.write_text(SCRIPT)
-        config.write_text(f"def get_config():\n    return {tiny().to_dict()!r}\n")
+        script.write_text(SCRIPT.format(more=more))
+        config.write_text(f"def get_config():\n    return {tiny(*overrides).to_dict()!r}\n")
         environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
         for index in range(2):
             log = (tmp_path / f"{folder.name}-{index}.log").open("w+")
@@ -95,6 +96,32 @@ def test_sigterm_of_one_stops_both_and_one_process_goes_on(two, tiny, tmp_path):
     assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
     losses = [[line["train/loss"] for line in some if "train/loss" in line] for some in lines]
     np.testing.assert_allclose(*losses, rtol=2e-3)
+
+
+POISON = """
+import numpy as np
+from mofm.batches.stream import Stream
+make = Stream._train_batch
+def spoilt(self, step, stop):
+    batch = make(self, step, stop)
+    if step != 5 or self._host != 1:
+        return batch
+    return batch._replace(rna=batch.rna._replace(values_BL=batch.rna.values_BL * np.float32("nan")))
+Stream._train_batch = spoilt
+"""
+
+
+def test_both_go_back_from_what_one_of_them_read(two, tmp_path):
+    both = two(tmp_path / "run", "run.rollbacks=1", more=POISON)
+    wait_until(lambda: all(process.poll() == 0 for process, _ in both), both)
+    (row,) = json.loads((tmp_path / "run" / "rollbacks.json").read_text())
+    assert (row["step"], row["to"], row["offset"]) == (6, 4, 2)
+    steps = [
+        [line for line in told(log).splitlines() if line.startswith("step ") and "/" not in line] for _, log in both
+    ]
+    assert steps[0] == steps[1] == [f"step {step}" for step in (1, 2, 3, 4, 5, 5, 6, 7, 8)]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 9))
 
 
 def test_a_process_that_is_killed_ends_the_other(two, tmp_path):

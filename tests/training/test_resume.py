@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import final_state
+from runs import final_state, lines_told
 
 from mofm.batches.spaces import corpus_spaces
 from mofm.corpus.store import open_corpus
@@ -30,12 +30,7 @@ def assert_same_run(config, ours, theirs):
     one, other = final_state(config, ours), final_state(config, theirs)
     assert int(one.step) == int(other.step) == config.run.steps
     jax.tree.map(np.testing.assert_array_equal, one, other)
-
-    def science(folder):
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return [{k: v for k, v in line.items() if k != "cells_per_s"} for line in lines]
-
-    assert science(ours) == science(theirs)
+    assert lines_told(ours) == lines_told(theirs)
 
 
 @pytest.fixture(scope="module")
