@@ -1,4 +1,4 @@
-"""The run, told in order: corpus, mesh, state, restore; then step after step, until the end or until asked to stop.
+"""The run: prepared (`prepare.py`), begun or taken up, then step after step, until the end or until asked to stop.
 
 The loop is one step ahead of what it reads: the metrics of step N are fetched after step N + 1 was dispatched, so the
 device never waits for the host to look. The position in the data is the step, and where the run went back from a bad one
@@ -18,34 +18,23 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mofm.batch import CellBatch, LinkQuestions
-from mofm.batches.spaces import corpus_spaces
-from mofm.batches.stream import Stream
-from mofm.corpus.cache import ShardCache
-from mofm.corpus.contents import read_gene_table_of
-from mofm.corpus.store import open_corpus
-from mofm.errors import InputError
-from mofm.parallel.mesh import check_batch, check_views, make_mesh, one_at_a_time
-from mofm.parallel.place import place_batch, place_graph
+from mofm.batch import CellBatch
+from mofm.parallel.mesh import one_at_a_time
+from mofm.parallel.place import place_batch
 from mofm.parallel.processes import all_asked_to_stop, is_first, wait_for_all
-from mofm.training import workdir as workdirs
-from mofm.training.adopt import adopt_network, adopt_start, begin_from, known_basis, rows_of
 from mofm.training.checkpoint import Checkpoints
-from mofm.training.config import Config, make_spec
+from mofm.training.config import Config
 from mofm.training.goodput import EVALUATE, OTHER, SAVE, STEP, Goodput, seconds_before
-from mofm.training.linear_translation import make_readers
 from mofm.training.metrics import MetricsWriter, Silent
-from mofm.training.network import read_network
-from mofm.training.optimizer import make_optimizer, make_schedule
-from mofm.training.origin import Origin, check_corpus, told_genes
+from mofm.training.optimizer import make_schedule
+from mofm.training.origin import Origin
 from mofm.training.patience import is_spent, read_losses
+from mofm.training.prepare import Prepared, prepare
 from mofm.training.progress import TrainingProgress
 from mofm.training.rollback import BadStep, RecentLosses, Rollbacks, way_back
-from mofm.training.start import start_models
-from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
-from mofm.training.step import Knowledge, Recipe, eval_links, eval_step, train_step
+from mofm.training.state import TrainState
+from mofm.training.step import eval_links, eval_step, train_step
 from mofm.training.stop import stop_asked
 from mofm.training.watchdog import Watchdog
 
@@ -77,133 +66,80 @@ def train(
       InputError: the corpus, the mesh or the workdir cannot be used; nothing was written.
       DivergedError: the loss became NaN or infinite, or a spike, more often than the run may go back.
     """
-    clock, mesh = Goodput(), make_mesh(config.mesh)
-    check_batch(mesh, config.data.batch_size)
-    cache = ShardCache(config.data.cache_dir, int(config.data.cache_gb * 1e9)) if config.data.cache_dir else None
-    corpus = open_corpus(config.data.corpus, damaged=config.data.damaged, cache=cache)
-    stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
-    check_views(mesh, stream.rows)
-    if origin is not None:
-        check_corpus(origin, corpus)
-    genes, spaces = corpus_spaces(corpus, origin and origin.genes)
-    row_G = None if origin is None else rows_of(origin, genes)
-    told = [] if origin is None else told_genes(origin, corpus, spaces, row_G)
-    if origin is None:
-        network = read_network(config.network, genes, read_gene_table_of(corpus.path, corpus.manifest), config.seed)
-    else:
-        network = adopt_network(origin, row_G)
-    modalities = corpus.modalities if origin is None else origin.spec.modalities
-    spec = make_spec(config, len(genes), 0 if network is None else len(network.relations), modalities)
-    optimizer = make_optimizer(config.optimizer, config.run.steps)
-    graph = network and place_graph(network.graph(spec.genes, config.network.edge_budget), mesh)
-    state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
-    if config.run.patience and not stream.n_heldout_cells:
-        raise InputError(f"run.patience={config.run.patience}: no cell is held out; set data.holdout_fraction above 0")
-    if is_first() or (workdir / "config.json").exists():  # all refuse what is another's, one writes
-        workdirs.open_workdir(workdir, config, corpus, genes, network, origin)
-    wait_for_all("the directory of the run")
-
-    recipe = Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh)
-
-    def fit() -> Start:
-        if origin is None:
-            return start_models(corpus, stream, config, spec, spaces)
-        basis = known_basis(origin, row_G, spec.genes), origin.start.profiles
-        return adopt_start(start_models(corpus, stream, config, spec, spaces, basis), origin, corpus.features, row_G)
-
-    models = _start_of(workdir, fit)
-    # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    readers = models.linear and make_readers(corpus.modalities, models.spaces, models.components, models.profiles)
-    known = jax.device_put(Knowledge(models.spaces, None, models.linear, readers), everywhere)._replace(graph=graph)
-    if (network or told) and not quiet and is_first():
-        print(*told, *(network.notes if network else ()), sep="\n", file=sys.stderr)
-    to_go_back = config.run.checkpoint_every if config.run.rollbacks else None
-    checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best, to_go_back)
-    rollbacks = Rollbacks(workdir)
-
-    def begin() -> tuple[TrainState, int]:
-        if checkpoints.latest is not None:
-            return checkpoints.restore_newest(abstract_state(spec, optimizer, mesh), workdir / "damaged")
-        state = create_state(spec, optimizer, mesh, config.seed, models)
-        return state if origin is None else begin_from(state, origin, spec, optimizer, row_G, models.null), 0
-
-    state, start = begin()
-    if is_first():
-        clock.take_up(seconds_before(workdir / "metrics.jsonl", start))
-    metrics = MetricsWriter(workdir, start) if is_first() else Silent()
-    progress = TrainingProgress(start, config.run.steps, config.data.batch_size, quiet or not is_first())
-    watchdog = Watchdog(config.run.watchdog_minutes, workdir, clock, jax.process_index())
-    with jax.set_mesh(mesh), stop_asked() as stop, progress, watchdog:
-        links = network and network.held_out(len(genes), config.seed)
-        run = _Run(
-            config,
-            mesh,
-            stream,
-            recipe,
-            known,
-            models,
-            links,
-            checkpoints,
-            rollbacks,
-            metrics,
-            progress,
-            clock,
-            watchdog,
-        )
-        run.frozen = frozen
-        run.losses, run.keep_start = read_losses(workdir, start if start else -1), origin is not None
-        try:
-            reached = run.go(state, start, stop, begin)
-        finally:
-            with clock.span(SAVE):
-                checkpoints.close()
-            metrics.close()
-            if lost := stream.n_lost:
-                _log.warning("%s: %s rows are damaged and were left out", config.data.corpus, f"{lost:,}")
-    if is_first() and not quiet and reached > start:
+    clock = Goodput()
+    ready = prepare(config, workdir, origin)
+    quiet = quiet or not is_first()
+    if ready.notes and not quiet:
+        print(*ready.notes, sep="\n", file=sys.stderr)
+    with jax.set_mesh(ready.mesh), stop_asked() as stop:
+        run = _Run(config, workdir, ready, clock, quiet=quiet, frozen=frozen, keep_start=origin is not None)
+        with run.progress, run.watchdog:
+            try:
+                reached = run.go(stop)
+            finally:
+                with clock.span(SAVE):
+                    run.checkpoints.close()
+                run.metrics.close()
+                if lost := ready.stream.n_lost:
+                    _log.warning("%s: %s rows are damaged and were left out", config.data.corpus, f"{lost:,}")
+    if not quiet and reached > run.start:
         print(clock.summary(), file=sys.stderr)
     return reached
 
 
 class _Run:
-    """The parts of one run while it goes, and the loop over them."""
+    """The parts of one run while it goes, and the loop over them; begins where its directory says that it stopped."""
 
     def __init__(
         self,
         config: Config,
-        mesh: Mesh,
-        stream: Stream,
-        recipe: Recipe,
-        known: Knowledge,
-        models: Start,
-        links: LinkQuestions | None,
-        checkpoints: Checkpoints,
-        rollbacks: Rollbacks,
-        metrics: MetricsWriter | Silent,
-        progress: TrainingProgress,
+        workdir: Path,
+        ready: Prepared,
         clock: Goodput,
-        watchdog: Watchdog,
+        *,
+        quiet: bool,
+        frozen: bool,
+        keep_start: bool,
     ):
-        self.config, self.mesh, self.stream, self.clock, self.watchdog = config.run, mesh, stream, clock, watchdog
-        self.checkpoints, self.rollbacks, self.metrics, self.progress = checkpoints, rollbacks, metrics, progress
-        self.batch_size = config.data.batch_size
+        self.config, self.batch_size, self.ready, self.clock = config.run, config.data.batch_size, ready, clock
+        self.stream, self.damaged = ready.stream, workdir / "damaged"
+        self.frozen, self.keep_start = frozen, keep_start
         self.schedule = make_schedule(config.optimizer, config.run.steps)
-        of_heldout = replace(recipe, pairs=stream.heldout_pairs)
+        recipe, known = ready.recipe, ready.known
+        of_heldout = replace(recipe, pairs=ready.stream.heldout_pairs)
         self.step_fn = self.program(partial(_TRAIN, recipe, known))
-        self.eval_fn = self.program(partial(_EVALUATE, of_heldout, models.null, known))
-        self.link_fn = links and self.program(partial(_EVALUATE_LINKS, recipe, known, links))
+        self.eval_fn = self.program(partial(_EVALUATE, of_heldout, ready.models.null, known))
+        self.link_fn = ready.links and self.program(partial(_EVALUATE_LINKS, recipe, known, ready.links))
         self.link_weight = config.objectives.link_weight
+
+        to_go_back = config.run.checkpoint_every if config.run.rollbacks else None
+        self.checkpoints = Checkpoints(
+            workdir / "checkpoints", config.run.keep_latest, config.run.keep_best, to_go_back
+        )
+        self.rollbacks = Rollbacks(workdir)
+        self.state, self.start = self.begin()
+        self.losses = read_losses(workdir, self.start if self.start else -1)
+        if is_first():
+            clock.take_up(seconds_before(workdir / "metrics.jsonl", self.start))
+        self.metrics = MetricsWriter(workdir, self.start) if is_first() else Silent()
+        self.progress = TrainingProgress(self.start, config.run.steps, config.data.batch_size, quiet)
+        self.watchdog = Watchdog(config.run.watchdog_minutes, workdir, clock, jax.process_index())
         self.heldout_batches: list[CellBatch] | None = None
         self.last_log = (time.perf_counter(), None)
-        self.losses: dict[int, float] = {}
-        self.keep_start = self.frozen = False
 
     def program(self, compiled: Callable[..., T]) -> Callable[..., T]:
-        return self.clock.compiling(one_at_a_time(compiled, self.mesh))
+        return self.clock.compiling(one_at_a_time(compiled, self.ready.mesh))
 
-    def go(self, state: TrainState, start: int, stop: list[int], begin: Callable[[], tuple[TrainState, int]]) -> int:
-        """To the end, or until asked to stop. `begin` gives the newest state that is saved, or that of the start."""
+    def begin(self) -> tuple[TrainState, int]:
+        """The newest state that is saved, or that of step 0, and its step."""
+        if self.checkpoints.latest is None:
+            return self.ready.fresh(), 0
+        return self.checkpoints.restore_newest(self.ready.shape, self.damaged)
+
+    def go(self, stop: list[int]) -> int:
+        """To the end, or until asked to stop. Returns the step reached."""
+        state, start = self.state, self.start
+        del self.state  # its memory is a step's to reuse
         with self.clock.span(OTHER):
             if start == 0:
                 loss = self.evaluate(state, 0)
@@ -216,7 +152,7 @@ class _Run:
                     return self.go_on(state, start, stop)
                 except BadStep as error:
                     bad = error.with_traceback(None)  # which would keep the state of the bad step in memory
-                state, start = self.go_back(bad, begin)
+                state, start = self.go_back(bad)
 
     def go_on(self, state: TrainState, start: int, stop: list[int]) -> int:
         with closing(self.rollbacks.batches(self.stream, start, self.config.steps)) as batches:
@@ -231,7 +167,7 @@ class _Run:
         self.last_log = (time.perf_counter(), start)
         for step, batch in enumerate(self.clock.waiting(batches), start + 1):
             with self.clock.span(STEP):
-                state, values = self.step_fn(state, place_batch(batch, self.mesh))
+                state, values = self.step_fn(state, place_batch(batch, self.ready.mesh))
             if pending:
                 self.report(*pending)
             pending = (step, batch, values)
@@ -247,14 +183,14 @@ class _Run:
     def losses_before(self, start: int) -> list[float]:
         return self.checkpoints.losses(start) if start and self.config.spike_factor else []
 
-    def go_back(self, bad: BadStep, begin: Callable[[], tuple[TrainState, int]]) -> tuple[TrainState, int]:
+    def go_back(self, bad: BadStep) -> tuple[TrainState, int]:
         """The state and the step to go on from; DivergedError where the run may not go back (again)."""
         if len(self.rollbacks) >= self.config.rollbacks:
             raise DivergedError(bad.last_words(self.stream, self.checkpoints.latest, len(self.rollbacks)))
         to = way_back(self.checkpoints.steps, self.config.checkpoint_every)
         wait_for_all(f"back from step {bad.step} to {to}")  # fails where processes do not agree on it
         self.checkpoints.forget_after(to)
-        state, to = begin()
+        state, to = self.begin()
         self.losses = {step: loss for step, loss in self.losses.items() if step <= to}
         self.rollbacks.went_back(bad.step, to, bad.reason, bad.some_cells(self.stream))
         if is_first():
@@ -313,7 +249,7 @@ class _Run:
         if self.heldout_batches is None:
             self.heldout_batches = list(self.stream.heldout_batches(self.config.eval_cells))
         rows = [
-            self.eval_fn(state.params, place_batch(batch, self.mesh), np.int32(index))
+            self.eval_fn(state.params, place_batch(batch, self.ready.mesh), np.int32(index))
             for index, batch in enumerate(self.heldout_batches)
         ]
         means = _mean_over_tokens(jax.device_get(rows))
@@ -324,21 +260,6 @@ class _Run:
         self.progress.evaluated(means["loss"])
         self.losses[step] = means["loss"]
         return means["loss"]
-
-
-def _start_of(workdir: Path, fit: Callable[[], Start]) -> Start:
-    """The simple models of the run, the very same to all processes and after every stop: the first fits and keeps them."""
-    models = workdirs.load_start(workdir)
-    if models is None and is_first():
-        models = fit()
-        workdirs.save_start(workdir, models)
-    wait_for_all("the start of the run")
-    models = models or workdirs.load_start(workdir)
-    if models is None:
-        raise InputError(
-            f"{workdir}: not the directory that the first process of the run writes; all hosts must see one"
-        )
-    return models
 
 
 def _mean_over_tokens(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:

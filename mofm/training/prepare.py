@@ -1,0 +1,163 @@
+"""From a config to a run that can take its first step, told in order: mesh, corpus, model, directory, simple models.
+
+All that can be wrong with a config is found here, before anything is written.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mofm.batch import LinkQuestions, Spaces
+from mofm.batches.spaces import corpus_spaces
+from mofm.batches.stream import Stream
+from mofm.corpus.cache import ShardCache
+from mofm.corpus.contents import read_gene_table_of
+from mofm.corpus.store import Corpus, open_corpus
+from mofm.errors import InputError
+from mofm.nn.model import ModelSpec
+from mofm.parallel.mesh import check_batch, check_views, make_mesh
+from mofm.parallel.place import place_graph
+from mofm.parallel.processes import is_first, wait_for_all
+from mofm.training import workdir as workdirs
+from mofm.training.adopt import adopt_network, adopt_start, begin_from, known_basis, rows_of
+from mofm.training.config import Config, make_spec
+from mofm.training.linear_translation import make_readers
+from mofm.training.network import RunNetwork, read_network
+from mofm.training.optimizer import make_optimizer
+from mofm.training.origin import Origin, check_corpus, told_genes
+from mofm.training.start import start_models
+from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
+from mofm.training.step import Knowledge, Recipe
+
+
+class Prepared(NamedTuple):
+    """A run before its first step.
+
+    Attributes:
+      mesh: of the devices that it has.
+      stream: its batches.
+      recipe: what a step is compiled for.
+      known: what a step is given beside its batch and state, on the devices.
+      models: the simple models that it begins from.
+      links: held-out edges of its network, as questions; None where there is none.
+      shape: of its state: shapes, dtypes, places.
+      fresh: makes the state of step 0.
+      notes: what a person is told of its genes and networks, a line each.
+    """
+
+    mesh: Mesh
+    stream: Stream
+    recipe: Recipe
+    known: Knowledge
+    models: Start
+    links: LinkQuestions | None
+    shape: TrainState
+    fresh: Callable[[], TrainState]
+    notes: tuple[str, ...]
+
+
+def prepare(config: Config, workdir: Path, origin: Origin | None) -> Prepared:
+    """Opens the corpus, and makes the directory of a new run or checks that it is of this one.
+
+    Raises:
+      InputError: the corpus, the mesh, the model that it begins from or the workdir cannot be used.
+    """
+    mesh = make_mesh(config.mesh)
+    check_batch(mesh, config.data.batch_size)
+    cache = ShardCache(config.data.cache_dir, int(config.data.cache_gb * 1e9)) if config.data.cache_dir else None
+    corpus = open_corpus(config.data.corpus, damaged=config.data.damaged, cache=cache)
+    stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
+    check_views(mesh, stream.rows)
+    if config.run.patience and not stream.n_heldout_cells:
+        raise InputError(f"run.patience={config.run.patience}: no cell is held out; set data.holdout_fraction above 0")
+    made = _model_of(config, corpus, origin)
+    spec, network = made.spec, made.network
+    optimizer = make_optimizer(config.optimizer, config.run.steps)
+    graph = network and place_graph(network.graph(spec.genes, config.network.edge_budget), mesh)
+    state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
+    if is_first() or (workdir / "config.json").exists():  # all refuse what is another's, one writes
+        workdirs.open_workdir(workdir, config, corpus, made.genes, network, origin)
+    wait_for_all("the directory of the run")
+
+    models = _start_of(workdir, lambda: _fit(config, corpus, stream, made, origin))
+    # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    readers = models.linear and make_readers(corpus.modalities, models.spaces, models.components, models.profiles)
+    known = jax.device_put(Knowledge(models.spaces, None, models.linear, readers), everywhere)._replace(graph=graph)
+
+    def fresh() -> TrainState:
+        state = create_state(spec, optimizer, mesh, config.seed, models)
+        return state if origin is None else begin_from(state, origin, spec, optimizer, made.row_G, models.null)
+
+    return Prepared(
+        mesh,
+        stream,
+        Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh),
+        known,
+        models,
+        network and network.held_out(len(made.genes), config.seed),
+        abstract_state(spec, optimizer, mesh),
+        fresh,
+        made.notes,
+    )
+
+
+class _Model(NamedTuple):
+    """What a run's model is of.
+
+    Attributes:
+      row_G: of a run that begins from a model, that model's row of each gene, or -1; else None.
+      notes: what a person is told of it, a line each.
+    """
+
+    genes: pd.DataFrame
+    spaces: Spaces
+    network: RunNetwork | None
+    spec: ModelSpec
+    row_G: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+def _model_of(config: Config, corpus: Corpus, origin: Origin | None) -> _Model:
+    """The model of a config and a corpus, or the one that it begins from over the genes of both. Raises `InputError`."""
+    if origin is None:
+        genes, spaces = corpus_spaces(corpus)
+        network = read_network(config.network, genes, read_gene_table_of(corpus.path, corpus.manifest), config.seed)
+        modalities, row_G, told = corpus.modalities, None, ()
+    else:
+        check_corpus(origin, corpus)
+        genes, spaces = corpus_spaces(corpus, origin.genes)
+        row_G = rows_of(origin, genes)
+        network, modalities = adopt_network(origin, row_G), origin.spec.modalities
+        told = told_genes(origin, corpus, spaces, row_G)
+    spec = make_spec(config, len(genes), 0 if network is None else len(network.relations), modalities)
+    return _Model(genes, spaces, network, spec, row_G, (*told, *(network.notes if network else ())))
+
+
+def _fit(config: Config, corpus: Corpus, stream: Stream, made: _Model, origin: Origin | None) -> Start:
+    """The simple models that a run begins from."""
+    if origin is None:
+        return start_models(corpus, stream, config, made.spec, made.spaces)
+    basis = known_basis(origin, made.row_G, made.spec.genes), origin.start.profiles
+    fitted = start_models(corpus, stream, config, made.spec, made.spaces, basis)
+    return adopt_start(fitted, origin, corpus.features, made.row_G)
+
+
+def _start_of(workdir: Path, fit: Callable[[], Start]) -> Start:
+    """The simple models of the run, the very same to all processes and after every stop: the first fits and keeps them."""
+    models = workdirs.load_start(workdir)
+    if models is None and is_first():
+        models = fit()
+        workdirs.save_start(workdir, models)
+    wait_for_all("the start of the run")
+    models = models or workdirs.load_start(workdir)
+    if models is None:
+        raise InputError(
+            f"{workdir}: not the directory that the first process of the run writes; all hosts must see one"
+        )
+    return models
