@@ -19,7 +19,7 @@ from mofm.evaluation.baselines import log_normalised
 from mofm.evaluation.evaluate import TASKS, Settings, evaluate
 from mofm.evaluation.evaluation_page import record_of, rows_of, write_evaluation
 from mofm.evaluation.pairing import foscttm
-from mofm.evaluation.translation import per_feature_auroc, per_feature_correlation
+from mofm.evaluation.translation import per_feature_correlation
 from mofm.evaluation.translation_baselines import Measured, baseline_translations, centred_log_ratio
 from mofm.inference.model import load
 from mofm.omics.readers import Reading
@@ -367,46 +367,3 @@ def test_as_a_command(trained, capsys, tmp_path):
     assert set(record["tasks"]) == {"integration", "annotation"}
     assert set(record["skipped"]) == {"translation", "matching", "regulation"}
     assert (tmp_path / "out" / "umap_rna.png").exists()
-
-
-@pytest.mark.slow
-def test_regions_and_fractions_are_judged_as_what_they_are(tmp_path):
-    """Chromatin by AUROC, methylation by the correlation of what was measured; both in every task that takes them."""
-    config = SimulationConfig(cells=60, genes=60, tfs=8, cell_types=2, seed=5)
-    omics = simulate_multiomics(MultiomicsConfig(cells=config), ("rna", "atac", "methylation"))
-    write_mudata(to_mudata(omics), tmp_path / "cells.h5mu")
-    assert main(["ingest", str(tmp_path / "cells.h5mu"), str(tmp_path / "corpus")]) == 0
-    overrides = {
-        **{"data.corpus": tmp_path / "corpus", "data.batch_size": 24, "data.tokens": 24, "data.holdout_fraction": 0.2},
-        **{"encoder.width": 16, "encoder.blocks": 1, "encoder.heads": 2, "encoder.ffn": 24, "encoder.cell_width": 8},
-        **{"translator.blocks": 1, "objectives.cycle_weight": 0, "objectives.drift_weight": 0},
-        **{"run.steps": 1, "run.eval_every": 0, "run.checkpoint_every": 1},
-    }
-    words = [f"--config.{key}={value}" for key, value in overrides.items()]
-    assert main(["train", "--config", str(SMALL), "--workdir", str(tmp_path / "run"), "--quiet", *words]) == 0
-    settings = Settings(label_key="cell_type", folds=2, bootstrap=30, umap=False, max_features=40)
-    found = evaluate(load(tmp_path / "run"), tmp_path / "cells.h5mu", settings, quiet=True)
-    frame = table(found)
-    assert np.isfinite(frame["value"]).all()
-    directions = {of for task, of, *_ in frame.index if task == "translation"}
-    assert directions == {f"{a} to {b}" for a in omics for b in omics if a != b}
-    assert {of for task, of, *_ in frame.index if task == "annotation"} == set(omics)
-    of = ("translation", "rna to atac", "mean AUROC per feature")
-    assert frame.loc[(*of, "feature mean"), "value"] == 0.5
-    assert frame.loc[(*of, "mofm"), "features"] == 40
-    fold_N, rna, atac = found.subject.cells.fold_N, omics["rna"], omics["atac"]
-    is_open_NF = (atac.X.toarray() > 0).astype(np.float32)
-    count_F = is_open_NF.sum(axis=0)
-    chosen = np.sort(np.argsort(-np.minimum(count_F, 60 - count_F), kind="stable")[:40])
-    means = []
-    for fold in range(2):
-        train, test = fold_N != fold, fold_N == fold
-        told = baseline_translations("rna", Measured(rna.X[train]), Measured(rna.X[test]), is_open_NF[train][:, chosen])
-        means.append(per_feature_auroc(is_open_NF[test][:, chosen], told.ridge_NF).mean)
-    assert frame.loc[(*of, "ridge"), "value"] == pytest.approx(np.mean(means), abs=1e-6)
-    pairs = {
-        of: set(frame.loc["matching", of].index.get_level_values("method"))
-        for of in ("rna and atac", "rna and methylation")
-    }
-    assert "gene activity" in pairs["rna and atac"]
-    assert "gene activity" not in pairs["rna and methylation"]
