@@ -1,6 +1,9 @@
 """`mofm evaluate`: a model and a file to what the model is worth on it."""
 
 import argparse
+import os
+import shlex
+import sys
 from pathlib import Path
 
 from mofm.cli.options import INPUTS, add_cells_options, add_model_argument, add_verb, cells_arguments, check_free
@@ -71,7 +74,8 @@ def add(verbs) -> None:
         type=int,
         default=2_000,
         metavar="N",
-        help="of a translation, judge the N features measured in most cells (default: 2000)",
+        help="of a translation, judge the N features measured in most cells, regions nearest to open in half of them "
+        "(default: 2000)",
     )
     verb.add_argument("--no-umap", action="store_true", help="leave out the maps, which take long of many cells")
     verb.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -80,9 +84,6 @@ def add(verbs) -> None:
 
 def run(args) -> int:
     """Runs the verb; returns the exit code."""
-    import os
-    import sys
-
     from mofm.evaluation.evaluate import evaluate
     from mofm.evaluation.evaluation_page import PAGE, RECORD, headlines, write_evaluation
     from mofm.evaluation.subject import Settings
@@ -90,7 +91,7 @@ def run(args) -> int:
 
     for name in (PAGE, RECORD):
         check_free(args.out / name, args.overwrite)
-    _check_writable(args.out, os.access)
+    _check_writable(args.out)
     asked = {name: getattr(args, name) for name in (
         "label_key", "batch_key", "split", "folds", "seed", "bootstrap", "network", "corpus", "max_cells", "max_features",
     )}  # fmt: skip
@@ -132,21 +133,16 @@ def _compared(given: list[str]) -> dict[str, str]:
     return found
 
 
-def _check_writable(out: Path, access) -> None:
+def _check_writable(out: Path) -> None:
     """Raises `InputError`, before anything is done, where the report could not be written in the end."""
-    import os
-
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder for the report")
     there = next(place for place in (out, *out.resolve().parents) if place.exists())
-    if not there.is_dir() or not access(there, os.W_OK):
+    if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"{out}: {there} cannot be written to; give another --out")
 
 
 def _command(args: argparse.Namespace) -> str:
-    import shlex
-    import sys
-
     words = (
         sys.argv[1:]
         if "evaluate" in sys.argv[1:2]
@@ -156,21 +152,26 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def _print(found) -> None:
+    from itertools import groupby
+
     from rich.console import Console
     from rich.table import Table
 
     from mofm.evaluation.evaluation_page import rows_of
     from mofm.evaluation.report import shown
 
-    table = Table(box=None, pad_edge=False, title_justify="left")
-    for name, justify in (("task", "left"), ("of", "left"), ("metric", "left"), ("method", "left"), ("value", "right"),
-                          ("95% interval", "left"), ("mofm is", "left")):  # fmt: skip
-        table.add_column(name, justify=justify, overflow="fold")
-    before = None
-    for row in rows_of(found):
-        first = (row.task, row.of, row.metric)
-        words = first if first != before else ("", "", "")
-        interval = f"{shown(row.low)} to {shown(row.high)}"
-        table.add_row(*words, row.method, shown(row.value), interval, row.mofm_is or "")
-        before = first
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    for (task, of), rows in groupby(rows_of(found), key=lambda row: (row.task, row.of)):
+        table = Table(box=None, pad_edge=False, title=f"{task}, {of}", title_justify="left", title_style="bold")
+        for name, justify in (("metric", "left"), ("method", "left"), ("value", "right"), ("95% interval", "left"),
+                              ("mofm is", "left")):  # fmt: skip
+            table.add_column(name, justify=justify, overflow="fold")
+        before = None
+        for row in rows:
+            metric = row.metric + (" (lower is better)" if row.lower_is_better else "")
+            interval = f"{shown(row.low)} to {shown(row.high)}"
+            said = "" if metric == before else metric
+            table.add_row(said, row.method, shown(row.value), interval, row.mofm_is or "")
+            before = metric
+        console.print(table)
+        console.print()

@@ -110,6 +110,11 @@ def evaluate(
         say(f"judging {name}")
         judged[name] = TASKS[name].judge(subject)
     notes += [seen.told(cells.fold_N >= 0), *_told_labels(model)]
+    if settings.compare:
+        named = ", ".join(f"{name} (obsm[{key!r}])" for name, key in settings.compare.items())
+        notes.append(
+            f"{named}: made by others; from which cells, the judged ones maybe among them, cannot be told here."
+        )
     about = {"data": about_data, "model": _about_model(model), **_about_run(settings, options)}
     return Evaluation(judged, skipped, subject, seen, notes, about)
 

@@ -19,7 +19,8 @@ BETTER, WORSE, ALIKE = "better", "worse", "not told apart"
 MAP_CELLS = 5_000
 INTERVALS = (
     "Intervals are percentiles of bootstrap draws: of cells, in regulation of TFs. They say how sure a score is on cells "
-    "like these, not how another training run, donor or experiment would come out."
+    "like these, not how another training run, donor or experiment would come out. Where nothing is better, one comparison in "
+    "twenty is still told apart by chance."
 )
 
 
@@ -55,9 +56,11 @@ def rows_of(found: Evaluation) -> list[Row]:
 
 
 def _rows(task: str, scores: list[Score]) -> list[Row]:
+    """The rows of a task, those of one metric together."""
     ours = {(score.of, score.metric): score.estimate for score in scores if score.method == OURS}
+    order = list(dict.fromkeys((score.of, score.metric) for score in scores))
     rows = []
-    for one in scores:
+    for one in sorted(scores, key=lambda score: order.index((score.of, score.metric))):
         row = Row(
             task,
             one.of,
@@ -81,7 +84,9 @@ def _rows(task: str, scores: list[Score]) -> list[Row]:
     return rows
 
 
-def _verdict(difference: Interval, lower_is_better: bool) -> str:
+def _verdict(difference: Interval, lower_is_better: bool) -> str | None:
+    if not np.isfinite(difference).all():
+        return None
     if not (difference.low > 0 or difference.high < 0):
         return ALIKE
     return BETTER if (difference.low > 0) != lower_is_better else WORSE

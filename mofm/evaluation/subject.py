@@ -22,13 +22,15 @@ from mofm.axes import Modality
 from mofm.errors import InputError, nearest_name
 from mofm.evaluation.annotation import stratified_folds
 from mofm.evaluation.resample import LEAST_DRAWS
-from mofm.evaluation.translation_baselines import Measured
+from mofm.evaluation.translation_baselines import COMPONENTS, Measured
 from mofm.omics.readers import Reading
 from mofm.omics.rows import join_rows
 from mofm.omics.table import CountTable
 
 BY_CELL, UNSEEN = "cell", "unseen"
 """Values of `split` that are no obs column."""
+TAKEN = frozenset(["mofm", f"PCA ({COMPONENTS})", "majority", "noise", "chance", "gene activity", "ridge on pairs"])
+"""Names of methods that no peer may have."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Settings:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {value}")
-        if taken := {"mofm", "PCA", "majority", "noise"} & set(self.compare):
+        if taken := TAKEN & set(self.compare):
             raise InputError(f"--compare {min(taken)}=...: that name is taken; give the embedding another")
 
 

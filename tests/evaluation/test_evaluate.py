@@ -296,6 +296,7 @@ def test_the_report_holds_every_table_and_every_number(everything, tmp_path):
     assert "http" not in html.replace("http-equiv", "")
     assert html.count("data:image/png;base64,") == len(list((tmp_path / "out").glob("*.png"))) >= 7
     assert "What else is to be known" in html
+    assert "made by others" in html
     assert len(record["data"]["blake3"]) == 64
     assert record["settings"]["bootstrap"] == DRAWS
     assert {"mofm", "jax", "numpy"} <= record["versions"].keys()

@@ -89,6 +89,8 @@ def _judge_view(subject: Subject, modality: Modality, view: View, labels: np.nda
     for reader in READERS:
         add(f"accuracy, {reader}", "majority", "trivial", accuracy(weights_DN, true_N, commonest))
         add(f"macro-F1, {reader}", "majority", "trivial", macro_f1(weights_DN, true_N, commonest))
+    if taken:  # who is as sure of all cells tells none apart
+        add("unknown labels told apart, AUROC", "majority", "trivial", Estimate(np.full(len(weights_DN), 0.5)))
     notes = [] if taken else [f"{modality}: fewer than 3 labels of {FEWEST_CELLS} cells: unknown ones are not judged"]
     return scores, notes
 

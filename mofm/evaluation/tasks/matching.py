@@ -39,7 +39,12 @@ def check(situation: Situation) -> None:
 
 def judge(subject: Subject) -> Judged:
     """Every pair of modalities."""
-    scores, notes = [], ["Ridge on pairs learned from pairs of this file; gene activity and the model's space did not."]
+    scores, notes = (
+        [],
+        [
+            "Ridge on pairs learned from pairs of this file, gene activity from none; the model from what its training had."
+        ],
+    )
     for one, other in pairs_of({name: view.adata.obs_names for name, view in subject.views.items()}):
         views = subject.views[one], subject.views[other]
         rows = rows_by_name(*views)
@@ -61,10 +66,8 @@ def judge(subject: Subject) -> Judged:
             for metric in ("FOSCTTM", "matching score")
             for (method, kind), folds in found.items()
         ]  # fmt: skip
-        sizes = sorted({len(test) for test in tests})
-        notes.append(
-            f"{one} and {other}: matched among {' to '.join(f'{size:,}' for size in (sizes[:1] + sizes[-1:]))} cells"
-        )
+        sizes = " or ".join(f"{size:,}" for size in sorted({len(test) for test in tests}))
+        notes.append(f"{one} and {other}: matched among {sizes} cells at a time.")
     return Judged(scores, notes)
 
 

@@ -129,9 +129,12 @@ def _per_feature(
 
 
 def _target(target: Modality, view: View, rows: np.ndarray, most: int) -> Target:
-    """The features that are measured in most cells, each name once; all proteins, as their scale is relative to all."""
+    """The features that are measured in most cells, regions open in nearest half of them, each name once; all proteins, as
+    their scale is relative to all."""
     counts = view.measured.counts[rows]
     cells_F = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1])
+    if target == "atac":  # a region that is open in every cell tells as little of cells as one that is in none
+        cells_F = np.minimum(cells_F, counts.shape[0] - cells_F)
     is_first_F = ~view.adata.var_names.duplicated()
     usable = np.flatnonzero(is_first_F & (cells_F > 0))
     chosen = usable
@@ -139,7 +142,14 @@ def _target(target: Modality, view: View, rows: np.ndarray, most: int) -> Target
         chosen = np.sort(usable[np.argsort(-cells_F[usable], kind="stable")[:most]])
     what, whole = FEATURES[target], view.adata.n_vars
     note = f"judged are {len(chosen):,} of {whole:,} {what}"
-    note += ", those measured in most cells" if len(chosen) < len(usable) else ", all that some cell has"
+    which = "those nearest to open in half of the cells" if target == "atac" else "those measured in most cells"
+    note += (
+        f", {which}"
+        if len(chosen) < len(usable)
+        else ", all that differ"
+        if target == "atac"
+        else ", all that some cell has"
+    )
     if target == "adt":
         truth_NF = centred_log_ratio(counts)[:, chosen]
     elif target == "rna":
