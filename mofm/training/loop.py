@@ -14,18 +14,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import pandas as pd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mofm.batch import CellBatch, LinkQuestions
+from mofm.batch import CellBatch, LinkQuestions, Spaces
 from mofm.batches.spaces import corpus_spaces
 from mofm.batches.stream import Stream
 from mofm.corpus.cache import ShardCache
 from mofm.corpus.contents import read_gene_table_of
+from mofm.corpus.datasets import Corpus
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
+from mofm.nn.model import ModelSpec
 from mofm.parallel.mesh import check_batch, check_views, make_mesh, one_at_a_time
 from mofm.parallel.place import place_batch, place_graph
 from mofm.parallel.processes import all_asked_to_stop, is_first, wait_for_all
@@ -35,7 +39,7 @@ from mofm.training.checkpoint import Checkpoints
 from mofm.training.config import Config, make_spec
 from mofm.training.linear_translation import make_readers
 from mofm.training.metrics import MetricsWriter, Silent
-from mofm.training.network import read_network
+from mofm.training.network import RunNetwork, read_network
 from mofm.training.optimizer import make_optimizer, make_schedule
 from mofm.training.origin import Origin, check_corpus, told_genes
 from mofm.training.patience import is_spent, read_losses
@@ -77,17 +81,7 @@ def train(
     corpus = open_corpus(config.data.corpus, damaged=config.data.damaged, cache=cache)
     stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
     check_views(mesh, stream.rows)
-    if origin is not None:
-        check_corpus(origin, corpus)
-    genes, spaces = corpus_spaces(corpus, origin and origin.genes)
-    row_G = None if origin is None else rows_of(origin, genes)
-    told = [] if origin is None else told_genes(origin, corpus, spaces, row_G)
-    if origin is None:
-        network = read_network(config.network, genes, read_gene_table_of(corpus.path, corpus.manifest), config.seed)
-    else:
-        network = adopt_network(origin, row_G)
-    modalities = corpus.modalities if origin is None else origin.spec.modalities
-    spec = make_spec(config, len(genes), 0 if network is None else len(network.relations), modalities)
+    genes, spaces, network, spec, row_G, notes = _model_of(config, corpus, origin)
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     graph = network and place_graph(network.graph(spec.genes, config.network.edge_budget), mesh)
     state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
@@ -110,8 +104,8 @@ def train(
     everywhere = NamedSharding(mesh, PartitionSpec())
     readers = models.linear and make_readers(corpus.modalities, models.spaces, models.components, models.profiles)
     known = jax.device_put(Knowledge(models.spaces, None, models.linear, readers), everywhere)._replace(graph=graph)
-    if (network or told) and not quiet and is_first():
-        print(*told, *(network.notes if network else ()), sep="\n", file=sys.stderr)
+    if notes and not quiet and is_first():
+        print(*notes, sep="\n", file=sys.stderr)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep_latest, config.run.keep_best)
     if checkpoints.latest is None:
         state, start = create_state(spec, optimizer, mesh, config.seed, models), 0
@@ -134,6 +128,38 @@ def train(
             metrics.close()
             if lost := stream.n_lost:
                 _log.warning("%s: %s rows are damaged and were left out", config.data.corpus, f"{lost:,}")
+
+
+class _Model(NamedTuple):
+    """What a run's model is of.
+
+    Attributes:
+      row_G: of a run that begins from a model, that model's row of each gene, or -1; else None.
+      notes: what a person is told of it, a line each.
+    """
+
+    genes: pd.DataFrame
+    spaces: Spaces
+    network: RunNetwork | None
+    spec: ModelSpec
+    row_G: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+def _model_of(config: Config, corpus: Corpus, origin: Origin | None) -> _Model:
+    """The model of a config and a corpus, or the one that it begins from over the genes of both. Raises `InputError`."""
+    if origin is None:
+        genes, spaces = corpus_spaces(corpus)
+        network = read_network(config.network, genes, read_gene_table_of(corpus.path, corpus.manifest), config.seed)
+        modalities, row_G, notes = corpus.modalities, None, network.notes if network else ()
+    else:
+        check_corpus(origin, corpus)
+        genes, spaces = corpus_spaces(corpus, origin.genes)
+        row_G = rows_of(origin, genes)
+        network, modalities = adopt_network(origin, row_G), origin.spec.modalities
+        notes = tuple(told_genes(origin, corpus, spaces, row_G))
+    spec = make_spec(config, len(genes), 0 if network is None else len(network.relations), modalities)
+    return _Model(genes, spaces, network, spec, row_G, notes)
 
 
 class _Run:
