@@ -31,7 +31,7 @@ REQUIRES = [
     "rich>=13",  # progress bars and tables in the terminal
     "tensorboard>=2.18",  # event files, written by its own `summary.Writer`
     "scanpy>=1.10",  # UMAP, Leiden and the PBMC data set of the demo
-    "scikit-learn>=1.5",  # probes and nearest neighbours of the evaluation
+    "scikit-learn>=1.5",  # probes and nearest neighbours of the evaluation, the annotation head
     "matplotlib>=3.9",  # figures
     "jinja2>=3.1",  # the report's page
 ]
