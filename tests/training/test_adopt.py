@@ -16,16 +16,18 @@ from mofm.nn.grn import GrnConfig
 from mofm.nn.model import EncoderConfig, ModelSpec
 from mofm.nn.translator import TranslatorConfig
 from mofm.objectives.translation import Direction
+from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.training import adopt as adoption
 from mofm.training.adopt import adopt, adopt_network, adopt_start, known_basis
 from mofm.training.components import SILENT, Components
 from mofm.training.config import build_config
 from mofm.training.network import RunNetwork
 from mofm.training.null import NullModel
+from mofm.training.optimizer import OptimizerConfig, make_optimizer
 from mofm.training.origin import Origin, check_corpus, finetune_config, told_genes
 from mofm.training.patience import is_spent, read_losses
 from mofm.training.profiles import Profile
-from mofm.training.state import Start
+from mofm.training.state import Start, create_state
 
 OLD = [f"G{i}" for i in range(130)]
 NEW = [f"N{i}" for i in range(4)]
@@ -343,3 +345,21 @@ def test_leaves_that_may_be_new_are_leaves_of_the_model():
     """Names of leaves are written out in the code: here they are held against the model."""
     names = named(shapes_of(spec_of(len(OURS), contrasts=True))).keys()
     assert {*adoption.FROM_CORPUS, *adoption.MAY_BE_NEW} <= names
+
+
+def test_parameters_lie_over_the_mesh_as_fresh_ones_and_are_the_models(origin):
+    """Sharded over eight devices, each has its part; the optimizer begins at nothing."""
+    ours = spec_of(len(OURS), modalities=origin.spec.modalities)
+    row_G, mesh = row_of(OLD, OURS), make_mesh(MeshConfig(2, 2, 2))
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    start = start_of(OURS, {}, ("rna",), seed=7)
+    fresh = create_state(ours, optimizer, mesh, 0, start)
+    places = jax.tree.map(lambda leaf: leaf.sharding, fresh)
+    state = adoption.begin_from(fresh, origin, ours, optimizer, row_G, start.null)
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == places
+    assert any(not place.is_fully_replicated for place in jax.tree.leaves(places.params))
+    wanted = adopt(shapes_of(ours), origin.params, model.logical_axes(ours), row_G, len(OLD), start.null)
+    for name, leaf in named(jax.device_get(state.params)).items():
+        np.testing.assert_array_equal(leaf, wanted[name], err_msg=name)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(state.opt_state)))
+    assert int(state.step) == 0
