@@ -68,11 +68,11 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
       DivergedError: the loss became NaN or infinite, or a spike, more often than the run may go back.
     """
     clock, mesh = Goodput(), make_mesh(config.mesh)
-    check_batch(mesh, config.data.batch_size)
+    check_batch(mesh, config.data.batch_size, config.optimizer.accumulate)
     cache = ShardCache(config.data.cache_dir, int(config.data.cache_gb * 1e9)) if config.data.cache_dir else None
     corpus = open_corpus(config.data.corpus, damaged=config.data.damaged, cache=cache)
     stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
-    check_views(mesh, stream.rows)
+    check_views(mesh, stream.rows, config.optimizer.accumulate)
     genes, spaces = corpus_spaces(corpus)
     network = read_network(config.network, genes, read_gene_table_of(corpus.path, corpus.manifest), config.seed)
     spec = make_spec(config, len(genes), 0 if network is None else len(network.relations), corpus.modalities)
@@ -83,7 +83,7 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
         workdirs.open_workdir(workdir, config, corpus, genes, network)
     wait_for_all("the directory of the run")
 
-    recipe = Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh)
+    recipe = Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh, config.optimizer.accumulate)
     models = _start_of(workdir, lambda: start_models(corpus, stream, config, spec, spaces))
     # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
     everywhere = NamedSharding(mesh, PartitionSpec())
