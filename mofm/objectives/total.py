@@ -93,6 +93,20 @@ class ObjectivesConfig:
         if not 0 <= self.edge_dropout < 1:
             raise InputError(f"objectives.edge_dropout={self.edge_dropout}: must be at least 0 and less than 1")
 
+    def hidden_tokens(self, batch: CellBatch, key: jax.Array) -> dict[Modality, jax.Array]:
+        """hidden_BL of each view that is there: which of its tokens `total` hides at this key."""
+        views = {modality: getattr(batch, modality) for modality in MODALITIES}
+        return {
+            modality: hide(jax.random.fold_in(key, index), view.mask_BL, self.mask_rate, self.mask_spread)
+            for index, (modality, view) in enumerate(views.items())
+            if view is not None
+        }
+
+    def masked_losses(self, parts: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """What masked modelling of a view adds to the loss: means over its hidden tokens, and a mean over its cells."""
+        of_tokens = self.token_weight * parts["token_nll"] + self.cell_weight * parts["cell_nll"]
+        return of_tokens, self.pool_weight * parts["pool_size"]
+
     def link_weight_at(self, step: jax.Array | int) -> jax.Array:
         """Weight of link prediction at a step."""
         return self.link_weight * jnp.minimum((step + 1) / max(self.link_warmup_steps, 1), 1.0)
@@ -106,15 +120,13 @@ def total(
     `pairs` tells which rows of the batch's views are of the same cells.
     """
     loss, metrics, seen = jnp.zeros(()), {}, {}
-    for index, modality in enumerate(MODALITIES):
+    for modality, hidden_BL in config.hidden_tokens(batch, key).items():
         view = getattr(batch, modality)
-        if view is None:
-            continue
-        hidden_BL = hide(jax.random.fold_in(key, index), view.mask_BL, config.mask_rate, config.mask_spread)
         seen[modality] = answers.see(view, hidden_BL, modality)
         parts = masked_modelling(seen[modality], view, hidden_BL, modality)
-        loss += config.token_weight * parts["token_nll"] + config.cell_weight * parts["cell_nll"]
-        loss += config.pool_weight * parts["pool_size"]
+        of_tokens, of_cells = config.masked_losses(parts)
+        loss += of_tokens
+        loss += of_cells
         metrics |= {f"{modality}/{name}": value for name, value in parts.items()}
     if answers.translate is not None:
         for part_loss, parts in (_of_pairs(config, answers, batch, seen, pairs), _of_all(config, answers, batch, seen)):

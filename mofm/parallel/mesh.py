@@ -58,30 +58,36 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
     return tuple(filled.values())
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-    """Refuse a global batch that cannot be laid evenly over the mesh's data and fsdp axes."""
-    shards = mesh.shape[DATA] * mesh.shape[FSDP]
+def check_batch(mesh: Mesh, batch_size: int, parts: int = 1) -> None:
+    """Refuse a global batch of which so many parts cannot each be laid evenly over the mesh's data and fsdp axes."""
+    devices = mesh.shape[DATA] * mesh.shape[FSDP]
+    shards = devices * parts
     if batch_size % shards:
         below, above = batch_size // shards * shards, -(-batch_size // shards) * shards
         nearest = f"{below} or {above}" if below else f"{above}"
         raise InputError(
-            f"data.batch_size={batch_size} cannot be divided over data x fsdp = {shards} devices: use {nearest}"
+            f"data.batch_size={batch_size} cannot be divided over data x fsdp = {devices} devices{_in_parts(parts)}: "
+            f"use {nearest}"
         )
 
 
-def check_views(mesh: Mesh, rows: Mapping[str, int]) -> None:
-    """Refuse a batch whose views (modality -> rows) the data axes cannot share out evenly.
+def check_views(mesh: Mesh, rows: Mapping[str, int], parts: int = 1) -> None:
+    """Refuse a batch whose views (modality -> rows) the data axes cannot share out evenly, in so many parts.
 
     Raises:
-      InputError: the rows of a view are no multiple of the devices that share it.
+      InputError: the rows of a view are no multiple of the devices that share it, times the parts.
     """
-    parts = mesh.shape[DATA] * mesh.shape[FSDP]
+    devices = mesh.shape[DATA] * mesh.shape[FSDP]
     for modality, count in rows.items():
-        if count % parts:
+        if count % (devices * parts):
             raise InputError(
-                f"a batch has {count} rows of {modality}, which cannot be divided over data x fsdp = {parts} devices: set "
-                f"data.quota_multiple={parts}, and data.batch_size to a multiple of it"
+                f"a batch has {count} rows of {modality}, which cannot be divided over data x fsdp = {devices} devices"
+                f"{_in_parts(parts)}: set data.quota_multiple={devices * parts}, and data.batch_size to a multiple of it"
             )
+
+
+def _in_parts(parts: int) -> str:
+    return f" in optimizer.accumulate={parts} parts" if parts > 1 else ""
 
 
 def one_at_a_time(program: Callable[..., T], mesh: Mesh) -> Callable[..., T]:

@@ -4,7 +4,8 @@
     kept         what the backward pass keeps of the forward pass: exactly what JAX's own differentiation keeps, at the
                  config's remat; its part that grows with the batch is shared out over data x fsdp
     working      under remat, what one block keeps when it is run again (and where it is none, nothing)
-    memory       state, gradients, kept and working, and a copy of the weights in the compute dtype
+    memory       state, gradients, kept and working, and a copy of the weights in the compute dtype; of a batch in parts
+                 (optimizer.accumulate) gradients twice, and what is kept of one part
     traffic      what is kept, and what blocks make under remat, written and read once in each pass; each weight's state as
                  AdamW reads and writes it (7 float32), its copies three times
     network      data: gradients, all-reduced; fsdp: copies of the weights gathered in both passes, and gradients
@@ -53,7 +54,8 @@ def estimate_step(config: Config, facts: Facts, step: Step, mesh: Mesh, limit: f
     everything = kept if config.encoder.remat == "none" else _kept(with_remat(config, "none"), facts, mesh)
     blocks = config.encoder.blocks + config.encoder.modality_blocks
     working = 0.0 if config.encoder.remat == "none" else (everything.of_batch - kept.of_batch) / max(blocks, 1) / parts
-    temporaries = parameters + copies + kept.of_batch / parts + max(working, 0.0)
+    turns = config.optimizer.accumulate
+    temporaries = parameters * min(turns, 2) + copies + (kept.of_batch / parts + max(working, 0.0)) / turns
     passes = 2 * everything.of_batch / parts + 2 * (everything.of_batch - kept.of_batch) / parts
     traffic = passes + 7 * parameters + 3 * copies
     memory = Memory(arguments, temporaries, 0.0, limit)

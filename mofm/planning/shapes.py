@@ -137,12 +137,12 @@ def make_step(config: Config, facts: Facts, mesh: Mesh) -> Step:
     Raises:
       InputError: the mesh does not divide the model, the batch or the network.
     """
-    check_batch(mesh, config.data.batch_size)
-    check_views(mesh, facts.rows)
+    check_batch(mesh, config.data.batch_size, config.optimizer.accumulate)
+    check_views(mesh, facts.rows, config.optimizer.accumulate)
     relations = len(config.network.tables)
     spec = make_spec(config, facts.genes, relations, list(facts.features))
     optimizer = make_optimizer(config.optimizer, config.run.steps)
-    recipe = Recipe(spec, config.objectives, optimizer, config.seed, facts.pairs, mesh)
+    recipe = Recipe(spec, config.objectives, optimizer, config.seed, facts.pairs, mesh, config.optimizer.accumulate)
     batch = CellBatch(**{modality: _view(config, facts, modality, mesh) for modality in facts.rows})
     spaces = {modality: _space(facts.features[modality], mesh) for modality in facts.features if modality != "rna"}
     graph = _graph(facts.edges, spec.genes, mesh) if facts.edges else None

@@ -109,6 +109,8 @@ class Config:
         for key in ("label_key", "batch_key"):
             if everything["data"][key] is None:  # older runs did not know them
                 del everything["data"][key]
+        if self.optimizer.accumulate == 1:  # nor this
+            del everything["optimizer"]["accumulate"]
         del everything["network"]["tables"]  # the edges are known by their digest
         if not self.network.tables:
             del everything["network"], everything["grn"]
@@ -127,6 +129,7 @@ def make_spec(config: Config, genes: int, relations: int, modalities: Sequence[M
     """The model of a config, of so many known genes and regulatory networks, for these modalities. Raises `InputError`."""
     ordered = tuple(modality for modality in MODALITIES if modality in modalities)
     config.objectives.alignment.check_keys(config.data.label_key, config.data.batch_key)
+    _check_parts(config)
     contrasts = config.objectives.alignment.contrast_weight > 0
     spec = ModelSpec(config.encoder, genes, config.grn, relations, ordered, config.translator, contrasts)
     spec.check()
@@ -136,6 +139,21 @@ def make_spec(config: Config, genes: int, relations: int, modalities: Sequence[M
             "nothing to translate to; leave it 0, or ingest another modality into the corpus"
         )
     return spec
+
+
+def _check_parts(config: Config) -> None:
+    """Raises `InputError` where a step's batch is to be cut into parts and its cells are compared with each other."""
+    alignment = config.objectives.alignment
+    weights = {name: getattr(alignment, name) for name in dataclasses.asdict(alignment) if name.endswith("_weight")}
+    together = [f"objectives.alignment.{name}={weight}" for name, weight in weights.items() if weight]
+    if config.translator.blocks:
+        together.append(f"translator.blocks={config.translator.blocks}")
+    if config.optimizer.accumulate > 1 and together:
+        raise InputError(
+            f"optimizer.accumulate={config.optimizer.accumulate}: {', '.join(together)} compares cells of a whole batch "
+            "with each other, and parts of it would train another objective; set optimizer.accumulate=1, and where memory is "
+            "short encoder.remat=full or a mesh of more devices"
+        )
 
 
 def load_config(path: str | Path, overrides: list[str] = (), corpus: str | None = None) -> Config:

@@ -25,6 +25,8 @@ class OptimizerConfig:
       weight_decay: decoupled, on matrices only; gains, biases and tables of identities are left alone.
       b1, b2: Adam's.
       clip_norm: global norm to which gradients are clipped.
+      accumulate: parts into which a step's batch is cut, so that less has to fit into memory: the gradient is that of the
+        whole batch, but for rounding (see `accumulate.py`). Not with translation or alignment.
     """
 
     learning_rate: float = 3e-4
@@ -36,11 +38,13 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.98
     clip_norm: float = 1.0
+    accumulate: int = 1
 
     def __post_init__(self):
         for name in ("learning_rate", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise InputError(f"optimizer.{name}={getattr(self, name)}: must be positive")
+        check_at_least("optimizer", self, ("accumulate",), 1)
         check_at_least("optimizer", self, ("warmup_steps", "weight_decay"), 0)
         for name in ("decay_share", "final_share", "b1", "b2"):
             if not 0 <= getattr(self, name) <= 1:

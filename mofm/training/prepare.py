@@ -68,11 +68,11 @@ def prepare(config: Config, workdir: Path, origin: Origin | None) -> Prepared:
       InputError: the corpus, the mesh, the model that it begins from or the workdir cannot be used.
     """
     mesh = make_mesh(config.mesh)
-    check_batch(mesh, config.data.batch_size)
+    check_batch(mesh, config.data.batch_size, config.optimizer.accumulate)
     cache = ShardCache(config.data.cache_dir, int(config.data.cache_gb * 1e9)) if config.data.cache_dir else None
     corpus = open_corpus(config.data.corpus, damaged=config.data.damaged, cache=cache)
     stream = Stream(corpus, config.data, config.seed, host=jax.process_index(), hosts=jax.process_count())
-    check_views(mesh, stream.rows)
+    check_views(mesh, stream.rows, config.optimizer.accumulate)
     if config.run.patience and not stream.n_heldout_cells:
         raise InputError(f"run.patience={config.run.patience}: no cell is held out; set data.holdout_fraction above 0")
     made = _model_of(config, corpus, origin)
@@ -97,7 +97,7 @@ def prepare(config: Config, workdir: Path, origin: Origin | None) -> Prepared:
     return Prepared(
         mesh,
         stream,
-        Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh),
+        Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh, config.optimizer.accumulate),
         known,
         models,
         network and network.held_out(len(made.genes), config.seed),

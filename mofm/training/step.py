@@ -17,7 +17,10 @@ from mofm.nn.grn import GeneStates
 from mofm.nn.linear import Reader, linear_predictor, linear_profile
 from mofm.nn.model import ModelSpec, Outputs, Params, Translation
 from mofm.objectives.link_prediction import ask, link_prediction
+from mofm.objectives.masked import masked_modelling
 from mofm.objectives.total import Answers, ObjectivesConfig, total
+from mofm.parallel.rules import constrain
+from mofm.training.accumulate import Parts, cut, sum_over
 from mofm.training.linear_translation import LinearTranslation
 from mofm.training.null import NullModel
 from mofm.training.state import TrainState
@@ -30,7 +33,8 @@ EVALUATION_KEY = 0x5EED
 class Recipe:
     """What a step needs beside its data: hashable, one compilation for each.
 
-    `pairs` tells which rows of a batch's views are of the same cells; `mesh` over which they lie, None for one device.
+    `pairs` tells which rows of a batch's views are of the same cells; `mesh` over which they lie, None for one device;
+    `accumulate` into how many parts they are cut.
     """
 
     spec: ModelSpec
@@ -39,6 +43,7 @@ class Recipe:
     seed: int
     pairs: tuple[Paired, ...] = ()
     mesh: Mesh | None = None
+    accumulate: int = 1
 
 
 class Knowledge(NamedTuple):
@@ -65,8 +70,9 @@ def train_step(
     Metrics are float32 scalars on device: the objective's parts and "gradient_norm" before clipping.
     """
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    loss = partial(training_loss, recipe, known)
-    gradients, metrics = jax.grad(loss, has_aux=True)(state.params, batch, key, state.step)
+    loss = jax.grad(partial(training_loss, recipe, known), has_aux=True)
+    gradient_of = loss if recipe.accumulate == 1 else partial(accumulated_gradient, recipe, known)
+    gradients, metrics = gradient_of(state.params, batch, key, state.step)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics | {"gradient_norm": optax.tree.norm(gradients)}
@@ -79,17 +85,65 @@ def training_loss(
 
     The genes are told by the network once, for all cells and for all links.
     """
-    objectives, graph, questions = recipe.objectives, None, None
-    if known.graph is not None:
-        link_key = jax.random.fold_in(key, len(MODALITIES))
-        graph, questions = ask(link_key, known.graph, objectives.links_per_step, objectives.edge_dropout)
+    graph, questions = _ask(recipe.objectives, known, key)
     genes = model.gene_states(recipe.spec, params, graph)
-    loss, metrics = total(objectives, answers(recipe, known, params, genes), batch, key, recipe.pairs)
+    loss, metrics = total(recipe.objectives, answers(recipe, known, params, genes), batch, key, recipe.pairs)
     if questions is None:
         return loss, metrics
     links = link_answers(recipe.spec, params, genes, questions)
-    loss += objectives.link_weight_at(step) * links["link_nll"]
+    loss += recipe.objectives.link_weight_at(step) * links["link_nll"]
     return loss, metrics | links | {"loss": loss}
+
+
+def accumulated_gradient(
+    recipe: Recipe, known: Knowledge, params: Params, batch: CellBatch, key: jax.Array, step: jax.Array
+) -> tuple[Params, dict[str, jax.Array]]:
+    """(gradient, metrics) of `training_loss`, summed over `recipe.accumulate` parts of the batch (see `accumulate.py`)."""
+    graph, questions = _ask(recipe.objectives, known, key)
+    genes, genes_to_params = jax.vjp(lambda params: model.gene_states(recipe.spec, params, graph), params)
+    parts = cut(batch, recipe.objectives.hidden_tokens(batch, key), recipe.accumulate, recipe.mesh)
+    gradient = jax.grad(partial(_part_loss, recipe, known), argnums=(0, 1), has_aux=True)
+    axes, zeros = model.logical_axes(recipe.spec), jax.tree.map(jnp.zeros_like, (params, genes))
+    pinned = jax.tree.map(
+        lambda axes, leaf: constrain(leaf, axes), axes, zeros[0], is_leaf=lambda a: isinstance(a, tuple)
+    )
+    zeros = (pinned, zeros[1])  # the sum lies as the parameters do, and never whole on a device
+    (of_params, of_genes), metrics = sum_over(partial(gradient, params, genes), parts, zeros)
+    if questions is not None:
+
+        def link_loss(params: Params, genes: GeneStates) -> tuple[jax.Array, dict[str, jax.Array]]:
+            links = link_answers(recipe.spec, params, genes, questions)
+            return recipe.objectives.link_weight_at(step) * links["link_nll"], links
+
+        (loss, links), more = jax.value_and_grad(link_loss, argnums=(0, 1), has_aux=True)(params, genes)
+        of_params, of_genes = jax.tree.map(jnp.add, (of_params, of_genes), more)
+        metrics |= links | {"loss": metrics["loss"] + loss}
+    return jax.tree.map(jnp.add, of_params, genes_to_params(of_genes)[0]), metrics
+
+
+def _ask(
+    objectives: ObjectivesConfig, known: Knowledge, key: jax.Array
+) -> tuple[GeneGraph | None, LinkQuestions | None]:
+    """The network of a step, and what it asks of the edges that are hidden; None where there is none."""
+    if known.graph is None:
+        return None, None
+    link_key = jax.random.fold_in(key, len(MODALITIES))
+    return ask(link_key, known.graph, objectives.links_per_step, objectives.edge_dropout)
+
+
+def _part_loss(
+    recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates, part: Parts
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """What one part adds to the loss and the metrics of its batch: masked modelling."""
+    see, loss, metrics = answers(recipe, known, params, genes).see, jnp.zeros(()), {}
+    for modality, hidden_BL in part.hidden.items():
+        view, tokens, cells = getattr(part.batch, modality), part.tokens[modality], part.cells[modality]
+        parts = masked_modelling(see(view, hidden_BL, modality), view, hidden_BL, modality)
+        of_tokens, of_cells = recipe.objectives.masked_losses(parts)
+        loss += tokens * of_tokens + cells * of_cells
+        weights = {"token_nll": tokens, "cell_nll": tokens, "pool_size": cells, "hidden": 1}
+        metrics |= {f"{modality}/{name}": weights[name] * value for name, value in parts.items()}
+    return loss, {"loss": loss, **metrics}
 
 
 def link_answers(spec: ModelSpec, params: Params, genes: GeneStates, questions: LinkQuestions) -> dict[str, jax.Array]:

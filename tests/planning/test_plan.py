@@ -153,6 +153,14 @@ def test_remat_takes_less_memory_and_more_products(estimates):
     assert sum(full.device_flops.values()) > sum(none.device_flops.values()) == none.model_flops == full.model_flops
 
 
+def test_a_batch_in_parts_takes_less_memory_and_the_same_products(estimates, small):
+    whole = estimates["none"]
+    planner = Planner(parse_topology("h100:16"), {"rna": 500})
+    parts = planner.plan(small("data.batch_size=512", "encoder.remat=none", "optimizer.accumulate=4"))
+    assert whole.memory.temporaries / 4 < parts.memory.temporaries < whole.memory.temporaries / 2
+    assert parts.model_flops == whole.model_flops
+
+
 def test_all_that_a_config_can_ask_for_has_shapes(small):
     """Omics that are paired in part, a network, translation, and alignment with labels, over a mesh: the step is traced."""
     config = small(
