@@ -18,20 +18,18 @@ def add(verbs) -> None:
         "Both files are embedded by the model. OUT is a copy of IN with obs columns mofm_label, mofm_label_confidence (the\n"
         "share of the neighbours that say so; not a calibrated probability) and mofm_label_nearest (the nearest of them).\n"
         "A type that the reference lacks gets the name of the likest that it has; take a reference of the same technique.\n"
-        "Without REFERENCE the head of `mofm finetune --task annotation:COLUMN` tells them: the confidence is then calibrated\n"
-        'on held-out cells, mofm_label is "unknown" where it is low, and mofm_label_likeliest says the label all the same.\n'
-        "  mofm annotate MODEL IN REFERENCE OUT --label cell_type\n"
+        "Without a reference the head of `mofm finetune --task annotation:COLUMN` tells them: the confidence is calibrated on\n"
+        'held-out cells, mofm_label is "unknown" where it is low, and mofm_label_likeliest says the label all the same.\n'
+        "  mofm annotate MODEL IN OUT --reference LABELLED.h5ad --label cell_type\n"
         "  mofm annotate MODEL IN OUT",
     )
     add_model_argument(verb)
     verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
-    verb.add_argument(
-        "reference", type=location, nargs="?", metavar="REFERENCE", help="cells with labels in obs, read as IN is"
-    )
     verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
     verb.add_argument(
-        "--label", metavar="COLUMN", help="the column of REFERENCE's obs, such as cell_type; needed where one is given"
+        "--reference", type=location, metavar="FILE", help="cells with labels in obs, read as IN is; needs --label"
     )
+    verb.add_argument("--label", metavar="COLUMN", help="the column of the reference's obs, such as cell_type")
     verb.add_argument("--voters", type=int, default=15, metavar="N", help="neighbours that vote (default: 15)")
     verb.add_argument("--key-added", default="mofm_label", help="the column of obs (default: mofm_label)")
     add_cells_options(verb)
@@ -50,7 +48,7 @@ def run(args) -> int:
 
     check_free(args.output, args.overwrite)
     if (args.reference is None) != (args.label is None):
-        raise InputError("REFERENCE and --label belong together: give both, or neither for the model's own head")
+        raise InputError("--reference and --label belong together: give both, or neither for the model's own head")
     arguments = cells_arguments(args)
     reading = arguments.pop("reading")
     reading = replace(reading, modality=reading.modality or "rna")

@@ -266,7 +266,7 @@ def head_of(model: PretrainedModel, heads: AnnotationHeads | None, modality: Mod
     """
     if heads is None:
         raise InputError(
-            f"{model.name} has no annotation head: give REFERENCE and --label, or fit one with `mofm finetune --task "
+            f"{model.name} has no annotation head: give --reference and --label, or fit one with `mofm finetune --task "
             "annotation:COLUMN`"
         )
     if heads.step != model.step:

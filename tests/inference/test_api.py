@@ -193,7 +193,8 @@ def test_annotate_is_the_command_s_to_the_bit(regulated, bundled, cells, tmp_pat
     reference, asked = cells[:250].copy(), cells[250:].copy()
     for name, part in (("reference", reference), ("asked", asked)):
         part.write_h5ad(tmp_path / f"{name}.h5ad")
-    files = [str(tmp_path / f"{name}.h5ad") for name in ("asked", "reference", "out")]
+    asked_file, reference_file, out = (str(tmp_path / f"{name}.h5ad") for name in ("asked", "reference", "out"))
+    files = [asked_file, "--reference", reference_file, out]  # options anywhere
     assert main(["annotate", str(regulated.workdir), *files, "--label", "group", "--voters", "7"]) == 0
     bundled.annotate(asked, reference, "group", voters=7)
     wanted = ad.read_h5ad(tmp_path / "out.h5ad")

@@ -164,7 +164,7 @@ def test_a_head_of_another_step_or_none_is_told(headed, trained, make_cells, tmp
     make_cells(20).write_h5ad(tmp_path / "new.h5ad")
     words = [str(tmp_path / "new.h5ad"), str(tmp_path / "out.h5ad")]
     assert main(["annotate", str(trained.workdir), *words]) == 2
-    assert "has no annotation head: give REFERENCE and --label" in capsys.readouterr().err
+    assert "has no annotation head: give --reference and --label" in capsys.readouterr().err
     shutil.copytree(headed, tmp_path / "moved")
     record = json.loads((tmp_path / "moved" / FILES[0]).read_text())
     (tmp_path / "moved" / FILES[0]).write_text(json.dumps(record | {"step": 3}))
@@ -174,7 +174,7 @@ def test_a_head_of_another_step_or_none_is_told(headed, trained, make_cells, tmp
     assert not (tmp_path / "bundle" / FILES[0]).exists()
     capsys.readouterr()
     assert main(["annotate", str(headed), *words, "--label", "cell_type"]) == 2
-    assert "REFERENCE and --label belong together" in capsys.readouterr().err
+    assert "--reference and --label belong together" in capsys.readouterr().err
     assert not (tmp_path / "out.h5ad").exists()
 
 
