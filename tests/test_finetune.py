@@ -2,9 +2,7 @@
 translates and is exported as any other run."""
 
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +12,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from runs import asked_to_stop_after
 
 from mofm.batches.spaces import corpus_spaces
 from mofm.cli import main
@@ -177,17 +176,9 @@ def test_it_embeds_translates_and_is_exported_as_any_other_run(made, tuned, tmp_
 def test_it_resumes_to_the_bit_from_the_run_or_its_bundle_and_from_no_other_model(
     made, tuned, tmp_path, monkeypatch, capsys
 ):
-    report = loop._Run.report
-
-    def report_then_stop(self, step, batch, values):
-        report(self, step, batch, values)
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop._Run, "report", report_then_stop)
     words = [*made.words, "--workdir", str(tmp_path / "stopped"), "--quiet"]
-    assert main(["finetune", str(made.model), *words, "--stopped-code", "7"]) == 7
-    monkeypatch.undo()
+    with asked_to_stop_after(3):
+        assert main(["finetune", str(made.model), *words, "--stopped-code", "7"]) == 7
     run("export", made.model, tmp_path / "bundle")
     shutil.copytree(tmp_path / "stopped", tmp_path / "before")
     capsys.readouterr()

@@ -1,16 +1,35 @@
-"""What a run has left behind, for tests that compare runs."""
+"""Runs that are stopped, and what a run has left behind: for tests that compare runs."""
 
 import json
+import os
+import signal
+from contextlib import contextmanager
 
 import jax
+import pytest
 
 from mofm.parallel.mesh import make_mesh
-from mofm.training import workdir
+from mofm.training import loop, workdir
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.config import make_spec
 from mofm.training.network import load_network
 from mofm.training.optimizer import make_optimizer
 from mofm.training.state import abstract_state
+
+
+@contextmanager
+def asked_to_stop_after(stop_step):
+    """Runs trained within get a SIGTERM once the metrics of that step were looked at."""
+    report = loop._Run.report
+
+    def report_then_stop(self, step, batch, values):
+        report(self, step, batch, values)
+        if step == stop_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Run, "report", report_then_stop)
+        yield
 
 
 def final_state(config, folder):

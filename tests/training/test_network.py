@@ -1,9 +1,7 @@
 """A run with a regulatory network: what is held out stays out, and it resumes, scales and loads as one without."""
 
 import json
-import os
 import shutil
-import signal
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from networks import pairs_of, some_edges
-from runs import final_state, lines_told
+from runs import asked_to_stop_after, final_state, lines_told
 
 from mofm.batch import NO_EDGE, REGULATES
 from mofm.batches.graph import make_graph
@@ -27,7 +25,7 @@ from mofm.objectives.total import ObjectivesConfig
 from mofm.omics.genome import gene_table
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch, place_graph
-from mofm.training import loop, workdir
+from mofm.training import workdir
 from mofm.training.loop import train
 from mofm.training.network import FILE, RunNetwork, load_network, read_network, save_network
 from mofm.training.optimizer import make_optimizer
@@ -221,18 +219,10 @@ def test_a_run_without_a_network_knows_none(tiny, tmp_path):
     assert "network_digest" not in json.loads((tmp_path / "run" / "config.json").read_text())
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_ends_with_the_same_bits(unbroken, tmp_path):
     config, whole = unbroken
-    report = loop._Run.report
-
-    def report_then_stop(self, step, batch, values):
-        report(self, step, batch, values)
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop._Run, "report", report_then_stop)
-    assert 3 <= train(config, tmp_path / "stopped", quiet=True) < config.run.steps
-    monkeypatch.undo()
+    with asked_to_stop_after(3):
+        assert 3 <= train(config, tmp_path / "stopped", quiet=True) < config.run.steps
     assert train(config, tmp_path / "stopped", quiet=True) == config.run.steps
     jax.tree.map(np.testing.assert_array_equal, final_state(config, whole), final_state(config, tmp_path / "stopped"))
     assert lines_told(tmp_path / "stopped") == lines_told(whole)

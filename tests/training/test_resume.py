@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import final_state, lines_told
+from runs import asked_to_stop_after, final_state, lines_told
 
 from mofm.batches.spaces import corpus_spaces
 from mofm.corpus.store import open_corpus
@@ -41,19 +40,11 @@ def unbroken(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 6])
-def test_sigterm_saves_and_the_same_command_goes_on(unbroken, tmp_path, monkeypatch, stop_at):
+def test_sigterm_saves_and_the_same_command_goes_on(unbroken, tmp_path, stop_at):
     config, whole = unbroken
-    report = loop._Run.report
-
-    def report_then_stop(self, step, batch, values):
-        report(self, step, batch, values)
-        if step == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop._Run, "report", report_then_stop)
-    reached = train(config, tmp_path / "stopped", quiet=True)
+    with asked_to_stop_after(stop_at):
+        reached = train(config, tmp_path / "stopped", quiet=True)
     assert stop_at <= reached < config.run.steps
-    monkeypatch.undo()
     assert train(config, tmp_path / "stopped", quiet=True) == config.run.steps
     assert_same_run(config, whole, tmp_path / "stopped")
 

@@ -2,14 +2,12 @@
 
 import json
 import logging
-import os
 import shutil
-import signal
 
 import jax
 import numpy as np
 import pytest
-from runs import final_state, lines_told
+from runs import asked_to_stop_after, final_state, lines_told
 
 from mofm.batches.stream import Stream
 from mofm.errors import InputError
@@ -116,22 +114,21 @@ def poison(monkeypatch):
 
 def train_until(config, folder, stop_step, how):
     """Train, and be stopped after a good step: by "SIGTERM", or by "kill", which saves nothing."""
+    if how == "SIGTERM":
+        with asked_to_stop_after(stop_step):
+            assert stop_step <= train(config, folder, quiet=True) < config.run.steps
+        return
     report = loop._Run.report
 
-    def report_then_stop(self, step, batch, values):
+    def killed(self, step, batch, values):
         report(self, step, batch, values)
-        if step == stop_step and how == "kill":
-            raise KeyboardInterrupt
         if step == stop_step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Run, "report", report_then_stop)
-        if how == "kill":
-            with pytest.raises(KeyboardInterrupt):
-                train(config, folder, quiet=True)
-        else:
-            assert stop_step <= train(config, folder, quiet=True) < config.run.steps
+        patch.setattr(loop._Run, "report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, folder, quiet=True)
 
 
 GUARDED = ("run.eval_every=0", "run.rollbacks=2", "run.checkpoint_every=4")
