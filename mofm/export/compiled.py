@@ -32,7 +32,7 @@ from mofm.errors import InputError
 from mofm.export.parts import Parts
 from mofm.export.tensors import by_name, save_tensors
 from mofm.nn import model
-from mofm.nn.model import ModelSpec
+from mofm.nn.spec import ModelSpec
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INDEX = "index.json"

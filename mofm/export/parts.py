@@ -22,7 +22,8 @@ from mofm.export.checksums import AGAIN, CHECKSUMS, verify
 from mofm.export.hub import HUB, fetch
 from mofm.export.tensors import as_tree, load_tensors
 from mofm.nn import model
-from mofm.nn.model import ModelSpec, Params
+from mofm.nn.model import Params
+from mofm.nn.spec import ModelSpec
 from mofm.omics.genome import GeneTable, gene_table, is_bundled
 from mofm.training import workdir as workdirs
 from mofm.training.checkpoint import Checkpoints

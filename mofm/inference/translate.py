@@ -35,7 +35,8 @@ from mofm.inference.model import Options, PretrainedModel, counts_known
 from mofm.inference.targets import Targets
 from mofm.nn import model as nn
 from mofm.nn.linear import Reader, linear_predictor, linear_profile
-from mofm.nn.model import ModelSpec, Params
+from mofm.nn.model import Params
+from mofm.nn.spec import ModelSpec
 from mofm.objectives.moments import moments
 from mofm.omics.readers import Reading, Source
 from mofm.omics.table import CountTable

@@ -23,7 +23,7 @@ from mofm.batches.spaces import LINKS, corpus_spaces
 from mofm.batches.stream import Stream
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError, nearest_name
-from mofm.nn.model import ModelSpec
+from mofm.nn.spec import ModelSpec
 from mofm.parallel.mesh import check_batch, check_views
 from mofm.parallel.place import graph_places
 from mofm.parallel.rules import sharding

@@ -32,7 +32,8 @@ from mofm.axes import GENES, Modality
 from mofm.batch import FeatureSpace
 from mofm.errors import InputError
 from mofm.nn import model
-from mofm.nn.model import ModelSpec, Params
+from mofm.nn.model import Params
+from mofm.nn.spec import ModelSpec
 from mofm.training.components import SILENT, Components, link_matrix
 from mofm.training.linear_translation import LinearTranslation
 from mofm.training.network import RunNetwork

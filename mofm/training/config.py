@@ -20,7 +20,7 @@ from mofm.axes import MODALITIES, Modality
 from mofm.batches.config import DataConfig
 from mofm.errors import InputError, check_at_least, nearest_name
 from mofm.nn.grn import GrnConfig
-from mofm.nn.model import EncoderConfig, ModelSpec
+from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.nn.translator import TranslatorConfig
 from mofm.objectives.alignment import AlignmentConfig
 from mofm.objectives.total import ObjectivesConfig

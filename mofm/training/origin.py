@@ -20,7 +20,8 @@ from mofm.axes import FEATURES, Modality
 from mofm.batch import Spaces
 from mofm.corpus.datasets import Corpus
 from mofm.errors import InputError
-from mofm.nn.model import ModelSpec, Params
+from mofm.nn.model import Params
+from mofm.nn.spec import ModelSpec
 from mofm.training.config import Config, build_config
 from mofm.training.network import RunNetwork
 from mofm.training.state import Start

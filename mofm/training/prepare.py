@@ -19,7 +19,7 @@ from mofm.corpus.cache import ShardCache
 from mofm.corpus.contents import read_gene_table_of
 from mofm.corpus.store import Corpus, open_corpus
 from mofm.errors import InputError
-from mofm.nn.model import ModelSpec
+from mofm.nn.spec import ModelSpec
 from mofm.parallel.mesh import check_batch, check_views, make_mesh
 from mofm.parallel.place import place_graph
 from mofm.parallel.processes import is_first, wait_for_all

@@ -10,7 +10,7 @@ from mofm.axes import Modality
 from mofm.batch import CellBatch, Spaces, TokenBatch
 from mofm.batches.stream import Stream
 from mofm.corpus.store import Corpus
-from mofm.nn.model import ModelSpec
+from mofm.nn.spec import ModelSpec
 from mofm.training.components import Components, fit_components, gene_activity, read_cells
 from mofm.training.config import Config
 from mofm.training.linear_translation import Views, fit_linear_translation

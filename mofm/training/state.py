@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import Spaces
 from mofm.nn import model
-from mofm.nn.model import ModelSpec, Params
+from mofm.nn.model import Params
+from mofm.nn.spec import ModelSpec
 from mofm.parallel.rules import check_fits, sharding
 from mofm.training.components import Components
 from mofm.training.linear_translation import LinearTranslation

@@ -15,7 +15,8 @@ from mofm.nn import model
 from mofm.nn.decoder import Prediction
 from mofm.nn.grn import GeneStates
 from mofm.nn.linear import Reader, linear_predictor, linear_profile
-from mofm.nn.model import ModelSpec, Outputs, Params, Translation
+from mofm.nn.model import Outputs, Params, Translation
+from mofm.nn.spec import ModelSpec
 from mofm.objectives.link_prediction import ask, link_prediction
 from mofm.objectives.masked import masked_modelling
 from mofm.objectives.total import Answers, ObjectivesConfig, total

@@ -21,7 +21,7 @@ from common import machine, parser, show
 from mofm.batch import CellBatch, TokenBatch
 from mofm.batches.graph import make_graph
 from mofm.nn import model
-from mofm.nn.model import ModelSpec
+from mofm.nn.spec import ModelSpec
 from mofm.training.config import Config, load_config
 from mofm.training.optimizer import make_optimizer
 from mofm.training.state import TrainState

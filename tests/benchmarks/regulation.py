@@ -44,7 +44,7 @@ from mofm.evaluation.regulation_baselines import degree_scores, pearson_scores, 
 from mofm.evaluation.tree_baselines import tree_scores
 from mofm.inference.model import PretrainedModel, load
 from mofm.nn import model
-from mofm.nn.model import EncoderConfig, ModelSpec
+from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.objectives.link_prediction import ask, link_prediction
 from mofm.omics.genome import gene_table
 from mofm.omics.network_splits import HELD_OUT_EDGE, HELD_OUT_TF, matched_negatives, rewired, uniform_negatives

@@ -31,7 +31,7 @@ from mofm.batches.spaces import corpus_spaces
 from mofm.batches.stream import Stream
 from mofm.corpus.ingest import ingest
 from mofm.corpus.store import open_corpus
-from mofm.nn.model import EncoderConfig, ModelSpec
+from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.parallel.mesh import make_mesh
 from mofm.parallel.place import place_batch
 from mofm.training.config import Config, load_config

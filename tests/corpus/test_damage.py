@@ -187,7 +187,8 @@ def test_a_run_that_stopped_at_damage_goes_on_without_it(trained, tmp_path):
 
 def test_a_lost_row_changes_no_loss(make_view):
     from mofm.batches.collate import leave_out
-    from mofm.nn.model import EncoderConfig, ModelSpec, gene_states, init
+    from mofm.nn.model import gene_states, init
+    from mofm.nn.spec import EncoderConfig, ModelSpec
     from mofm.objectives.masked import masked_modelling
     from mofm.objectives.total import ObjectivesConfig
     from mofm.training.step import Knowledge, Recipe, answers

@@ -16,7 +16,7 @@ from mofm.batches.graph import make_graph
 from mofm.errors import InputError
 from mofm.nn import grn, model
 from mofm.nn.grn import AGAINST, ALONG, SIGNS, Genes, GrnConfig
-from mofm.nn.model import EncoderConfig, ModelSpec
+from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_graph
 from mofm.parallel.rules import RULES, sharding

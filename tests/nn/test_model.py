@@ -12,7 +12,7 @@ from mofm.axes import MODALITIES
 from mofm.batch import PLACES, WEIGHED_BY_DEPTH, FeatureSpace
 from mofm.errors import InputError
 from mofm.nn import model
-from mofm.nn.model import EncoderConfig, ModelSpec
+from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.parallel.rules import partition
 
 TINY = EncoderConfig(width=16, blocks=2, heads=2, ffn=24, cell_width=8, bins=6, region_rows=7, compute_dtype="float32")

@@ -11,7 +11,7 @@ import pytest
 from mofm.batch import PLACES, FeatureSpace
 from mofm.errors import InputError
 from mofm.nn import model
-from mofm.nn.model import EncoderConfig, ModelSpec
+from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.nn.translator import TranslatorConfig
 
 TINY = EncoderConfig(

@@ -13,7 +13,7 @@ from mofm.batch import ACTIVATES, NO_EDGE, REGULATES, REPRESSES, LinkQuestions
 from mofm.batches.graph import make_graph
 from mofm.nn import model
 from mofm.nn.grn import GrnConfig
-from mofm.nn.model import EncoderConfig, ModelSpec
+from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.objectives.link_prediction import LARGEST_SHARE, ask, link_prediction, pair_number
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_graph

@@ -13,7 +13,7 @@ from mofm.axes import MODALITIES
 from mofm.batch import LIBRARY_SCALE, PLACES, CellBatch, FeatureSpace, Paired
 from mofm.nn import model
 from mofm.nn.decoder import Prediction
-from mofm.nn.model import EncoderConfig, ModelSpec
+from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.nn.translator import TranslatorConfig
 from mofm.objectives.moments import moments
 from mofm.objectives.total import ObjectivesConfig, total

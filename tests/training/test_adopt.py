@@ -13,7 +13,7 @@ from mofm.batch import FeatureSpace
 from mofm.errors import InputError
 from mofm.nn import model
 from mofm.nn.grn import GrnConfig
-from mofm.nn.model import EncoderConfig, ModelSpec
+from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.nn.translator import TranslatorConfig
 from mofm.objectives.translation import Direction
 from mofm.parallel.mesh import MeshConfig, make_mesh

@@ -20,7 +20,7 @@ from mofm.batches.stream import Stream
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
 from mofm.inference.model import load
-from mofm.nn.model import ModelSpec
+from mofm.nn.spec import ModelSpec
 from mofm.objectives.total import ObjectivesConfig
 from mofm.omics.genome import gene_table
 from mofm.parallel.mesh import MeshConfig, make_mesh

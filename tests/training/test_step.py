@@ -10,7 +10,7 @@ from mofm.batches.spaces import corpus_spaces
 from mofm.batches.stream import Stream
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
-from mofm.nn.model import ModelSpec
+from mofm.nn.spec import ModelSpec
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.parallel.rules import RULES
