@@ -28,6 +28,8 @@ class ModelOut(BaseModel):
     genes: int
     translates: bool
     networks: list[str]
+    labels: str = Field(description="what its annotation head tells; empty where it has none")
+    labelled: list[str] = Field(description="modalities that the head reads")
     version: str
 
 
@@ -55,11 +57,11 @@ class JobIn(BaseModel):
     """What is to be done with an upload."""
 
     file: str = Field(description="id of an upload")
-    verb: Literal["embed", "translate", "regulators"]
+    verb: Literal["embed", "annotate", "translate", "regulators"]
     options: dict[str, str | int | bool | None] = Field(
         default_factory=dict,
-        description="embed: modality. translate: to, modality, features (a name or BED line each). regulators: groupby, "
-        "min_cells, network",
+        description="embed, annotate: modality. translate: to, modality, features (a name or BED line each). "
+        "regulators: groupby, min_cells, network",
     )
 
 

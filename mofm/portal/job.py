@@ -1,4 +1,5 @@
-"""A job, in a process of its own: the functions behind `mofm embed`, `translate` and `regulators`, and a page of what came out.
+"""A job, in a process of its own: the functions behind `mofm embed`, `annotate`, `translate` and `regulators`, and a page of
+what came out.
 
 The files that it leaves are those of the command line, with the same keys; the map, the tables and the CSV files are for the
 page. How far it is goes to stdout, an error to stderr (see `limits.py`).
@@ -83,6 +84,36 @@ def embed(model, source, folder, options, reading, common) -> Result:
     columns = {f"mofm_{number + 1}": cells_NE[:, number] for number in range(cells_NE.shape[1])}
     table = pd.DataFrame({"cell": obs.index, "umap_1": coords_N2[:, 0], "umap_2": coords_N2[:, 1], **columns})
     result.add_csv("embedding.csv", "The embedding and the map, a row a cell", table)
+    return result
+
+
+def annotate(model, source, folder, options, reading, common) -> Result:
+    """`mofm annotate` by the model's head: as `perform`."""
+    from mofm.inference.annotate import label_by_head
+    from mofm.inference.head import UNKNOWN
+    from mofm.inference.output import write_copy
+
+    found = label_by_head(model, source, reading, **common)
+    told = found.report
+    result = Result(folder, f"Cells by {told['label_key']}")
+    embedding, name = found.embedding, "cells.h5mu" if _is_mudata(source) else "cells.h5ad"
+    what = 'Your file with obs["mofm_label"], its confidence, and the likeliest label'
+    write_copy(source, result.add_file(name, what), {embedding.modality: embedding}, found.added)
+    table = pd.DataFrame({key: np.asarray(column) for key, column in found.columns.items()}, index=embedding.cells)
+    result.add_map("the cells by their embedding", embedding.embedding_NE, table)
+    known = table["mofm_label"] != UNKNOWN
+    result.say(
+        f"{known.sum():,} of {len(table):,} cells are named; of the others the confidence is below {told['threshold']:.2f}."
+    )
+    result.say(
+        f"The model knows {len(told['labels'])} labels. Confidence is calibrated on cells as it was trained on: of another "
+        "tissue or technique it promises nothing."
+    )
+    _say_notes(result, embedding.modality, embedding.report["notes"], embedding.report["share_of_counts_known"])
+    by_label = table.groupby("mofm_label", observed=True)["mofm_label_confidence"]
+    counted = by_label.agg(cells="size", confidence="mean").sort_values("cells", ascending=False).reset_index()
+    result.add_table("Cells of each label", counted.rename(columns={"mofm_label": "label"}), "Mean confidence.")
+    result.add_csv("labels.csv", "The label of each cell", table.rename_axis("cell").reset_index())
     return result
 
 
@@ -212,7 +243,7 @@ def _spread(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return mean_F, np.sqrt(np.maximum(squares_F / len(X) - mean_F**2, 0))
 
 
-DO = {"embed": embed, "translate": translate, "regulators": regulators}
+DO = {"embed": embed, "annotate": annotate, "translate": translate, "regulators": regulators}
 
 
 def main(model: str, source: str, folder: str, what: str) -> int:

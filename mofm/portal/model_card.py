@@ -27,6 +27,8 @@ class ModelCard:
       genes: how many it knows.
       translates: whether it tells modalities from one another.
       networks: names of its regulatory networks.
+      labels: what its annotation head tells, such as cell_type; "" where it has none.
+      labelled: modalities that the head reads.
       version: of mofm.
     """
 
@@ -39,6 +41,8 @@ class ModelCard:
     genes: int
     translates: bool
     networks: tuple[str, ...]
+    labels: str
+    labelled: tuple[str, ...]
     version: str
 
 
@@ -61,6 +65,7 @@ def main(model: str, out: str) -> int:
     import pyarrow.parquet as pq
 
     import mofm
+    from mofm.inference.head import usable_heads
     from mofm.inference.model import load
     from mofm.omics.genome import COLUMNS, METADATA, is_bundled
 
@@ -69,7 +74,7 @@ def main(model: str, out: str) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    named_by = loaded.named_by
+    named_by, heads = loaded.named_by, usable_heads(loaded)
     card = ModelCard(
         name=Path(model).resolve().name,
         step=loaded.step,
@@ -80,6 +85,8 @@ def main(model: str, out: str) -> int:
         genes=len(loaded.genes),
         translates=bool(loaded.spec.translates),
         networks=() if loaded.network is None else tuple(loaded.network.relations),
+        labels=heads.label_key if heads else "",
+        labelled=tuple(heads.of) if heads else (),
         version=mofm.__version__,
     )
     loaded.genes.to_parquet(folder / GENES)

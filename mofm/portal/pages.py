@@ -22,7 +22,7 @@ from mofm.portal.api import AtDesk, job_out
 from mofm.portal.desk import Desk, Refused
 from mofm.portal.security import COOKIE, SESSION_SECONDS, Guard
 from mofm.portal.uploads import receive
-from mofm.portal.verbs import MODALITY_NAMES, VERBS, feature_word, sources, targets
+from mofm.portal.verbs import MODALITY_NAMES, VERBS, feature_word, readable, sources, targets
 from mofm.portal.wording import download_stem
 
 EVENT_SECONDS, EVENTS_END = 0.4, 1800.0
@@ -167,7 +167,8 @@ def _file_page(request: Request, desk: Desk, file_id: str, status: int = 200, **
     offers = {name: verb.why_not(desk.card, report) for name, verb in VERBS.items()} if found.state == "ready" else {}
     return page(
         request, "file.html", status, file=found, report=report, offers=offers, jobs=desk.store.jobs(file_id=file_id),
-        sources=sources(report), targets=targets(desk.card, report), **{"error": "", "given": {}} | told,
+        sources=sources(report), targets=targets(desk.card, report), readable=readable(desk.card, report),
+        **{"error": "", "given": {}} | told,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What can be asked for on the page: its options, for which files and models it is offered, and what is refused.
 
 A verb is an entry of `VERBS` here, a function of `job.py` that does it, and a part of templates/file.html that asks for its
-options. `annotate`, when there are heads to do it, becomes a fourth.
+options.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,6 +55,11 @@ def sources(report: dict) -> list[str]:
     return [one["modality"] for one in report.get("modalities", []) if one["fits"]]
 
 
+def readable(card: ModelCard, report: dict) -> list[str]:
+    """The modalities of a file that the model's annotation head reads."""
+    return [one for one in sources(report) if one in card.labelled]
+
+
 def targets(card: ModelCard, report: dict) -> list[str]:
     """What a file can be translated to; what it does not hold stands first, what it would be translated from last."""
     there = sources(report)
@@ -80,8 +85,19 @@ def _needs_network(card: ModelCard, report: dict) -> str:
     return "" if report.get("groups") else "The file's obs has no column that says the cells' groups."
 
 
+def _needs_head(card: ModelCard, report: dict) -> str:
+    if not card.labels:
+        return "This model has no annotation head."
+    return "" if readable(card, report) else "The model's annotation head reads none of the file's modalities."
+
+
 def _embed(card: ModelCard, report: dict, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"modality": _one_of(given, "modality", sources(report), "")}
+
+
+def _annotate(card: ModelCard, report: dict, given: Mapping[str, Any]) -> dict[str, Any]:
+    possible = readable(card, report)
+    return {"modality": _one_of(given, "modality", possible, possible[0])}
 
 
 def _translate(card: ModelCard, report: dict, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,6 +149,10 @@ VERBS: dict[str, Verb] = {
     "embed": Verb(
         "Embed", "Places every cell in the model's space: a map of your cells, and coordinates for clustering.", _always,
         _embed,
+    ),
+    "annotate": Verb(
+        "Annotate", "Names every cell as the cells that the model was fitted to were named, and says how sure it is.",
+        _needs_head, _annotate,
     ),
     "translate": Verb(
         "Translate", "Tells what was not measured from what was: proteins or open chromatin from RNA, and back.",

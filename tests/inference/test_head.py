@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
@@ -158,6 +159,34 @@ def test_the_command_python_and_the_bundle_label_alike(headed, trained, make_cel
     assert load(headed).step == 0
     ours, theirs = (load(place).embed(trained.source, quiet=True).embedding_NE for place in (headed, trained.workdir))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_portal_labels_as_the_command_line_does(headed, trained, make_cells, tmp_path, monkeypatch):
+    """The card of its model, and a job with its map, tables and files; UMAP is long to compile, and two columns do."""
+    job, model_card = (
+        pytest.importorskip(f"mofm.portal.{name}", exc_type=ImportError) for name in ("job", "model_card")
+    )
+    monkeypatch.setattr("mofm.evaluation.figures.umap_coordinates", lambda X_ND: np.asarray(X_ND[:, :2], np.float32))
+    for place, labels in ((headed, "cell_type"), (trained.workdir, "")):
+        (tmp_path / "card").mkdir(exist_ok=True)
+        assert model_card.main(str(place), str(tmp_path / "card")) == 0
+        card = model_card.read_card(tmp_path / "card")
+        assert (card.labels, card.labelled) == (labels, ("rna",) if labels else ())
+    make_cells(80, seed=5).write_h5ad(tmp_path / "new.h5ad")
+    (folder := tmp_path / "job").mkdir()
+    what = {"verb": "annotate", "options": {"modality": "rna"}, "name": "new.h5ad"}
+    job.perform(load(headed), tmp_path / "new.h5ad", folder, what)
+    assert main(["annotate", str(headed), str(tmp_path / "new.h5ad"), str(tmp_path / "out.h5ad")]) == 0
+    ours, theirs = ad.read_h5ad(folder / "cells.h5ad").obs, ad.read_h5ad(tmp_path / "out.h5ad").obs
+    pd.testing.assert_frame_equal(ours, theirs)
+    page = json.loads((folder / "result.json").read_text())
+    assert {file["name"] for file in page["files"]} == {one.name for one in folder.iterdir()} - {
+        "result.json",
+        "points.json",
+    }
+    told = pd.read_csv(folder / "labels.csv", index_col="cell", dtype={"cell": str})
+    np.testing.assert_array_equal(told["mofm_label"].astype(str), theirs["mofm_label"].astype(str))
+    np.testing.assert_allclose(told["mofm_label_confidence"], theirs["mofm_label_confidence"], rtol=1e-5)
 
 
 def test_a_head_of_another_step_or_none_is_told(headed, trained, make_cells, tmp_path, capsys):

@@ -3,6 +3,7 @@ was not made."""
 
 import json
 import re
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -134,9 +135,22 @@ def test_what_is_not_there_is_told(portal, wrong):
     assert portal.client.get(f"/api/jobs/{new_id()}").json()["detail"].startswith("There is no such job")
 
 
+def test_annotation_is_offered_where_the_model_has_a_head_for_the_file(portal, file_id):
+    asked = {"file": file_id, "verb": "annotate"}
+    portal.desk.card = replace(portal.desk.card, labels="cell_type", labelled=("atac",))
+    assert "reads none of the file" in portal.client.post("/api/jobs", json=asked).json()["detail"]
+    assert "reads none of the file" in portal.client.get(f"/files/{file_id}").text
+    portal.desk.card = replace(portal.desk.card, labelled=("rna", "atac"))
+    assert portal.client.get("/").text.count("<dd>cell_type</dd>") == 1
+    job = portal.client.post("/api/jobs", json=asked)
+    assert job.status_code == 201
+    assert portal.desk.job(job.json()["id"]).options["modality"] == "rna"
+
+
 @pytest.mark.parametrize(
     ("verb", "options", "said"),
     [
+        ("annotate", {}, "has no annotation head"),
         ("translate", {"to": "atac"}, "trained without a translator"),
         ("regulators", {"groupby": "cell_type"}, "trained without a regulatory network"),
         ("embed", {"modality": "atac"}, "modality: 'atac' is none of rna"),
@@ -160,7 +174,7 @@ def test_what_the_model_cannot_do_is_not_offered(portal, file_id):
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"file": 3}, {"file": "x", "verb": "annotate"}, [], {"file": "x", "verb": "embed", "options": 1}]
+    "body", [{}, {"file": 3}, {"file": "x", "verb": "guess"}, [], {"file": "x", "verb": "embed", "options": 1}]
 )
 def test_an_api_call_that_is_wrong_is_told_in_a_line(portal, body):
     answer = portal.client.post("/api/jobs", json=body)
