@@ -1,6 +1,9 @@
 """Eight fake devices for every test that imports jax, the folder of real data sets, and one tiny trained model."""
 
+import ctypes
+import gc
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +17,22 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 # Tests compile far longer than they compute: what the compiler does to make programs fast is left out.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+MOST_MAPS = 20_000
+"""Memory maps of a process after which it forgets its compiled programs: each has some sixty, and Linux allows 65,530."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """After a file of tests: a worker that has compiled thousands of programs would hold gigabytes, and the next compilation
+    would end it with a segmentation fault."""
+    yield
+    maps = Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture
