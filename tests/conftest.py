@@ -19,6 +19,31 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
+LONGEST_FIRST = (
+    "test_omics_end_to_end.py",
+    "test_evaluate.py",
+    "test_network.py",
+    "test_resume.py",
+    "test_rollback.py",
+    "test_across_omics.py",
+)
+"""Files that take minutes: begun first, so that no worker is left alone with one at the end."""
+
+
+def pytest_addoption(parser):
+    """`--all`."""
+    parser.addoption("--all", action="store_true", help="the tests marked slow too: some ten minutes more on two cores")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what is marked slow, and says so; sorts the longest files to the front."""
+    if not config.getoption("--all"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 MOST_MAPS = 20_000
 """Memory maps of a process after which it forgets its compiled programs: each has some sixty, and Linux allows 65,530."""
 

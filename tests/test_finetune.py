@@ -24,6 +24,8 @@ from mofm.omics.readers import Reading
 from mofm.omics.simulate import MultiomicsConfig, SimulationConfig, simulate_multiomics
 from mofm.training import loop
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parent.parent / "configs"
 CELLS, GENES = 160, 60
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}

@@ -161,7 +161,6 @@ def _stream_in_a_process(url, folder, sender):
         sender.send(repr(error))
 
 
-@pytest.mark.slow
 def test_processes_share_it(bucket, sharded, expected, tmp_path):
     url, context = bucket.upload(sharded, "x"), multiprocessing.get_context("spawn")
     pipes = [context.Pipe(duplex=False) for _ in range(2)]

@@ -27,6 +27,8 @@ from mofm.training.start import start_models
 from mofm.training.state import create_state
 from mofm.training.step import Knowledge, Recipe, accumulated_gradient, training_loss
 
+pytestmark = pytest.mark.slow
+
 
 def make_parts(config, edges=None):
     """(recipe, known, parameters, batch) of a config, with a network of these edges."""

@@ -22,6 +22,8 @@ SCRIPT = """
 import sys, time
 from mofm.cli import main
 from mofm.training import loop
+
+pytestmark = pytest.mark.slow
 report = loop._Run.report
 def slow(self, step, batch, values):
     report(self, step, batch, values)
