@@ -1,8 +1,14 @@
 """`mofm annotate`: a model, a file and perhaps a labelled reference to the file's cells labelled."""
 
-from pathlib import Path
-
-from mofm.cli.options import INPUTS, add_cells_options, add_model_argument, add_verb, cells_arguments, check_free
+from mofm.cli.options import (
+    add_cells_options,
+    add_copy_argument,
+    add_input_argument,
+    add_model_argument,
+    add_verb,
+    cells_arguments,
+    check_free,
+)
 from mofm.files import location
 
 PRINTED = 12
@@ -24,8 +30,8 @@ def add(verbs) -> None:
         "  mofm annotate MODEL IN OUT",
     )
     add_model_argument(verb)
-    verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
-    verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
+    add_input_argument(verb)
+    add_copy_argument(verb)
     verb.add_argument(
         "--reference", type=location, metavar="FILE", help="cells with labels in obs, read as IN is; needs --label"
     )

@@ -1,10 +1,15 @@
 """`mofm embed`: a model and a file to the file's cells embedded."""
 
-from pathlib import Path
-
 from mofm.axes import FEATURES
-from mofm.cli.options import INPUTS, add_cells_options, add_model_argument, add_verb, cells_arguments, check_free
-from mofm.files import location
+from mofm.cli.options import (
+    add_cells_options,
+    add_copy_argument,
+    add_input_argument,
+    add_model_argument,
+    add_verb,
+    cells_arguments,
+    check_free,
+)
 
 
 def add(verbs) -> None:
@@ -20,8 +25,8 @@ def add(verbs) -> None:
         "Files are of the model's species, in any of its genome builds; --orthologs reads RNA of another species.",
     )
     add_model_argument(verb)
-    verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
-    verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
+    add_input_argument(verb)
+    add_copy_argument(verb)
     verb.add_argument("--key-added", default="X_mofm", help="the key in obsm (default: X_mofm)")
     add_cells_options(verb)
 

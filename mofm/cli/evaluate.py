@@ -6,9 +6,15 @@ import shlex
 import sys
 from pathlib import Path
 
-from mofm.cli.options import INPUTS, add_cells_options, add_model_argument, add_verb, cells_arguments, check_free
+from mofm.cli.options import (
+    add_cells_options,
+    add_input_argument,
+    add_model_argument,
+    add_verb,
+    cells_arguments,
+    check_free,
+)
 from mofm.errors import InputError
-from mofm.files import location
 
 DETAILS = """\
 Every score stands beside trivial and linear baselines that are fitted to DATA, on the same cells, with 95% bootstrap
@@ -36,7 +42,7 @@ def add(verbs) -> None:
     summary = "Measure a model on your cells, beside trivial and linear baselines, with confidence intervals."
     verb = add_verb(verbs, "evaluate", run, summary, DETAILS)
     add_model_argument(verb)
-    verb.add_argument("input", type=location, metavar="DATA", help=f"{INPUTS}, with raw counts")
+    add_input_argument(verb, metavar="DATA")
     verb.add_argument("--out", type=Path, required=True, metavar="OUT", help="the folder to write")
     verb.add_argument(
         "--tasks", metavar="A,B", help="the tasks, with commas between (default: all that DATA and MODEL allow)"

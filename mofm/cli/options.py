@@ -37,6 +37,16 @@ def add_verb(verbs, name: str, run, summary: str, details: str = "") -> argparse
     return verb
 
 
+def add_input_argument(verb: argparse.ArgumentParser, of: str = "", metavar: str = "IN") -> None:
+    """The cells; `of` says which counts are looked at, where not all are."""
+    verb.add_argument("input", type=location, metavar=metavar, help=f"{INPUTS}, with raw counts{of}")
+
+
+def add_copy_argument(verb: argparse.ArgumentParser) -> None:
+    """OUT: a copy of IN with what the verb adds."""
+    verb.add_argument("output", type=Path, metavar="OUT", help="the file to write: h5mu of an h5mu, h5ad of others")
+
+
 def add_counts_options(verb: argparse.ArgumentParser) -> None:
     """Where the counts are."""
     verb.add_argument(

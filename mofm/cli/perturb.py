@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mofm.cli.options import (
-    INPUTS,
+    add_input_argument,
     add_model_argument,
     add_network_options,
     add_verb,
@@ -12,7 +12,6 @@ from mofm.cli.options import (
     network_arguments,
 )
 from mofm.errors import InputError
-from mofm.files import location
 
 PRINTED = 5
 
@@ -34,7 +33,7 @@ def add(verbs) -> None:
         '  cells.h5ad     a copy of IN with obs["mofm_shift"] and obsm["X_mofm_perturbed"] beside obsm["X_mofm"]',
     )
     add_model_argument(verb)
-    verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts of RNA")
+    add_input_argument(verb, " of RNA")
     verb.add_argument("output", type=Path, metavar="OUT", help="the folder to write")
     verb.add_argument(
         "--knock-out", nargs="+", default=[], metavar="TF", help="counts 0, and its edges out of the graph"

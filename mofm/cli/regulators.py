@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mofm.cli.options import (
-    INPUTS,
+    add_input_argument,
     add_model_argument,
     add_network_options,
     add_verb,
@@ -11,7 +11,6 @@ from mofm.cli.options import (
     copy_name,
     network_arguments,
 )
-from mofm.files import location
 
 PRINTED = 5
 
@@ -33,7 +32,7 @@ def add(verbs) -> None:
         "Activities and scores are beside the average cell of IN: give a file of all the cells to be compared.",
     )
     add_model_argument(verb)
-    verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts of RNA")
+    add_input_argument(verb, " of RNA")
     verb.add_argument(
         "output", type=Path, nargs="?", metavar="OUT", help="the folder to write (default: IN's name + _regulators)"
     )

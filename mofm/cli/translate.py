@@ -3,8 +3,14 @@
 from pathlib import Path
 
 from mofm.axes import FEATURES, MODALITIES
-from mofm.cli.options import INPUTS, add_cells_options, add_model_argument, add_verb, cells_arguments, check_free
-from mofm.files import location
+from mofm.cli.options import (
+    add_cells_options,
+    add_input_argument,
+    add_model_argument,
+    add_verb,
+    cells_arguments,
+    check_free,
+)
 
 
 def add(verbs) -> None:
@@ -21,7 +27,7 @@ def add(verbs) -> None:
         "Any features can be asked for, peaks that no training data had too; without --features, those of training.",
     )
     add_model_argument(verb)
-    verb.add_argument("input", type=location, metavar="IN", help=f"{INPUTS}, with raw counts")
+    add_input_argument(verb)
     verb.add_argument("output", type=Path, metavar="OUT", help="the h5ad file to write")
     verb.add_argument("--to", required=True, choices=MODALITIES, help="what to tell")
     verb.add_argument(

@@ -41,7 +41,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from mofm.axes import Modality
 from mofm.errors import InputError
-from mofm.evaluation.baselines import log_normalised, pca_embedding
+from mofm.evaluation.baselines import SCALE, log_normalised, pca_embedding
 
 COMPONENTS = 30
 NEIGHBOURS = 15
@@ -131,6 +131,13 @@ def target_values(modality: Modality, cells: Measured) -> np.ndarray:
         raise InputError("methylation is total and methylated reads: the methylated ones were not given")
     total_NF = cells.counts.toarray().astype(np.float32)
     return np.divide(cells.methylated.toarray(), total_NF, out=np.full_like(total_NF, np.nan), where=total_NF > 0)
+
+
+def told_values(modality: Modality, mean_NF: np.ndarray, depth: float) -> np.ndarray:
+    """Means of a translation, told of cells of one depth, on the scale of `target_values`."""
+    if modality == "adt":
+        return centred_log_ratio(mean_NF)
+    return np.log1p(mean_NF / depth * SCALE) if modality == "rna" else mean_NF
 
 
 def centred_log_ratio(counts: sp.csr_matrix | np.ndarray) -> np.ndarray:

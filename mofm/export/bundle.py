@@ -32,7 +32,7 @@ from mofm.errors import InputError
 from mofm.export.card import Licence, model_card, read_figures
 from mofm.export.checksums import COMPILED, write_checksums
 from mofm.export.compiled import write_compiled
-from mofm.export.heads import load_heads, save_heads
+from mofm.export.heads import save_heads
 from mofm.export.parts import CONFIG, FORMAT, FORMAT_VERSION, MODEL, START, TABLES, Parts, is_bundle, start_arrays
 from mofm.export.tensors import SHARD_BYTES, by_name, save_tensors
 from mofm.omics.genome import bundled_path
@@ -81,7 +81,7 @@ def write_bundle(
         save_tensors(folder, MODEL, by_name(parts.params), shard_bytes)
         save_tensors(folder, START, start_arrays(parts), shard_bytes)
         _copy_tables(parts, folder)
-        if (heads := load_heads(parts.workdir)) is not None and heads.step == parts.step:  # of no other step
+        if (heads := parts.heads) is not None:
             save_heads(folder, heads)
         if compiled:
             write_compiled(parts, folder / COMPILED)

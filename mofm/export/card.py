@@ -10,7 +10,6 @@ import jax
 
 from mofm.axes import FEATURES
 from mofm.errors import InputError
-from mofm.export.heads import load_heads
 from mofm.export.parts import Parts
 
 NO_LICENCE, OWN_LICENCE = "unknown", "other"
@@ -173,8 +172,7 @@ def _figures(record: dict[str, Any]) -> str:
 
 def _heads(parts: Parts) -> list[str]:
     """What its annotation heads know, and how well on held-out cells."""
-    heads = load_heads(parts.workdir)
-    if heads is None or heads.step != parts.step:
+    if (heads := parts.heads) is None:
         return []
     rows = [
         f"| {modality} | {len(head.labels)} | {head.figures['heldout_cells']:,} | {head.figures['accuracy']:.3f} | "

@@ -19,6 +19,7 @@ from jax.sharding import SingleDeviceSharding
 from mofm.axes import Modality
 from mofm.errors import InputError
 from mofm.export.checksums import AGAIN, CHECKSUMS, verify
+from mofm.export.heads import AnnotationHeads, load_heads
 from mofm.export.hub import HUB, fetch
 from mofm.export.tensors import as_tree, load_tensors
 from mofm.nn import model
@@ -76,6 +77,12 @@ class Parts:
     def features(self, modality: Modality) -> pd.DataFrame:
         """The features of one modality that it was trained on, in the order of its space: columns id, symbol."""
         return workdirs.read_features(self.workdir, modality)
+
+    @property
+    def heads(self) -> AnnotationHeads | None:
+        """Its annotation heads; None where it has none, or those of another step. Raises as `load_heads`."""
+        heads = load_heads(self.workdir)
+        return heads if heads is not None and heads.step == self.step else None
 
     def origin(self) -> Origin:
         """The model as a run begins from it."""

@@ -32,7 +32,7 @@ from mofm.axes import Modality
 from mofm.batches.labels import CellNumbers, read_numbers
 from mofm.corpus.datasets import Corpus
 from mofm.errors import InputError
-from mofm.export.heads import AnnotationHeads, LabelHead, load_heads
+from mofm.export.heads import AnnotationHeads, LabelHead
 from mofm.inference.model import PretrainedModel
 from mofm.omics.readers import Reading
 
@@ -277,9 +277,3 @@ def head_of(model: PretrainedModel, heads: AnnotationHeads | None, modality: Mod
     if modality not in heads.of:
         raise InputError(f"{model.name}: its annotation head knows cells of {', '.join(heads.of)}, not of {modality}")
     return heads.of[modality]
-
-
-def usable_heads(model: PretrainedModel) -> AnnotationHeads | None:
-    """The heads of a model; None where it has none, or has those of another step."""
-    heads = load_heads(model.workdir)
-    return heads if heads is not None and heads.step == model.step else None

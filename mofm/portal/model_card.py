@@ -65,7 +65,6 @@ def main(model: str, out: str) -> int:
     import pyarrow.parquet as pq
 
     import mofm
-    from mofm.inference.head import usable_heads
     from mofm.inference.model import load
     from mofm.omics.genome import COLUMNS, METADATA, is_bundled
 
@@ -74,7 +73,7 @@ def main(model: str, out: str) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    named_by, heads = loaded.named_by, usable_heads(loaded)
+    named_by, heads = loaded.named_by, loaded.heads
     card = ModelCard(
         name=Path(model).resolve().name,
         step=loaded.step,

@@ -134,7 +134,7 @@ class _Run:
         """The newest state that is saved, or that of step 0, and its step."""
         if self.checkpoints.latest is None:
             return self.ready.fresh(), 0
-        return self.checkpoints.restore_newest(self.ready.shape, self.damaged)
+        return self.checkpoints.restore_newest(self.ready.shape(), self.damaged)
 
     def go(self, stop: list[int]) -> int:
         """To the end, or until asked to stop. Returns the step reached."""

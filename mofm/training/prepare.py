@@ -4,6 +4,7 @@ All that can be wrong with a config is found here, before anything is written.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ class Prepared(NamedTuple):
       known: what a step is given beside its batch and state, on the devices.
       models: the simple models that it begins from.
       links: held-out edges of its network, as questions; None where there is none.
-      shape: of its state: shapes, dtypes, places.
+      shape: tells that of its state: shapes, dtypes, places. Only a run that has a checkpoint asks.
       fresh: makes the state of step 0.
       notes: what a person is told of its genes and networks, a line each.
     """
@@ -56,7 +57,7 @@ class Prepared(NamedTuple):
     known: Knowledge
     models: Start
     links: LinkQuestions | None
-    shape: TrainState
+    shape: Callable[[], TrainState]
     fresh: Callable[[], TrainState]
     notes: tuple[str, ...]
 
@@ -101,7 +102,7 @@ def prepare(config: Config, workdir: Path, origin: Origin | None) -> Prepared:
         known,
         models,
         network and network.held_out(len(made.genes), config.seed),
-        abstract_state(spec, optimizer, mesh),
+        partial(abstract_state, spec, optimizer, mesh),
         fresh,
         made.notes,
     )

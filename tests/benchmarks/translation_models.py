@@ -9,11 +9,9 @@ import numpy as np
 from common import config_of
 from translation_tasks import Direction, Embeddings, Split, Task, write
 
-from mofm.axes import Modality
 from mofm.configs import mosaic, multiome, unpaired
 from mofm.corpus.ingest import ingest
-from mofm.evaluation.baselines import SCALE
-from mofm.evaluation.translation_baselines import centred_log_ratio
+from mofm.evaluation.translation_baselines import told_values
 from mofm.inference.model import PretrainedModel, load
 from mofm.inference.targets import find_targets
 from mofm.inference.translate import translate_file
@@ -40,7 +38,7 @@ class Models(NamedTuple):
             told.unlink()
             predicted_NF = np.zeros((answer.n_obs, len(names)), np.float32)
             asked = np.flatnonzero(np.isin(names, answer.var_names))
-            predicted_NF[:, asked] = _on_scale(np.asarray(answer.X), target, float(answer.uns["mofm"]["depth"]))
+            predicted_NF[:, asked] = told_values(target, np.asarray(answer.X), float(answer.uns["mofm"]["depth"]))
             yield "mofm", (source, target), predicted_NF
 
     def align(self, of: Task, one: Split, folder: Path) -> Iterator[tuple[str, Embeddings]]:
@@ -74,10 +72,3 @@ def _setting(one: Split) -> str:
     first, *others = (set(adata.obs_names) for adata in one.train.values())
     shared = len(first.intersection(*others))
     return "unpaired" if not shared else "paired" if shared == len(first) else "tenth"
-
-
-def _on_scale(mean_NF: np.ndarray, target: Modality, depth: float) -> np.ndarray:
-    """Means on the scale that is judged (`target_values`)."""
-    if target == "adt":
-        return centred_log_ratio(mean_NF)
-    return np.log1p(mean_NF / depth * SCALE) if target == "rna" else mean_NF

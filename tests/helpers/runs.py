@@ -17,18 +17,33 @@ from mofm.training.optimizer import make_optimizer
 from mofm.training.state import abstract_state
 
 
-@contextmanager
 def asked_to_stop_after(stop_step):
     """Runs trained within get a SIGTERM once the metrics of that step were looked at."""
+    return _after(stop_step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+@contextmanager
+def killed_after(stop_step):
+    """What is trained within has to be broken off there, saving nothing."""
+
+    def break_off():
+        raise KeyboardInterrupt
+
+    with _after(stop_step, break_off), pytest.raises(KeyboardInterrupt):
+        yield
+
+
+@contextmanager
+def _after(stop_step, happens):
     report = loop._Run.report
 
-    def report_then_stop(self, step, batch, values):
+    def report_then(self, step, batch, values):
         report(self, step, batch, values)
         if step == stop_step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            happens()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Run, "report", report_then_stop)
+        patch.setattr(loop._Run, "report", report_then)
         yield
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from runs import killed_after
 
 from mofm.training.goodput import (
     COMPILE,
@@ -158,31 +159,16 @@ def test_a_run_tells_where_its_time_went_and_takes_it_up(tiny, tmp_path, capsys)
     assert seconds_before(tmp_path / "none.jsonl", 0) == {}
 
 
-def test_a_run_that_goes_on_counts_on(tiny, tmp_path, monkeypatch):
+def test_a_run_that_goes_on_counts_on(tiny, tmp_path):
     config, folder = tiny("run.steps=8"), tmp_path / "run"
-    kill_at(monkeypatch, 6)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(6):
         train(config, folder, quiet=True)
-    monkeypatch.undo()
     killed = timed(folder)[-1]
     train(config, folder, quiet=True)
     told = timed(folder)
     assert [line["step"] for line in told] == list(range(1, 9))
     assert told[3]["time/lost"] == 0 < told[4]["time/lost"]
     assert sum(told[4][f"time/{name}"] for name in SPANS) > sum(killed[f"time/{name}"] for name in SPANS)
-
-
-def kill_at(monkeypatch, stop_at):
-    from mofm.training import loop
-
-    report = loop._Run.report
-
-    def killed(self, step, batch, values):
-        report(self, step, batch, values)
-        if step == stop_at:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop._Run, "report", killed)
 
 
 def test_a_line_cut_short_and_an_older_run_are_no_hindrance(tmp_path):

@@ -7,11 +7,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from runs import asked_to_stop_after, final_state, lines_told
+from runs import asked_to_stop_after, final_state, killed_after, lines_told
 
 from mofm.batches.stream import Stream
 from mofm.errors import InputError
-from mofm.training import loop, rollback
+from mofm.training import rollback
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.loop import DivergedError, train
 from mofm.training.rollback import FILE, RecentLosses, Rollbacks, way_back
@@ -117,17 +117,8 @@ def train_until(config, folder, stop_step, how):
     if how == "SIGTERM":
         with asked_to_stop_after(stop_step):
             assert stop_step <= train(config, folder, quiet=True) < config.run.steps
-        return
-    report = loop._Run.report
-
-    def killed(self, step, batch, values):
-        report(self, step, batch, values)
-        if step == stop_step:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Run, "report", killed)
-        with pytest.raises(KeyboardInterrupt):
+    else:
+        with killed_after(stop_step):
             train(config, folder, quiet=True)
 
 

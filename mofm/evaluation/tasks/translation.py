@@ -15,7 +15,7 @@ import numpy as np
 
 from mofm.axes import FEATURES, Modality
 from mofm.errors import InputError
-from mofm.evaluation.baselines import SCALE, log_normalised
+from mofm.evaluation.baselines import log_normalised
 from mofm.evaluation.resample import (
     Estimate,
     aurocs,
@@ -31,6 +31,7 @@ from mofm.evaluation.translation_baselines import (
     baseline_translations,
     centred_log_ratio,
     target_values,
+    told_values,
 )
 from mofm.inference.targets import find_targets
 from mofm.inference.translate import translate_cells
@@ -166,13 +167,9 @@ def _translated(subject: Subject, view: View, rows: np.ndarray, source: Modality
     build = subject.options.get("build") or to_view.report.get("build") or None
     targets = find_targets(subject.model, target, names, build, f"--tasks translation, {target}")
     answer = translate_cells(subject.model, view.adata[rows].copy(), targets, reading_of(source), **subject.options)
-    mean_NF, depth = np.asarray(answer.X), float(answer.uns["mofm"]["depth"])
-    if target == "adt":
-        mean_NF = centred_log_ratio(mean_NF)
-    elif target == "rna":
-        mean_NF = np.log1p(mean_NF / depth * SCALE)
     told_NF = np.zeros((len(rows), len(names)), np.float32)
-    told_NF[:, np.flatnonzero(np.isin(names, answer.var_names))] = mean_NF
+    known = np.flatnonzero(np.isin(names, answer.var_names))
+    told_NF[:, known] = told_values(target, np.asarray(answer.X), float(answer.uns["mofm"]["depth"]))
     missing = len(names) - answer.n_vars
     if not missing:
         return told_NF, ""
