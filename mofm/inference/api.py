@@ -261,6 +261,8 @@ class Model:
                     raise InputError(f"label_key {label_key!r} is a column of a reference: give the reference too")
                 found = label_by_head(self.pretrained, checked(data, copy), key_added=key_added, **how)
                 return write_to(data, found.added, copy)
+            if label_key is None:
+                raise InputError("a reference needs label_key, the column of its obs that names its cells")
             found = label_cells(
                 self.pretrained,
                 checked(data, copy),

@@ -185,6 +185,8 @@ def test_annotate_is_a_vote_of_the_nearest(bundled, cells):
     assert asked.uns["mofm_annotation"]["reference_cells"] == 243
     with pytest.raises(InputError, match="Did you mean 'group'"):
         bundled.annotate(asked, reference, "gruop")
+    with pytest.raises(InputError, match="a reference needs label_key"):
+        bundled.annotate(asked, reference)
     with pytest.raises(InputError, match="labels none of the 7 reference cells"):
         bundled.annotate(asked, cells[:7], "group")
 
