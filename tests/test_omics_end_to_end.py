@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -17,7 +18,10 @@ import mofm
 from mofm.batches.spaces import corpus_spaces
 from mofm.cli import main
 from mofm.corpus.store import open_corpus
+from mofm.errors import InputError
 from mofm.inference.model import EVERYTHING, Options, encode, load
+from mofm.inference.targets import find_targets
+from mofm.inference.translate import MOST_NATS, translate_cells
 from mofm.omics.genome import gene_table
 from mofm.omics.readers import Reading
 from mofm.omics.simulate import MultiomicsConfig, SimulationConfig, simulate_multiomics
@@ -178,7 +182,7 @@ def test_means_are_those_of_whole_cells(folder, tmp_path):
     for source, target in (("atac", "rna"), ("rna", "adt")):
         run("translate", *_translation(folder, tmp_path, source, target), "--overwrite")
         told = ad.read_h5ad(tmp_path / "told.h5ad")
-        depth = told.uns["mofm"]["depth"]
+        (depth,) = told.obs["mofm_depth"].unique()
         assert depth == pytest.approx(
             np.median(cells[target].X.toarray().sum(axis=1)), rel=0.3
         )  # of the training cells
@@ -187,6 +191,30 @@ def test_means_are_those_of_whole_cells(folder, tmp_path):
         assert measured.sum() == len(names) <= told.n_vars  # each file has its own genes
         # Which share all of a cell's counts; a gene that other cells alone measured is told at its rate among those.
         assert np.asarray(told.X)[:, measured].mean() == pytest.approx(depth / measured.sum(), rel=0.3)
+
+
+def test_a_cell_is_told_at_the_depth_that_its_source_foretells(folder, tmp_path):
+    """The pairs of RNA and ATAC are enough to foretell a depth; a model that never saw any says so."""
+    words = _translation(folder, tmp_path, "rna", "atac")
+    run("translate", *words)
+    plain = ad.read_h5ad(tmp_path / "told.h5ad")
+    run("translate", *words, "--depth", "foretold", "--overwrite")
+    told = ad.read_h5ad(tmp_path / "told.h5ad")
+    assert (plain.uns["mofm"]["depth"], told.uns["mofm"]["depth"]) == ("median", "foretold")
+    (median,) = plain.obs["mofm_depth"].unique()
+    change_N = np.log(told.obs["mofm_depth"] / median)
+    assert 0.01 < change_N.std() < 1
+    assert np.abs(change_N).max() <= MOST_NATS + 1e-6
+    lower = change_N.to_numpy() < 0
+    assert (
+        np.asarray(told.X)[lower] < np.asarray(plain.X)[lower]
+    ).all()  # a shallower cell has less chance to be seen open
+    assert (np.asarray(told.X)[~lower] >= np.asarray(plain.X)[~lower]).all()
+    run("translate", *_translation(folder, tmp_path, "rna", "adt"), "--depth", "foretold", "--overwrite")
+    model = load(folder / "run")
+    targets = replace(find_targets(model, "atac", depth="foretold"), depth_linear={})
+    with pytest.raises(InputError, match="cannot foretell the depth of atac from rna"):
+        translate_cells(model, folder / "cells.h5mu", targets, Reading("rna"), quiet=True)
 
 
 def test_a_cell_is_told_the_same_in_any_batch_and_feature_in_any_company(folder, tmp_path):

@@ -22,7 +22,7 @@ def add(verbs) -> None:
         "Tell one modality of your cells from another: RNA to chromatin, to protein, to methylation, and back.",
         "MODEL is a run with --config.translator.blocks of 1 or more. OUT is an h5ad of IN's cells and the features asked\n"
         "for: X the expected measurement in a cell of median depth (RNA, ADT: counts; ATAC: chance to be open;\n"
-        'methylation: fraction of reads), layers["sd"] its standard deviation.\n'
+        'methylation: fraction of reads), layers["sd"] its standard deviation, obs["mofm_depth"] that depth.\n'
         "  mofm translate runs/mosaic rna.h5ad atac.h5ad --to atac --features peaks.bed\n"
         "Any features can be asked for, peaks that no training data had too; without --features, those of training.",
     )
@@ -39,6 +39,13 @@ def add(verbs) -> None:
     verb.add_argument(
         "--features-build", metavar="BUILD", help="genome build of --features (default: found by their places)"
     )
+    verb.add_argument(
+        "--depth",
+        choices=("median", "foretold"),
+        default="median",
+        help="tell all cells at the median depth of training, so that they can be compared, or each at the depth that IN "
+        "foretells, as it would be measured; that takes a model trained on cells with both (default: median)",
+    )
     add_cells_options(verb)
 
 
@@ -51,7 +58,7 @@ def run(args) -> int:
     check_free(args.output, args.overwrite)
     names = None if args.features is None else read_names(args.features, args.to)
     model = load(args.model, step=args.step)
-    targets = find_targets(model, args.to, names, args.features_build, str(args.features))
+    targets = find_targets(model, args.to, names, args.features_build, str(args.features), args.depth)
     told = translate_file(model, args.input, args.output, targets, **cells_arguments(args))
     what = FEATURES[args.to]
     print(f"{args.output}: {told.cells:,} cells x {told.features:,} {what}, told from {told.source} by {model.name}")

@@ -133,11 +133,11 @@ def target_values(modality: Modality, cells: Measured) -> np.ndarray:
     return np.divide(cells.methylated.toarray(), total_NF, out=np.full_like(total_NF, np.nan), where=total_NF > 0)
 
 
-def told_values(modality: Modality, mean_NF: np.ndarray, depth: float) -> np.ndarray:
-    """Means of a translation, told of cells of one depth, on the scale of `target_values`."""
+def told_values(modality: Modality, mean_NF: np.ndarray, depth_N: np.ndarray) -> np.ndarray:
+    """Means of a translation, told of cells of these depths, on the scale of `target_values`."""
     if modality == "adt":
         return centred_log_ratio(mean_NF)
-    return np.log1p(mean_NF / depth * SCALE) if modality == "rna" else mean_NF
+    return np.log1p(mean_NF / depth_N[:, None] * SCALE) if modality == "rna" else mean_NF
 
 
 def centred_log_ratio(counts: sp.csr_matrix | np.ndarray) -> np.ndarray:

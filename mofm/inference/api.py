@@ -41,7 +41,7 @@ from mofm.inference.perturb import FOLD, Change, perturb
 from mofm.inference.regulator_output import KEY, REPORT_KEY, added_activities, added_perturbation
 from mofm.inference.regulators import regulators
 from mofm.inference.scverse import as_names, asked_for, checked, said_for_python, table_of, write_to
-from mofm.inference.targets import find_targets, read_names
+from mofm.inference.targets import Depth, find_targets, read_names
 from mofm.inference.translate import translate_cells, translate_file
 from mofm.omics.held import Held
 
@@ -104,6 +104,7 @@ class Model:
         *,
         features: Iterable[str] | Path | None = None,
         features_build: str | None = None,
+        depth: Depth = "median",
         output: str | Path | None = None,
         layer: str | None = None,
         modality: Modality | None = None,
@@ -117,6 +118,7 @@ class Model:
           to: "rna", "atac", "adt" or "methylation".
           features: names of genes, antibodies or regions ("chr1:100-600"), or a BED file; None: those of training.
           features_build: genome build of regions; None finds it.
+          depth: "median", of training, for all cells, or "foretold", for each what its source foretells; in obs["mofm_depth"].
           output: an .h5ad to write to in blocks, which is given back backed; None keeps all in memory.
 
         Raises:
@@ -129,7 +131,7 @@ class Model:
                 features if features is None else read_names(Path(features), to) if path else list(map(str, features))
             )
             where = str(features) if path else "features"
-            targets = find_targets(self.pretrained, to, names, features_build, where)
+            targets = find_targets(self.pretrained, to, names, features_build, where, depth)
             if output is None:
                 return translate_cells(self.pretrained, checked(data), targets, **how)
             translate_file(self.pretrained, checked(data), Path(output), targets, **how)

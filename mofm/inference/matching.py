@@ -35,6 +35,7 @@ class Matching:
       names_from: where the names were found: "var_names" or a column of var.
       build: genome build of the regions; None where there are none.
       feature_C: int32. Column of the file -> feature; columns that name one feature are summed.
+      ids: the features' identities.
       rows_F: int32. Feature -> row of the model's gene table (RNA), or number in `space`; -1 where the model knows none.
       space: the features of another modality than RNA; None for RNA.
       idf_F: float32, ATAC alone: weights of the regions' values.
@@ -46,6 +47,7 @@ class Matching:
     names_from: str
     build: str | None
     feature_C: np.ndarray
+    ids: list[str]
     rows_F: np.ndarray
     space: FeatureSpace | None
     idf_F: np.ndarray | None
@@ -97,6 +99,7 @@ def match_names(
         names_from=found.features_from,
         build=found.build,
         feature_C=feature_C,
+        ids=ids,
         rows_F=rows_F,
         space=space,
         idf_F=None,

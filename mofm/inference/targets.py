@@ -9,6 +9,7 @@ the mean of those of training's features that share its genes.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,10 @@ from mofm.inference.model import PretrainedModel
 from mofm.omics.identity import resolve
 from mofm.omics.table import CountTable
 from mofm.training.components import link_matrix
+
+Depth = Literal["median", "foretold"]
+"""At which depth cells are told: all at the median one of training, so that they can be compared, or each at that which its
+source foretells, as it would be measured."""
 
 REGION_SUFFIXES = (".bed", ".bed.gz", ".narrowPeak", ".broadPeak")
 
@@ -36,6 +41,7 @@ class Targets:
       rows_F: int32. Number of each among the features of `space`; of RNA, its row of the gene table.
       space: the features; None for RNA.
       depth: median library of a training cell.
+      depth_linear: for each source that knows it, loading_R of a cell's log depth; None where all are told at `depth`.
       linear: for each source that has a linear translation, its loading_FR of the features of `space`.
       unknown: names that were asked for and that speak of no gene of the model.
       build: genome build that regions were taken to be of; None where there are none.
@@ -46,6 +52,7 @@ class Targets:
     rows_F: np.ndarray
     space: FeatureSpace | None
     depth: float
+    depth_linear: dict[Modality, np.ndarray] | None
     linear: dict[Modality, np.ndarray]
     unknown: list[str]
     build: str | None
@@ -57,26 +64,32 @@ def find_targets(
     names: list[str] | None = None,
     build: str | None = None,
     where: str = "",
+    depth: Depth = "median",
 ) -> Targets:
     """The features of `modality` with these names; None: all that the model was trained on.
 
     Args:
       build: genome build of regions, by any of its names; None finds it by their names and places.
       where: what the names are from, for messages.
+      depth: at which cells are told.
 
     Raises:
       InputError: the model does not translate, or not to this modality; or no name speaks of any gene of the model.
     """
     _check_direction(model, modality)
     start, trained = model.start, model.features(modality)
-    depth = float(start.depths[modality])
+    median, depth_linear = float(start.depths[modality]), None
+    if depth == "foretold":
+        depth_linear = {
+            source: loading_R for (source, target), loading_R in start.depth_linear.items() if target == modality
+        }
     linear = {source: loading_FR for (source, target), loading_FR in start.linear.items() if target == modality}
     if names is None:
         var = pd.DataFrame(
             {"feature_id": trained["id"].to_numpy(), "trained": True}, index=_names_of(trained, modality)
         )
         rows_F = np.arange(len(var), dtype=np.int32)  # of RNA too: its features are the first rows of the gene table
-        return Targets(modality, var, rows_F, start.spaces.get(modality), depth, linear, [], None)
+        return Targets(modality, var, rows_F, start.spaces.get(modality), median, depth_linear, linear, [], None)
     found = resolve(_without_cells(names, modality, where), model.named_by, build)
     number_of = {identity: number for number, identity in enumerate(trained["id"])}
     number_C = np.array([number_of.get(identity, -1) for identity in found.ids], np.int32)
@@ -87,7 +100,7 @@ def find_targets(
         space = _space_of(model, modality, found.ids)
         space = _with_means(space, number_C, start.spaces[modality])
         linear = {
-            source: _loadings_of(space, number_C, start.spaces[modality], loading_FR, len(model.genes))
+            source: rows_by_feature(space, number_C, start.spaces[modality], loading_FR, len(model.genes))
             for source, loading_FR in linear.items()
         }
         known_C, rows_C = known_share(space), np.arange(len(names), dtype=np.int32)
@@ -97,7 +110,7 @@ def find_targets(
             "the model: check that they are names, ids or places of the model's species"
         )
     unknown = [name for name, known in zip(names, known_C, strict=True) if not known]
-    return Targets(modality, var[known_C], rows_C[known_C], space, depth, linear, unknown, found.build)
+    return Targets(modality, var[known_C], rows_C[known_C], space, median, depth_linear, linear, unknown, found.build)
 
 
 def read_names(path: Path, modality: Modality) -> list[str]:
@@ -165,10 +178,11 @@ def _with_means(space: FeatureSpace, number_C: np.ndarray, trained: FeatureSpace
     return space._replace(base_F=base_C, spread_F=spread_C)
 
 
-def _loadings_of(
+def rows_by_feature(
     space: FeatureSpace, number_C: np.ndarray, trained: FeatureSpace, loading_FR: np.ndarray, genes: int
 ) -> np.ndarray:
-    """loading_CR of the space's features: their own, or the mean by gene of those that training had."""
+    """Rows of the space's features, from rows of those that training had: their own by their number there, or, where that is
+    -1, the mean by gene."""
     of_FG, of_CG = link_matrix(trained, genes), link_matrix(space, genes)
     weight_G = np.asarray(of_FG.sum(axis=0)).ravel()
     loading_GR = (of_FG.T @ loading_FR) / np.maximum(weight_G, 1e-9)[:, None]

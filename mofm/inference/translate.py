@@ -3,9 +3,9 @@
 Cells go through the encoder a batch at a time, and each batch's states are asked for features a block at a time, so
 memory is a batch of cells times a block of features, whatever the file and however many peaks are asked for.
 
-What is written is the likelihood's mean and standard deviation of a cell of the median depth of training (counts of RNA and
-ADT, the chance to be open of ATAC, the fraction of methylated reads), moved so that a feature's mean over training's cells
-is that of whole cells: training sees few of the zeros. The deviation is what one more measurement of such a cell would
+What is written is the likelihood's mean and standard deviation (counts of RNA and ADT, the chance to be open of ATAC, the
+fraction of methylated reads) of a cell of the median depth of training, or of the depth that the cell's source foretells, by
+pairs (`training/linear_translation.py`). The deviation is what one more measurement of such a cell would
 vary by, as learned from cells of training; it does not know of cells that are like none of them.
 
 Of the two answers of the decoder, from token states and from the cell embedding, the mean of their predictors is taken:
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import anndata
 import h5py
@@ -32,7 +33,7 @@ from mofm.errors import InputError
 from mofm.files import output_file
 from mofm.inference.matching import Matching
 from mofm.inference.model import Options, PretrainedModel, counts_known
-from mofm.inference.targets import Targets
+from mofm.inference.targets import Targets, rows_by_feature
 from mofm.nn import model as nn
 from mofm.nn.linear import Reader, linear_predictor, linear_profile
 from mofm.nn.model import Params
@@ -46,6 +47,8 @@ from mofm.training.profiles import make_reader
 
 FEATURES_AT_ONCE = 2048
 """Features asked for together: a block of the output, and of memory."""
+MOST_NATS = 2.0
+"""By how much at most a foretold depth differs from the median: cells unlike all of training could be anywhere."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,15 @@ class Told:
     share_of_counts_known: float
 
 
+class _Block(NamedTuple):
+    """What is told of a batch of cells. `counts`: in all, and in features that the model knows."""
+
+    mean_BF: np.ndarray
+    deviation_BF: np.ndarray
+    depth_B: np.ndarray
+    counts: np.ndarray
+
+
 def translate_file(
     model: PretrainedModel,
     path: Source,
@@ -74,7 +86,8 @@ def translate_file(
 ) -> Told:
     """Write an h5ad of `targets` told from a file's cells: X the means, layers["sd"] the deviations, float32.
 
-    obs is the file's; uns["mofm"] says by which model it was made, and from what. `output` appears whole or not at all.
+    obs is the file's, and "mofm_depth", the depth at which each cell was told; uns["mofm"] says by which model it was made, and
+    from what. `output` appears whole or not at all.
 
     Args:
       reading: how the file is read; where it has several modalities, which is translated.
@@ -86,12 +99,12 @@ def translate_file(
     chosen = Options(**options)
     with model.opened(path, reading or Reading(None), chosen) as matched, output_file(Path(output)) as temporary:
         table, matching = _source_of(matched, model, targets.modality)
-        obs, _ = writable_obs(table.obs)
         with h5py.File(temporary, "w") as file:
-            mean, deviation = _begin(file, obs, targets.var)
-            report = _fill(mean, deviation, model, table, matching, targets, chosen)
+            mean, deviation = _begin(file, table.n_cells, targets.var)
+            depth_N, report = _fill(mean, deviation, model, table, matching, targets, chosen)
+            anndata.io.write_elem(file, "obs", _with_depth(table, depth_N))
             anndata.io.write_elem(file, "uns", {"mofm": report})
-    return Told(table.modality, len(obs), len(targets.var), report["share_of_counts_known"])
+    return Told(table.modality, table.n_cells, len(targets.var), report["share_of_counts_known"])
 
 
 def translate_cells(
@@ -102,8 +115,8 @@ def translate_cells(
     with model.opened(source, reading or Reading(None), chosen) as matched:
         table, matching = _source_of(matched, model, targets.modality)
         mean, deviation = (np.empty((table.n_cells, len(targets.var)), np.float32) for _ in range(2))
-        report = _fill(mean, deviation, model, table, matching, targets, chosen)
-        obs, _ = writable_obs(table.obs)
+        depth_N, report = _fill(mean, deviation, model, table, matching, targets, chosen)
+        obs = _with_depth(table, depth_N)
     return anndata.AnnData(mean, obs, targets.var.copy(), uns={"mofm": report}, layers={"sd": deviation})
 
 
@@ -115,16 +128,22 @@ def _fill(
     matching: Matching,
     targets: Targets,
     options: Options,
-) -> dict[str, object]:
-    """Fills the rows of both, a batch of cells at a time; returns the report."""
-    totals = np.zeros(2)
+) -> tuple[np.ndarray, dict[str, object]]:
+    """Fills the rows of both, a batch of cells at a time. Returns the cells' depths, float32, and the report."""
+    totals, depth_N = np.zeros(2), np.empty(table.n_cells, np.float32)
     with cells_progress(f"translating {table.modality} to {targets.modality}", table.n_cells, options.quiet) as go:
-        for start, mean_BF, deviation_BF, known in _blocks(model, table, matching, targets, options):
-            rows = slice(start, start + len(mean_BF))
-            mean[rows], deviation[rows] = mean_BF, deviation_BF
-            totals += known
-            go(len(mean_BF))
-    return _report(model, table, matching, targets, float(totals[1] / max(totals[0], 1.0)))
+        for start, told in _blocks(model, table, matching, targets, options):
+            rows = slice(start, start + len(told.depth_B))
+            mean[rows], deviation[rows], depth_N[rows] = told.mean_BF, told.deviation_BF, told.depth_B
+            totals += told.counts
+            go(len(told.depth_B))
+    return depth_N, _report(model, table, matching, targets, float(totals[1] / max(totals[0], 1.0)))
+
+
+def _with_depth(table: CountTable, depth_N: np.ndarray) -> pd.DataFrame:
+    """The cells' obs, as it can be written, and the depth at which each was told."""
+    obs, _ = writable_obs(table.obs)
+    return obs.assign(mofm_depth=depth_N)
 
 
 def _source_of(
@@ -143,14 +162,13 @@ def _source_of(
     raise InputError(f"{path}: {found} is nothing that {model.name} was trained on: {model.spec.modalities}")
 
 
-def _begin(file: h5py.File, obs: pd.DataFrame, var: pd.DataFrame) -> tuple[h5py.Dataset, h5py.Dataset]:
+def _begin(file: h5py.File, cells: int, var: pd.DataFrame) -> tuple[h5py.Dataset, h5py.Dataset]:
     """The parts of an h5ad file that are known beforehand, and its X and layers["sd"], to be filled row by row."""
     file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-    anndata.io.write_elem(file, "obs", obs)
     anndata.io.write_elem(file, "var", var)
     for key in ("layers", "obsm", "obsp", "varm", "varp"):
         anndata.io.write_elem(file, key, {})
-    shape, chunks = (len(obs), len(var)), (min(64, len(obs)), min(FEATURES_AT_ONCE, len(var)))
+    shape, chunks = (cells, len(var)), (min(64, cells), min(FEATURES_AT_ONCE, len(var)))
     filled = [
         file.create_dataset(key, shape, np.float32, chunks=chunks, compression="lzf") for key in ("X", "layers/sd")
     ]
@@ -161,14 +179,17 @@ def _begin(file: h5py.File, obs: pd.DataFrame, var: pd.DataFrame) -> tuple[h5py.
 
 def _blocks(
     model: PretrainedModel, table: CountTable, matching: Matching, targets: Targets, options: Options
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """(first cell, mean_BF, deviation_BF, [total counts, known counts]) of every batch of cells."""
-    start = 0
-    loading_FR, models, reader = targets.linear.get(table.modality), model.start, None
-    if loading_FR is not None:
-        reader = make_reader(table.modality, matching.space, models.components, models.profiles.get(table.modality))
+) -> Iterator[tuple[int, _Block]]:
+    """The first cell of every batch of cells, and what is told of them."""
+    start, loading_FR = 0, targets.linear.get(table.modality)
+    reader = None if loading_FR is None else _reader(model, table.modality, matching)
+    depth_R = _depth_loading(model, targets, table.modality)
     for part, view in model.views(table, matching, options):
         outputs = _see(model.spec, table.modality, model.params, model.states.rows_GD, view, matching.space, reader)
+        depth_B = np.full(len(view.cell_B), targets.depth, np.float32)
+        if depth_R is not None:
+            nats_B = np.clip(np.asarray(outputs.linear_BR) @ depth_R, -MOST_NATS, MOST_NATS)
+            depth_B *= np.exp(nats_B)
         blocks = []
         for first in range(0, len(targets.rows_F), FEATURES_AT_ONCE):
             of = slice(first, first + FEATURES_AT_ONCE)
@@ -183,14 +204,38 @@ def _blocks(
                 outputs,
                 view.mask_BL,
                 np.pad(rows_F, (0, lacking)),
-                np.float32(targets.depth),
+                depth_B,
                 targets.space,
                 loading_FR,
             )
             blocks.append([np.asarray(leaf)[: part.n_cells, : len(rows_F)] for leaf in told])
         mean_BF, deviation_BF = (np.concatenate(leaves, axis=1) for leaves in zip(*blocks, strict=True))
-        yield start, mean_BF, deviation_BF, counts_known(part, matching.rows_F).sum(axis=0)
+        counts = counts_known(part, matching.rows_F).sum(axis=0)
+        yield start, _Block(mean_BF, deviation_BF, depth_B[: part.n_cells], counts)
         start += part.n_cells
+
+
+def _reader(model: PretrainedModel, source: Modality, matching: Matching) -> Reader:
+    """How the linear translation reads the file's features."""
+    start, own = model.start, model.start.own.get(source)
+    if own is not None:
+        number_of = {identity: number for number, identity in enumerate(model.features(source)["id"])}
+        number_C = np.array([number_of.get(identity, -1) for identity in matching.ids], np.int32)
+        known = (matching.space, number_C, start.spaces[source], own.axes_FK, len(model.genes))
+        own = rows_by_feature(*known), own.centre_K
+    return make_reader(source, matching.space, start.components, start.profiles.get(source), own)
+
+
+def _depth_loading(model: PretrainedModel, targets: Targets, source: Modality) -> np.ndarray | None:
+    """loading_R of the log depth, or None where all cells are told at one."""
+    if targets.depth_linear is None:
+        return None
+    if source not in targets.depth_linear:
+        raise InputError(
+            f"{model.name} cannot foretell the depth of {targets.modality} from {source}: it was trained without cells that "
+            "have both, or without translator.linear. Ask for the median depth"
+        )
+    return targets.depth_linear[source]
 
 
 @partial(jax.jit, static_argnames=("spec", "source"))  # one cache a process, not one a file
@@ -217,11 +262,11 @@ def _tell(
     outputs: nn.Outputs,
     shown_BM: jax.Array,
     rows_F: jax.Array,
-    depth: jax.Array,
+    depth_B: jax.Array,
     space: FeatureSpace | None,
     loading_FR: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """mean_BF and deviation_BF of features `rows_F` in cells of one depth."""
+    """mean_BF and deviation_BF of features `rows_F` in cells of these depths."""
     cells, features = shown_BM.shape[0], rows_F.shape[0]
     zeros_BF, zeros_B = jnp.zeros((cells, features)), jnp.zeros(cells, jnp.int32)
     features_BF = jnp.broadcast_to(rows_F, (cells, features))
@@ -230,7 +275,7 @@ def _tell(
         zeros_BF,
         zeros_BF,
         zeros_BF == 0,
-        jnp.full(cells, depth, jnp.float32),
+        depth_B,
         zeros_B,
         zeros_B,
         zeros_BF + 1,
@@ -252,7 +297,7 @@ def _report(
         "config_hash": workdirs.config_hash(model.config),
         "source": table.modality,
         "target": targets.modality,
-        "depth": targets.depth,
+        "depth": "median" if targets.depth_linear is None else "foretold",
         "species": model.named_by.species,
         "source_build": matching.build or "",
         "target_build": targets.build or "",

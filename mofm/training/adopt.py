@@ -9,8 +9,8 @@ Choices and their cost:
 - A gene that the model does not know begins as an average gene: at the mean of the model's rows, from which it departs as
   cells tell (for new words of language models Hewitt 2021 shows that this bounds what they can do to the others'
   predictions). Its mean rate and dispersion are those of the new corpus.
-- The linear model of cells (components, profiles) stays the model's: loadings of the linear translation are told in it, and the
-  translator was trained on what they leave. What the model knows of a feature (its loading, what the mean predictor says of it)
+- The linear model of cells (`Basis`) stays the model's: loadings of the linear translation are told in it, and the translator
+  was trained on what they leave. What the model knows of a feature (its loading, what the mean predictor says of it)
   stays as well; only new features are fitted on the new corpus, read by the old profiles. Refitting all would be a better
   linear model under a translator that corrects another one. The cost: where the cells are of another kind than those of
   pretraining, what is new is fitted off the old centre, which training has to take up.
@@ -29,16 +29,18 @@ import optax
 import pandas as pd
 
 from mofm.axes import GENES, Modality
-from mofm.batch import FeatureSpace
+from mofm.batch import FeatureSpace, Spaces
 from mofm.errors import InputError
 from mofm.nn import model
 from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
-from mofm.training.components import SILENT, Components, link_matrix
+from mofm.training.basis import Basis
+from mofm.training.components import SILENT, link_matrix
 from mofm.training.linear_translation import LinearTranslation
 from mofm.training.network import RunNetwork
 from mofm.training.null import NullModel
 from mofm.training.origin import Origin
+from mofm.training.own_components import OwnComponents
 from mofm.training.state import Start, TrainState
 
 FROM_CORPUS = {"['decoder']['gene_log_rate']": "log_rate_G", "['decoder']['gene_log_dispersion']": "log_dispersion_G"}
@@ -115,51 +117,63 @@ def begin_from(
     return TrainState(state.step, params, jax.jit(optimizer.init, out_shardings=places)(params))
 
 
-def known_basis(origin: Origin, row_G: np.ndarray, rows: int) -> Components:
-    """The model's linear model of cells over the genes of the run; new ones do not enter. `rows`: with padding."""
+def known_basis(origin: Origin, spaces: Spaces, features: pd.DataFrame, row_G: np.ndarray, rows: int) -> Basis:
+    """How the model reads cells, over the genes and features of the run; new genes do not enter.
+
+    Args:
+      spaces, features: of the corpus; features with columns id, symbol, modality.
+      rows: of the gene table, with padding.
+    """
     old = origin.start.components
     nothing = {"log_gain_G": SILENT}
     along_genes = {name: leaf for name, leaf in old._asdict().items() if name.split("_")[-1].startswith("G")}
-    return old._replace(
+    components = old._replace(
         **{name: _rows(leaf, row_G, rows, nothing.get(name, 0.0)) for name, leaf in along_genes.items()}
     )
+    known, number_of = _spaces_over_run(origin, row_G), _numbers_of(origin, features)
+    own = {}
+    for modality, space in spaces.items():
+        if modality in origin.start.own:
+            axes_FK, centre_K = origin.start.own[modality]
+            new_FK = _by_genes(known[modality], axes_FK, space, rows)
+            own[modality] = OwnComponents(_rows(axes_FK, number_of[modality], len(new_FK), new_FK), centre_K)
+    return Basis(components, origin.start.profiles, own)
 
 
 def adopt_start(fresh: Start, origin: Origin, features: pd.DataFrame, row_G: np.ndarray) -> Start:
     """The simple models of a run: the model's where it knows a feature, and those fitted on the corpus where not.
 
     Args:
-      fresh: fitted on the corpus, in the model's components and profiles (`known_basis`).
+      fresh: fitted on the corpus, cells being read as the model reads them (`known_basis`).
       features: of the corpus, columns id, symbol, modality.
       row_G: as `rows_of` gives it.
     """
     old, rows = origin.start, len(fresh.null.log_rate_G)
-    ids = {name: features.loc[features["modality"] == name, "id"] for name in features["modality"].unique()}
-    number_of = {
-        name: _numbers(origin.features.loc[origin.features["modality"] == name, "id"], some)
-        for name, some in ids.items()
-    }
-    own = np.full(len(origin.genes), 0, np.int32)  # of each of the model's genes its row in the run: it has all of them
-    own[row_G[row_G >= 0]] = np.flatnonzero(row_G >= 0)
-    spaces = {name: space._replace(genes_FK=own[space.genes_FK]) for name, space in old.spaces.items()}
+    spaces, number_of = _spaces_over_run(origin, row_G), _numbers_of(origin, features)
     told = spaces | {
         name: _with_known(space, old.spaces[name], number_of[name]) for name, space in fresh.spaces.items()
     }
     null = fresh.null
-    if "rna" not in ids:
+    if "rna" not in number_of:
         null = NullModel(*(_rows(leaf, row_G, rows, leaf[: len(origin.genes)].mean()) for leaf in old.null))
-    linear = _adopt_linear(fresh, old, spaces, number_of, row_G)
-    return Start(null, fresh.components, old.profiles, told, old.depths | fresh.depths, linear)
+    return Start(
+        null,
+        fresh.components,
+        old.profiles,
+        told,
+        old.depths | fresh.depths,
+        old.own | fresh.own,
+        _adopt_linear(fresh, old, spaces, number_of, row_G),
+        fresh.depth_linear | old.depth_linear,
+    )
 
 
 def adopt_network(origin: Origin, row_G: np.ndarray) -> RunNetwork | None:
     """The model's networks over the genes of the run: the same edges, held out as they were."""
     if origin.network is None:
         return None
-    own = np.zeros(len(origin.genes), np.int32)
-    own[row_G[row_G >= 0]] = np.flatnonzero(row_G >= 0)
-    edges = origin.network.edges
-    moved = {end: own[edges[end].to_numpy()] for end in ("tf", "target")}
+    edges, row_of = origin.network.edges, _row_in_run(origin, row_G)
+    moved = {end: row_of[edges[end].to_numpy()] for end in ("tf", "target")}
     return replace(origin.network, edges=edges.assign(**moved))
 
 
@@ -192,6 +206,28 @@ def _by_genes(known: FeatureSpace, loading_FK: np.ndarray, space: FeatureSpace, 
     of_FG = link_matrix(known, genes)
     weight_G = np.asarray(of_FG.sum(axis=0)).ravel()
     return link_matrix(space, genes) @ ((of_FG.T @ loading_FK) / np.maximum(weight_G, 1e-9)[:, None])
+
+
+def _row_in_run(origin: Origin, row_G: np.ndarray) -> np.ndarray:
+    """Of each of the model's genes its row in the run, which has all of them."""
+    row_of = np.zeros(len(origin.genes), np.int32)
+    row_of[row_G[row_G >= 0]] = np.flatnonzero(row_G >= 0)
+    return row_of
+
+
+def _spaces_over_run(origin: Origin, row_G: np.ndarray) -> Spaces:
+    """The model's own features, spoken of in the genes of the run."""
+    row_of = _row_in_run(origin, row_G)
+    return {name: space._replace(genes_FK=row_of[space.genes_FK]) for name, space in origin.start.spaces.items()}
+
+
+def _numbers_of(origin: Origin, features: pd.DataFrame) -> dict[Modality, np.ndarray]:
+    """By modality, the model's number of each of the corpus's features; -1 for one that it does not know."""
+    known = origin.features
+    return {
+        modality: _numbers(known.loc[known["modality"] == modality, "id"], some["id"])
+        for modality, some in features.groupby("modality", sort=False)
+    }
 
 
 def _with_known(space: FeatureSpace, old: FeatureSpace, number_F: np.ndarray) -> FeatureSpace:

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.sparse.linalg import LinearOperator, svds
 
 from mofm.axes import Modality
 from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch, log_exposure
+from mofm.training.principal_axes import Centred, dataset_means, denoising_axes, deviations
 
 COMPONENTS = 32
 """Most components taken. Of 30, 64 and 128, the fewest served neighbours best and linear probes as well."""
@@ -80,10 +80,10 @@ def fit_components(cells: Cells, width: int, expressed_fraction: float) -> Compo
       expressed_fraction: share of expressed features among the tokens that the model is shown.
     """
     genes = cells.values_NG.shape[1]
-    mean_MG, dataset_N = _dataset_means(cells.values_NG, cells.dataset_N)
-    deviation_G = _deviations(cells.values_NG, mean_MG, dataset_N)
+    mean_MG, dataset_N = dataset_means(cells.values_NG, cells.dataset_N)
+    deviation_G = deviations(cells.values_NG, mean_MG, dataset_N) + STEADYING
     values_NG = _clipped(cells.values_NG, mean_MG.max(axis=0) + CLIP * deviation_G)
-    mean_MG = _dataset_means(values_NG, dataset_N)[0]  # clipping moved them a little
+    mean_MG = dataset_means(values_NG, dataset_N)[0]  # clipping moved them a little
 
     every_signal_G = _signal(cells.counts_NG, cells.library_N, dataset_N)
     signal_G = _most(every_signal_G, VARIABLE_GENES)
@@ -94,11 +94,11 @@ def fit_components(cells: Cells, width: int, expressed_fraction: float) -> Compo
     if rank > 0:
         weight_M = np.maximum(np.bincount(dataset_N), FEW_CELLS) ** -0.5
         weighted_NG, weighted_MG = sp.diags(weight_M[dataset_N]) @ values_NG, weight_M[:, None] * mean_MG
-        of = _Centred(weighted_NG @ sp.diags(gain_G), weighted_MG * gain_G, dataset_N)
-        strength_K, rows_GK = _denoising_axes(of, rank)
+        of = Centred(weighted_NG @ sp.diags(gain_G), weighted_MG * gain_G, dataset_N)
+        strength_K, rows_GK = denoising_axes(of, rank)
         rows_GK *= ROW_RMS / max(np.sqrt(np.mean(rows_GK[enters_G] ** 2)), 1e-12)
         other_gain_G = np.where(enters_G, 0.0, np.sqrt(every_signal_G) / deviation_G)
-        others = _Centred(weighted_NG @ sp.diags(other_gain_G), weighted_MG * other_gain_G, dataset_N)
+        others = Centred(weighted_NG @ sp.diags(other_gain_G), weighted_MG * other_gain_G, dataset_N)
         # An axis is x.T @ (x @ axis) / strength^2 of the genes that it was found in, and reaches the others alike.
         others_GK = others.transposed(of.product(rows_GK)) / np.maximum(strength_K**2, 1e-12)
     depth_N = np.exp(np.asarray(log_exposure(cells.library_N), np.float64) / 2)
@@ -180,66 +180,3 @@ def _most(x_G: np.ndarray, count: int) -> np.ndarray:
     """The `count` largest entries, 0 in place of the others; of equals the first."""
     kept = np.argsort(-x_G, kind="stable")[:count]
     return np.bincount(kept, x_G[kept], len(x_G))
-
-
-def _dataset_means(values_NG: sp.csr_matrix, dataset_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """mean_MG of each of the M datasets that are there, and each cell's number among them."""
-    names, number_N = np.unique(dataset_N, return_inverse=True)
-    cells = len(number_N)
-    membership_MN = sp.csr_matrix((np.ones(cells), (number_N, np.arange(cells))), shape=(len(names), cells))
-    return (membership_MN @ values_NG).toarray() / np.bincount(number_N)[:, None], number_N
-
-
-def _deviations(values_NG: sp.csr_matrix, mean_MG: np.ndarray, dataset_N: np.ndarray) -> np.ndarray:
-    """Steadied deviation of each gene within datasets; one in which it is nowhere expressed says nothing of it."""
-    cells_M = np.bincount(dataset_N)
-    squares_G = np.asarray(values_NG.multiply(values_NG).sum(axis=0)).ravel() - cells_M @ mean_MG**2
-    cells_G = cells_M @ (mean_MG > 0)
-    return np.sqrt(np.maximum(squares_G, 0) / np.maximum(cells_G, 1)) + STEADYING
-
-
-class _Centred(NamedTuple):
-    """x_NG less the means mean_MG of its datasets, never made dense."""
-
-    x_NG: sp.csr_matrix
-    mean_MG: np.ndarray
-    dataset_N: np.ndarray
-
-    def product(self, v_GK: np.ndarray) -> np.ndarray:
-        """With v, (G,) or (G, K)."""
-        return self.x_NG @ v_GK - (self.mean_MG @ v_GK)[self.dataset_N]
-
-    def transposed(self, u_NK: np.ndarray) -> np.ndarray:
-        """The transpose with u, (N,) or (N, K)."""
-        cells, datasets = len(self.dataset_N), len(self.mean_MG)
-        places = (self.dataset_N, np.arange(cells))
-        total_MK = sp.csr_matrix((np.ones(cells), places), shape=(datasets, cells)) @ u_NK
-        return self.x_NG.T @ u_NK - self.mean_MG.T @ total_MK
-
-
-def _denoising_axes(of: _Centred, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """strength_K, and the leading principal axes (G, K), each scaled by (1 - noise / s^2)^2.
-
-    s is its singular value, and the noise the mean of s^2 over the axes that are left out: Wiener's filter, passed
-    twice. Of no, one, two and four passes, two served neighbours and linear probes best on real and simulated cells.
-    """
-    cells, genes = of.x_NG.shape[0], int(np.sum(of.mean_MG.max(axis=0) > 0))
-    strength_K, axes_GK = _leading_axes(of, rank)
-    total = of.x_NG.multiply(of.x_NG).sum() - np.bincount(of.dataset_N) @ np.sum(of.mean_MG**2, axis=1)
-    noise = max(total - np.sum(strength_K**2), 0.0) / max(min(cells, genes) - rank, 1)
-    return strength_K, axes_GK * np.maximum(1 - noise / np.maximum(strength_K**2, 1e-12), 0.0) ** 2
-
-
-def _leading_axes(of: _Centred, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """strength_K and axes_GK: the leading singular values and right vectors, largest first, signs fixed."""
-    centred = LinearOperator(
-        of.x_NG.shape,
-        matvec=lambda v: of.product(v.ravel()),
-        rmatvec=lambda u: of.transposed(u.ravel()),
-        dtype=np.float64,
-    )
-    start = np.random.default_rng(0).standard_normal(min(of.x_NG.shape))
-    _, strength_K, axes_KG = svds(centred, rank, v0=start)
-    order = np.argsort(-strength_K)
-    axes_GK = axes_KG[order].T
-    return strength_K[order], axes_GK * np.sign(axes_GK[np.abs(axes_GK).argmax(axis=0), np.arange(rank)])

@@ -88,7 +88,7 @@ def prepare(config: Config, workdir: Path, origin: Origin | None) -> Prepared:
     models = _start_of(workdir, lambda: _fit(config, corpus, stream, made, origin))
     # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
     everywhere = NamedSharding(mesh, PartitionSpec())
-    readers = models.linear and make_readers(corpus.modalities, models.spaces, models.components, models.profiles)
+    readers = models.linear and make_readers(corpus.modalities, models.spaces, models.basis)
     known = jax.device_put(Knowledge(models.spaces, None, models.linear, readers), everywhere)._replace(graph=graph)
 
     def fresh() -> TrainState:
@@ -144,7 +144,7 @@ def _fit(config: Config, corpus: Corpus, stream: Stream, made: _Model, origin: O
     """The simple models that a run begins from."""
     if origin is None:
         return start_models(corpus, stream, config, made.spec, made.spaces)
-    basis = known_basis(origin, made.row_G, made.spec.genes), origin.start.profiles
+    basis = known_basis(origin, made.spaces, corpus.features, made.row_G, made.spec.genes)
     fitted = start_models(corpus, stream, config, made.spec, made.spaces, basis)
     return adopt_start(fitted, origin, corpus.features, made.row_G)
 

@@ -38,6 +38,14 @@ class CellProfiles(NamedTuple):
     profile_NK: np.ndarray
 
 
+class ReadCells(NamedTuple):
+    """Attributes: cell_N and dataset_N, the cells' numbers and their data sets'; x_NF, float64 CSR, what they show."""
+
+    cell_N: np.ndarray
+    dataset_N: np.ndarray
+    x_NF: sp.csr_matrix
+
+
 def fit_profile(
     views: Sequence[TokenBatch], modality: Modality, space: FeatureSpace, components: Components
 ) -> Profile:
@@ -54,14 +62,24 @@ def fit_profile(
 
 
 def make_reader(
-    modality: Modality, space: FeatureSpace | None, components: Components, profile: Profile | None
+    modality: Modality,
+    space: FeatureSpace | None,
+    components: Components,
+    profile: Profile | None,
+    own: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Reader:
-    """The linear read-out of any features of a modality, as it is at the start. `space` and `profile` are None for RNA."""
+    """The linear read-out of any features of a modality, as it is at the start. `space` and `profile` are None for RNA.
+
+    Args:
+      own: axes_FK of these features and centre_K of `OwnComponents`, whose columns come after the profile's.
+    """
     axes_FK, mean_F = _axes(modality, space, components)
     # In float64 and one order of memory, so that the same numbers give the same bits whichever file they come from.
     rows_GK = np.ascontiguousarray(components.rows_GK, np.float64)
     centre_K = components.mean_weight_G.astype(np.float64) @ rows_GK if profile is None else profile.centre_K
     axes_FK = axes_FK if profile is None else axes_FK * profile.scale_K
+    if own is not None:
+        axes_FK, centre_K = np.hstack([axes_FK, own[0]]), np.concatenate([centre_K, own[1]])
     return Reader(*(np.asarray(leaf, np.float32) for leaf in (axes_FK, mean_F, centre_K)))
 
 
@@ -79,17 +97,25 @@ def _axes(modality: Modality, space: FeatureSpace | None, components: Components
     return rows_FK * gain_F[:, None], expit(space.base_F) if modality == "methylation" else np.zeros(len(gain_F))
 
 
-def _means(views: Sequence[TokenBatch], modality: Modality, axes_FK: np.ndarray, mean_F: np.ndarray) -> CellProfiles:
-    """Means over tokens, with the factor of depth; padded rows are left out."""
-    cells, profiles = [np.zeros(0, np.int32)], [np.zeros((0, axes_FK.shape[1]))]
+def weighted_values(views: Sequence[TokenBatch], modality: Modality, mean_F: np.ndarray) -> ReadCells:
+    """What each cell's tokens weigh in its profile: their part of a mean, with the factor of depth."""
+    cells, datasets, values = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [sp.csr_matrix((0, len(mean_F)))]
     for view in views:
         (values_NF,) = token_matrices([view], len(mean_F), ("values_BL",))
         tokens_N = np.maximum(np.diff(values_NF.indptr), 1)
         values_NF.data = values_NF.data - mean_F[values_NF.indices]
+        values_NF.eliminate_zeros()
         weight_N = np.ones(len(tokens_N))
         if modality in WEIGHED_BY_DEPTH:
             weight_N = np.exp(np.asarray(log_exposure(view.library_B), np.float64) / 2)
-        is_there = view.cell_B >= 0
-        profiles.append(((values_NF @ axes_FK) * (weight_N / tokens_N)[:, None])[is_there])
+        is_there = np.flatnonzero(view.cell_B >= 0)
+        values.append((sp.diags(weight_N / tokens_N) @ values_NF)[is_there])
         cells.append(view.cell_B[is_there])
-    return CellProfiles(np.concatenate(cells), np.concatenate(profiles))
+        datasets.append(view.dataset_B[is_there])
+    return ReadCells(np.concatenate(cells), np.concatenate(datasets), sp.vstack(values, format="csr"))
+
+
+def _means(views: Sequence[TokenBatch], modality: Modality, axes_FK: np.ndarray, mean_F: np.ndarray) -> CellProfiles:
+    """Means over tokens, with the factor of depth; padded rows are left out."""
+    read = weighted_values(views, modality, mean_F)
+    return CellProfiles(read.cell_N, read.x_NF @ axes_FK)

@@ -1,6 +1,6 @@
 """The simple models that a run begins from, fitted on the first training cells that it will see."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -11,11 +11,13 @@ from mofm.batch import CellBatch, Spaces, TokenBatch
 from mofm.batches.stream import Stream
 from mofm.corpus.store import Corpus
 from mofm.nn.spec import ModelSpec
-from mofm.training.components import Components, fit_components, gene_activity, read_cells
+from mofm.training.basis import Basis
+from mofm.training.components import fit_components, gene_activity, read_cells
 from mofm.training.config import Config
 from mofm.training.linear_translation import Views, fit_linear_translation
 from mofm.training.null import fit_null, whole_cells, with_mean_predictor
-from mofm.training.profiles import Profile, fit_profile
+from mofm.training.own_components import fit_own_components
+from mofm.training.profiles import fit_profile
 from mofm.training.state import Start
 
 COMPONENT_CELLS = 8_192
@@ -30,13 +32,13 @@ def start_models(
     config: Config,
     spec: ModelSpec,
     spaces: Spaces,
-    basis: tuple[Components, Mapping[Modality, Profile]] | None = None,
+    basis: Basis | None = None,
 ) -> Start:
     """The simple models of a run, fitted on training cells: the first that it will see.
 
     Args:
-      basis: a linear model of cells, and how each modality is read in it, that stay as they are (see `adopt.py`). None:
-        these are fitted too.
+      basis: a linear model of cells, and how each modality is read, that stay as they are (see `adopt.py`). None: these
+        are fitted too.
     """
     data = replace(config.data, label_key=None, batch_key=None)  # they are fitted on counts
     known = min(COMPONENT_CELLS, stream.n_train_cells)
@@ -57,19 +59,19 @@ def start_models(
         modality: with_mean_predictor(space, modality, expressed[modality], shown[modality])
         for modality, space in spaces.items()
     }
-    components, profiles = basis or _fit_basis(stream, config, spec, spaces, whole, expressed)
+    basis = basis or _fit_basis(stream, config, spec, spaces, whole, expressed)
     null = fit_null(shown["rna"])
     depths = {modality: np.float32(shown[modality].depth) for modality in expressed}
-    linear = {}
+    linear, depth_linear = {}, {}
     if spec.translates and spec.translator.linear:
-        linear = fit_linear_translation(whole, expressed, spaces, components, profiles)
-    return Start(null, components, profiles, spaces, depths, linear)
+        linear, depth_linear = fit_linear_translation(whole, expressed, spaces, basis)
+    return Start(null, basis.components, basis.profiles, spaces, depths, basis.own, linear, depth_linear)
 
 
 def _fit_basis(
     stream: Stream, config: Config, spec: ModelSpec, spaces: Spaces, whole: Views, expressed: Views
-) -> tuple[Components, dict[Modality, Profile]]:
-    """The linear model of cells, and how each other modality is read in it."""
+) -> Basis:
+    """The linear model of cells, and how each other modality is read."""
     if "rna" in expressed:
         fitted = read_cells(expressed["rna"], spec.genes)
     else:
@@ -78,9 +80,13 @@ def _fit_basis(
     components = fit_components(
         fitted, min(config.encoder.width, config.encoder.cell_width), config.data.expressed_fraction
     )
-    return components, {
+    profiles = {
         modality: fit_profile(whole[modality], modality, space, components) for modality, space in spaces.items()
     }
+    own = {}
+    if spec.translates and spec.translator.linear:
+        own = {modality: fit_own_components(whole[modality], modality, space) for modality, space in spaces.items()}
+    return Basis(components, profiles, own)
 
 
 def _views(batches: Iterable[CellBatch]) -> dict[Modality, list[TokenBatch]]:

@@ -20,9 +20,11 @@ from mofm.nn import model
 from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
 from mofm.parallel.rules import check_fits, sharding
+from mofm.training.basis import Basis
 from mofm.training.components import Components
-from mofm.training.linear_translation import LinearTranslation
+from mofm.training.linear_translation import DepthTranslation, LinearTranslation
 from mofm.training.null import NullModel
+from mofm.training.own_components import OwnComponents
 from mofm.training.profiles import Profile
 
 
@@ -49,7 +51,9 @@ class Start(NamedTuple):
       profiles: how each other modality is read out in it.
       spaces: the features of each other modality, with their mean predictors.
       depths: of each modality, the median library of a cell, float32.
-      linear: the linear model of one modality told from another; empty where the model does not translate.
+      own: components of each other modality's own; empty, as the next two, where the model does not translate.
+      linear: the linear model of one modality told from another.
+      depth_linear: the same of a cell's depth in it.
     """
 
     null: NullModel
@@ -57,7 +61,14 @@ class Start(NamedTuple):
     profiles: dict[Modality, Profile]
     spaces: Spaces
     depths: dict[Modality, np.float32]
+    own: dict[Modality, OwnComponents]
     linear: LinearTranslation
+    depth_linear: DepthTranslation
+
+    @property
+    def basis(self) -> Basis:
+        """What its linear models read of a cell."""
+        return Basis(self.components, self.profiles, self.own)
 
 
 def state_shardings(spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -43,6 +43,7 @@ from mofm.training.network import REPORT as NETWORK_REPORT
 from mofm.training.network import RunNetwork, save_network
 from mofm.training.null import NullModel
 from mofm.training.origin import Origin
+from mofm.training.own_components import OwnComponents
 from mofm.training.profiles import Profile
 from mofm.training.state import Start
 
@@ -176,11 +177,12 @@ def config_hash(config: Config) -> str:
 def save_start(workdir: Path, start: Start) -> None:
     """Write start.npz, atomically."""
     arrays = start.null._asdict() | start.components._asdict()
-    for group in ("profiles", "spaces"):
+    for group in ("profiles", "spaces", "own"):
         for modality, part in getattr(start, group).items():
             arrays |= {f"{group}/{modality}/{name}": leaf for name, leaf in part._asdict().items()}
     arrays |= {f"depths/{modality}": depth for modality, depth in start.depths.items()}
-    arrays |= {f"linear/{source}/{target}": loading_FK for (source, target), loading_FK in start.linear.items()}
+    for group in ("linear", "depth_linear"):
+        arrays |= {f"{group}/{source}/{target}": leaf for (source, target), leaf in getattr(start, group).items()}
     with written_whole(workdir / "start.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -199,17 +201,20 @@ def read_start_arrays(workdir: Path) -> dict[str, np.ndarray]:
 def start_of(arrays: Mapping[str, np.ndarray]) -> Start:
     """The simple models of these arrays, as `save_start` names them."""
     null, components = (kind(**{name: arrays[name] for name in kind._fields}) for kind in (NullModel, Components))
-    profiles, spaces = (
+    profiles, spaces, own = (
         {
             modality: kind(**{name: arrays[f"{group}/{modality}/{name}"] for name in kind._fields})
             for modality in MODALITIES
             if f"{group}/{modality}/{kind._fields[0]}" in arrays
         }
-        for group, kind in (("profiles", Profile), ("spaces", FeatureSpace))
+        for group, kind in (("profiles", Profile), ("spaces", FeatureSpace), ("own", OwnComponents))
     )
     depths = {name.removeprefix("depths/"): arrays[name] for name in arrays if name.startswith("depths/")}
-    linear = {Direction(*name.split("/")[1:]): arrays[name] for name in arrays if name.startswith("linear/")}
-    return Start(null, components, profiles, spaces, depths, linear)
+    linear, depth_linear = (
+        {Direction(*name.split("/")[1:]): arrays[name] for name in arrays if name.startswith(f"{group}/")}
+        for group in ("linear", "depth_linear")
+    )
+    return Start(null, components, profiles, spaces, depths, own, linear, depth_linear)
 
 
 def _check_parameters(record: dict[str, Any], workdir: Path) -> None:

@@ -31,14 +31,15 @@ class Models(NamedTuple):
         model, paths = self._model(of, one, folder)
         for source, target in of.directions:
             names = list(one.test[target].var_names)
-            targets = find_targets(model, target, names, of.build, of.name)
+            foretold = target == "atac" and (source, target) in model.start.depth_linear
+            targets = find_targets(model, target, names, of.build, of.name, "foretold" if foretold else "median")
             told = folder / "told.h5ad"
             translate_file(model, paths[source], told, targets, Reading(source), build=of.build, quiet=True)
             answer = ad.read_h5ad(told)
             told.unlink()
             predicted_NF = np.zeros((answer.n_obs, len(names)), np.float32)
             asked = np.flatnonzero(np.isin(names, answer.var_names))
-            predicted_NF[:, asked] = told_values(target, np.asarray(answer.X), float(answer.uns["mofm"]["depth"]))
+            predicted_NF[:, asked] = told_values(target, np.asarray(answer.X), answer.obs["mofm_depth"].to_numpy())
             yield "mofm", (source, target), predicted_NF
 
     def align(self, of: Task, one: Split, folder: Path) -> Iterator[tuple[str, Embeddings]]:

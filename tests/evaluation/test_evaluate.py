@@ -176,7 +176,7 @@ def test_mofm_translates_as_it_does_elsewhere(everything, judged, model):
     plain, targets = ad.AnnData(adt.X, adt.obs[[]], adt.var), find_targets(model, "rna", names)
     told = translate_cells(model, plain, targets, Reading("adt"), quiet=True)
     predicted = pd.DataFrame(0.0, index=adt.obs_names, columns=names)
-    predicted[told.var_names] = np.log1p(np.asarray(told.X) / told.uns["mofm"]["depth"] * 1e4)
+    predicted[told.var_names] = np.log1p(np.asarray(told.X) / told.obs[["mofm_depth"]].to_numpy() * 1e4)
     truth_NF = log_normalised(rna.X).toarray()
     shown = np.flatnonzero(np.asarray((rna.X > 0).sum(axis=0)).ravel())
     fold_N, means = everything.subject.cells.fold_N, []

@@ -79,7 +79,7 @@ def run(config, mesh, steps=2):
     recipe = Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh)
     with jax.set_mesh(mesh):
         step = jax.jit(partial(train_step, recipe))
-        readers = make_readers(corpus.modalities, start.spaces, start.components, start.profiles)
+        readers = make_readers(corpus.modalities, start.spaces, start.basis)
         known = jax.tree.map(jnp.asarray, Knowledge(start.spaces, None, start.linear, readers))
         assert set(known.linear) == {("rna", "atac"), ("atac", "rna")}
         for number in range(steps):

@@ -25,6 +25,7 @@ from mofm.training.network import RunNetwork
 from mofm.training.null import NullModel
 from mofm.training.optimizer import OptimizerConfig, make_optimizer
 from mofm.training.origin import Origin, check_corpus, finetune_config, told_genes
+from mofm.training.own_components import OwnComponents
 from mofm.training.patience import is_spent, read_losses
 from mofm.training.profiles import Profile
 from mofm.training.state import Start, create_state
@@ -132,7 +133,9 @@ def start_of(known, spaces, modalities, seed, width=3) -> Start:
     depths = {name: np.float32(100 + seed) for name in modalities}
     pairs = [(one, other) for one in modalities for other in modalities if one != other]
     linear = {Direction(*pair): real(sizes[pair[1]], width) for pair in pairs}
-    return Start(NullModel(real(rows), real(rows)), components, profiles, spaces, depths, linear)
+    own = {name: OwnComponents(real(sizes[name], 2), real(2)) for name in spaces}
+    depth_linear = {Direction(*pair): real(width) for pair in pairs}
+    return Start(NullModel(real(rows), real(rows)), components, profiles, spaces, depths, own, linear, depth_linear)
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +168,11 @@ def begun(origin):
     rng, row_G = np.random.default_rng(3), row_of(OLD, OURS)
     spaces = {"atac": space([("G2", "G52"), ("G0", "G50"), ("N0", "G1")], rng, OURS)}
     fresh = start_of(OURS, spaces, ("rna", "atac"), seed=4)
-    fresh = fresh._replace(components=known_basis(origin, row_G, len(fresh.null.log_rate_G)))
     features = pd.DataFrame({"id": [*OURS[:24], "p2", "p0", "new"], "modality": ["rna"] * 24 + ["atac"] * 3}).assign(
         symbol=""
     )
+    basis = known_basis(origin, spaces, features, row_G, len(fresh.null.log_rate_G))
+    fresh = fresh._replace(components=basis.components, own=basis.own)
     return fresh, adopt_start(fresh, origin, features, row_G)
 
 
@@ -181,6 +185,16 @@ def test_the_linear_model_of_cells_is_the_models_by_gene(origin, begun):
             np.testing.assert_array_equal(getattr(found, name)[place], wanted, err_msg=name)
     np.testing.assert_array_equal(found.deviation_K, old.deviation_K)
     assert begun[1].profiles is origin.start.profiles
+
+
+def test_a_modality_s_own_components_are_the_models_by_feature(origin, begun):
+    old, found = origin.start.own, begun[1].own
+    np.testing.assert_array_equal(found["atac"].axes_FK[:2], old["atac"].axes_FK[[2, 0]])
+    # The new peak speaks half of G1, of which the model has one peak, p1, and half of a gene that it does not know.
+    np.testing.assert_allclose(found["atac"].axes_FK[2], 0.5 * old["atac"].axes_FK[1], rtol=1e-5)
+    np.testing.assert_array_equal(found["atac"].centre_K, old["atac"].centre_K)
+    assert found["adt"] is old["adt"]
+    np.testing.assert_array_equal(begun[1].depth_linear["rna", "atac"], origin.start.depth_linear["rna", "atac"])
 
 
 def test_what_the_model_knows_of_a_feature_stays_and_what_is_new_is_fitted(origin, begun):

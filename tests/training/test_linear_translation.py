@@ -8,7 +8,9 @@ import scipy.sparse as sp
 
 from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
 from mofm.training import linear_translation as linear
+from mofm.training.basis import Basis
 from mofm.training.components import Components
+from mofm.training.own_components import fit_own_components
 from mofm.training.profiles import Profile
 
 CELLS, GENES, PROTEINS, K = 60, 30, 6, 3
@@ -139,11 +141,16 @@ def view_of(counts_NF, cell_N):
 
 
 def fitted(of):
-    return linear.fit_linear_translation(of.views, of.views, of.spaces, of.components, of.profiles)
+    return linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of))[0]
 
 
 def readers_of(of):
-    return linear.make_readers(of.views, of.spaces, of.components, of.profiles)
+    return linear.make_readers(of.views, of.spaces, basis_of(of))
+
+
+def basis_of(of):
+    """With no components of a modality's own."""
+    return Basis(of.components, of.profiles, {})
 
 
 def test_pairs_are_found_by_their_cells_whatever_their_order():
@@ -173,6 +180,60 @@ def test_without_pairs_the_targets_own_profile_tells():
     assert np.abs(expected_FK).max() > 0.01
     for found in (none, few):
         np.testing.assert_allclose(found["rna", "adt"], expected_FK.astype(np.float32), rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_targets_profile_tells_is_not_judged_by_cells_it_knows(monkeypatch):
+    """Where all cells have pairs, loadings are those of the pairs alone; where some have none, those are the prior's cells."""
+    asked, fit = [], linear._fit
+
+    def watched(profile_NK, target, *prior):
+        asked.append((target, *prior))
+        return fit(profile_NK, target, *prior)
+
+    monkeypatch.setattr(linear, "_fit", watched)
+    fitted(paired_views(CELLS))
+    assert [len(target.cell_N) for target, *_ in asked] == [0, CELLS, 0, CELLS]
+    assert not any(prior[0].any() for _, *prior in asked if prior)
+    asked.clear()
+    fitted(paired_views(20))
+    for alone, paired in (asked[:2], asked[2:]):
+        assert (len(alone[0].cell_N), len(paired[0].cell_N)) == (CELLS - 20, 20)
+        assert not set(alone[0].cell_N) & set(paired[0].cell_N)
+        assert paired[1].any()
+
+
+def test_a_source_with_components_of_its_own_tells_more_than_by_its_genes():
+    of = paired_views(CELLS)
+    blind = of.spaces["adt"]._replace(genes_FK=np.zeros((PROTEINS, 1), np.int32))  # all speak of one gene
+    of = SimpleNamespace(**{**vars(of), "spaces": {"adt": blind}})
+    own = {"adt": fit_own_components(of.views["adt"], "adt", blind)}
+    target = linear._read_target(of.views["rna"], "rna", GENES)
+    explained = []
+    for basis in (basis_of(of), basis_of(of)._replace(own=own)):
+        loading_FR = linear.fit_linear_translation(of.views, of.views, of.spaces, basis)[0]["adt", "rna"]
+        reader = linear.make_readers(of.views, of.spaces, basis)["adt"]
+        profile_NR, measured = linear._matched(linear.read_profiles(of.views["adt"], "adt", reader), target)
+        z_NF = linear.responses(measured, np.arange(GENES))
+        explained.append(1 - np.var(z_NF - profile_NR @ loading_FR.T) / np.var(z_NF))
+    assert explained[1] > explained[0] + 0.2
+
+
+def test_depth_is_foretold_from_pairs_alone():
+    """Counts of the target double along an axis that the source shows: so does the depth that is foretold."""
+    of = paired_views(CELLS)
+    reader = readers_of(of)["rna"]
+    read = linear.read_profiles(of.views["rna"], "rna", reader)
+    first_N = read.profile_NK[:, 0] / read.profile_NK[:, 0].std()
+    (view,) = of.views["adt"]
+    order = np.argsort(read.cell_N)[np.searchsorted(np.sort(read.cell_N), view.cell_B)]
+    deeper = view._replace(library_B=1e3 * np.exp(0.5 * first_N[order]))
+    of.views["adt"] = [deeper]
+    found = linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of))[1]
+    assert found.keys() == {("rna", "adt"), ("adt", "rna")}
+    told_N = read.profile_NK @ found["rna", "adt"]
+    assert np.corrcoef(told_N, first_N)[0, 1] > 0.95
+    assert np.std(told_N) == pytest.approx(0.5, rel=0.2)
+    assert linear.fit_linear_translation(*[paired_views(0).views] * 2, of.spaces, basis_of(of))[1] == {}
 
 
 def test_a_model_without_components_has_none():

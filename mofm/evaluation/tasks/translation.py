@@ -165,11 +165,14 @@ def _translated(subject: Subject, view: View, rows: np.ndarray, source: Modality
                 names: list[str], to_view: View) -> tuple[np.ndarray, str]:  # fmt: skip
     """told_NF of the judged features on the scale that is judged, 0 for one that the model does not know; and a note."""
     build = subject.options.get("build") or to_view.report.get("build") or None
-    targets = find_targets(subject.model, target, names, build, f"--tasks translation, {target}")
+    # What is judged of ATAC is whether a region was seen open, which the cell's depth decides as well as its state.
+    foretold = target == "atac" and (source, target) in subject.model.start.depth_linear
+    depth = "foretold" if foretold else "median"
+    targets = find_targets(subject.model, target, names, build, f"--tasks translation, {target}", depth)
     answer = translate_cells(subject.model, view.adata[rows].copy(), targets, reading_of(source), **subject.options)
     told_NF = np.zeros((len(rows), len(names)), np.float32)
     known = np.flatnonzero(np.isin(names, answer.var_names))
-    told_NF[:, known] = told_values(target, np.asarray(answer.X), float(answer.uns["mofm"]["depth"]))
+    told_NF[:, known] = told_values(target, np.asarray(answer.X), answer.obs["mofm_depth"].to_numpy())
     missing = len(names) - answer.n_vars
     if not missing:
         return told_NF, ""
