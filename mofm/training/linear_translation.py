@@ -34,7 +34,7 @@ give much in one omics type may give much in another. Measurements can be told a
 peaks, which cannot tell the two apart, has .546.)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import NamedTuple
 
@@ -61,6 +61,8 @@ MIN_PAIRS = 10
 PENALTIES = np.logspace(-2, 6, 17)
 NOISY = 4.0
 """Variance of a response, squared nats, above which it is mostly noise."""
+CHECKED_CELLS, CHECKED_FEATURES, LOTS = 1_000, 128, 19
+"""By how many cells and features it is judged whether pairs are pairs, and against how many pairings by lot."""
 BLOCK_ENTRIES = 2**23
 """Responses that are held at once; some four times their bytes are in use."""
 
@@ -90,6 +92,7 @@ def fit_linear_translation(
     expressed: Views,
     spaces: Spaces,
     basis: Basis,
+    tell: Callable[[str], object] = print,
 ) -> tuple[LinearTranslation, DepthTranslation]:
     """Loadings of every direction between the modalities of some training cells; none where there are no components.
 
@@ -97,6 +100,7 @@ def fit_linear_translation(
       whole: host batches as cells are embedded.
       expressed: host batches that show all that the same cells express, and no zeros.
       spaces: features of all but RNA, with their mean predictors.
+      tell: is given a line for each two modalities whose pairs tell no more than cells paired by lot.
     """
     genes, shared = basis.components.rows_GK.shape
     if not shared:
@@ -107,7 +111,7 @@ def fit_linear_translation(
         modality: _read_target(views, modality, len(spaces[modality].base_F) if modality in spaces else genes)
         for modality, views in expressed.items()
     }
-    found, depths = {}, {}
+    found, depths, tells = {}, {}, {}
     for source, target in permutations(read, 2):
         profile_NR, measured = _matched(read[source], shown[target])
         enough, cell_N = len(profile_NR) >= MIN_PAIRS, shown[target].cell_N
@@ -115,10 +119,33 @@ def fit_linear_translation(
         own_NR, others = _matched(read[target], others)
         loading_FR = np.pad(_fit(own_NR[:, :shared], others), ((0, 0), (0, profile_NR.shape[1] - shared)))
         if enough:
+            tells[source, target] = pairs_tell(profile_NR, measured)
             loading_FR = _fit(profile_NR, measured, loading_FR)
             depths[Direction(source, target)] = _fit_depth(profile_NR, measured.library_N)
         found[Direction(source, target)] = loading_FR.astype(np.float32)
+    for (one, other), told in tells.items():
+        if one < other and not (told or tells[other, one]):
+            tell(
+                f"warning: of cells left out, {one} and {other} tell no more of each other than cells paired by lot: are cells "
+                "paired by names or an order that are not theirs? (Or they are too shallow, or too few.)"
+            )
     return found, depths
+
+
+def pairs_tell(profile_NR: np.ndarray, target: _Target) -> bool:
+    """Whether pairs foretell the target of cells left out better than LOTS pairings of the same cells by lot do."""
+    rows_N = np.arange(min(len(profile_NR), CHECKED_CELLS))
+    cells_F = np.bincount(target.counts_NF.indices, minlength=target.counts_NF.shape[1])
+    checked_F = np.sort(np.argsort(-cells_F, kind="stable")[:CHECKED_FEATURES])
+    z_NF = responses(target.of(rows_N), checked_F)
+    axes = np.linalg.svd(profile_NR[rows_N] - profile_NR[rows_N].mean(axis=0), full_matrices=False)
+
+    def gain(order_N: np.ndarray) -> float:
+        error_P = _left_out(axes, z_NF[order_N], np.zeros_like(z_NF))
+        return 1 - error_P.min() / error_P[-1]  # at the highest penalty nothing is told
+
+    rng = np.random.default_rng(0)
+    return gain(rows_N) > max(gain(rng.permutation(rows_N)) for _ in range(LOTS))
 
 
 def make_readers(modalities: Iterable[Modality], spaces: Spaces, basis: Basis) -> dict[Modality, Reader]:

@@ -48,7 +48,7 @@ class Prepared(NamedTuple):
       links: held-out edges of its network, as questions; None where there is none.
       shape: tells that of its state: shapes, dtypes, places. Only a run that has a checkpoint asks.
       fresh: makes the state of step 0.
-      notes: what a person is told of its genes and networks, a line each.
+      notes: what a person is told of its genes, networks and pairs, a line each.
     """
 
     mesh: Mesh
@@ -85,7 +85,8 @@ def prepare(config: Config, workdir: Path, origin: Origin | None) -> Prepared:
         workdirs.open_workdir(workdir, config, corpus, made.genes, network, origin)
     wait_for_all("the directory of the run")
 
-    models = _start_of(workdir, lambda: _fit(config, corpus, stream, made, origin))
+    notes = list(made.notes)
+    models = _start_of(workdir, lambda: _fit(config, corpus, stream, made, origin, notes.append))
     # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
     everywhere = NamedSharding(mesh, PartitionSpec())
     readers = models.linear and make_readers(corpus.modalities, models.spaces, models.basis)
@@ -104,7 +105,7 @@ def prepare(config: Config, workdir: Path, origin: Origin | None) -> Prepared:
         network and network.held_out(len(made.genes), config.seed),
         partial(abstract_state, spec, optimizer, mesh),
         fresh,
-        made.notes,
+        tuple(notes),
     )
 
 
@@ -140,12 +141,19 @@ def _model_of(config: Config, corpus: Corpus, origin: Origin | None) -> _Model:
     return _Model(genes, spaces, network, spec, row_G, (*told, *(network.notes if network else ())))
 
 
-def _fit(config: Config, corpus: Corpus, stream: Stream, made: _Model, origin: Origin | None) -> Start:
+def _fit(
+    config: Config,
+    corpus: Corpus,
+    stream: Stream,
+    made: _Model,
+    origin: Origin | None,
+    tell: Callable[[str], object],
+) -> Start:
     """The simple models that a run begins from."""
     if origin is None:
-        return start_models(corpus, stream, config, made.spec, made.spaces)
+        return start_models(corpus, stream, config, made.spec, made.spaces, tell=tell)
     basis = known_basis(origin, made.spaces, corpus.features, made.row_G, made.spec.genes)
-    fitted = start_models(corpus, stream, config, made.spec, made.spaces, basis)
+    fitted = start_models(corpus, stream, config, made.spec, made.spaces, basis, tell)
     return adopt_start(fitted, origin, corpus.features, made.row_G)
 
 

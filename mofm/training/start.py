@@ -1,6 +1,6 @@
 """The simple models that a run begins from, fitted on the first training cells that it will see."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -33,12 +33,14 @@ def start_models(
     spec: ModelSpec,
     spaces: Spaces,
     basis: Basis | None = None,
+    tell: Callable[[str], object] = print,
 ) -> Start:
     """The simple models of a run, fitted on training cells: the first that it will see.
 
     Args:
       basis: a linear model of cells, and how each modality is read, that stay as they are (see `adopt.py`). None: these
         are fitted too.
+      tell: is given what a person should know of the corpus, a line each.
     """
     data = replace(config.data, label_key=None, batch_key=None)  # they are fitted on counts
     known = min(COMPONENT_CELLS, stream.n_train_cells)
@@ -64,7 +66,7 @@ def start_models(
     depths = {modality: np.float32(shown[modality].depth) for modality in expressed}
     linear, depth_linear = {}, {}
     if spec.translates and spec.translator.linear:
-        linear, depth_linear = fit_linear_translation(whole, expressed, spaces, basis)
+        linear, depth_linear = fit_linear_translation(whole, expressed, spaces, basis, tell)
     return Start(null, basis.components, basis.profiles, spaces, depths, basis.own, linear, depth_linear)
 
 

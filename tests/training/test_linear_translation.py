@@ -236,6 +236,22 @@ def test_depth_is_foretold_from_pairs_alone():
     assert linear.fit_linear_translation(*[paired_views(0).views] * 2, of.spaces, basis_of(of))[1] == {}
 
 
+@pytest.mark.parametrize("pairs", [CELLS, 40])
+def test_pairs_that_are_none_are_told(pairs):
+    """Cells under each other's names, as where a file was sorted on one side."""
+    of, told = paired_views(pairs), []
+    linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of), told.append)
+    assert not told
+    (view,) = of.views["adt"]
+    paired = np.flatnonzero(view.cell_B < CELLS)
+    wrong = view.cell_B.copy()
+    wrong[paired] = np.random.default_rng(0).permutation(view.cell_B[paired])
+    of.views["adt"] = [view._replace(cell_B=wrong)]
+    linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of), told.append)
+    assert len(told) == 1
+    assert "adt and rna tell no more of each other than cells paired by lot" in told[0]
+
+
 def test_a_model_without_components_has_none():
     of = paired_views(CELLS)
     none = of.components._replace(rows_GK=np.zeros((GENES, 0)))
