@@ -2,7 +2,7 @@
 
     profile_R = depth * mean over tokens of (value - mean of the feature) * axes_R(feature)  -  centre_R
     change of a feature = <profile_R of the source, loading_R of the feature>
-    predictor = mean predictor + change, or log(1 + change) of RNA and ATAC + what training adds
+    predictor = mean predictor + change, of RNA and ATAC held back above 0 + what training adds
 
 The profile is the linear read-out (`readout.py`) as it was at the start, apart from it: rows and embeddings move in training
 for the sake of other objectives, and loadings that were fitted to the old ones would fit them ever worse. (CITE-seq, RNA to
@@ -19,8 +19,6 @@ from mofm.batch import WEIGHED_BY_DEPTH, Array, TokenBatch, log_exposure
 
 RARELY_SEEN = ("rna", "atac")
 """Omics whose measurements are mostly zero."""
-MOST_LOST = 0.9
-"""Of a mean, by which share it is lowered at most."""
 
 
 class Reader(NamedTuple):
@@ -52,6 +50,11 @@ def linear_predictor(
 ) -> jax.Array:
     """predictor_BL, nats above the mean predictor, of features of the target."""
     change_BL = jnp.sum(profile_BR[:, None] * loading_FR[features_BL], axis=2)
-    # Of what is mostly zero, the regression tells by which share the mean is higher or lower: a gene five times as high in
-    # one type would be exp(4) times as high if that were read as nats.
-    return jnp.log1p(jnp.maximum(change_BL, -MOST_LOST)) if target in RARELY_SEEN else change_BL
+    if target not in RARELY_SEEN:
+        return change_BL
+    # The regression tells by which share the mean is higher or lower: a gene five times as high in one type would be exp(4)
+    # times as high if that were read as nats. Below the mean they are nats, as no share is below -1, and above it something
+    # between the two. (ridge regression on proteins of CITE-seq, Pearson of RNA: .067 as shares, .069 so, .070 as nats, of
+    # which the likelihood is as bad as the mean's; ATAC of A549 .0655, .0662, .0663, of simulated cells .103, .106, .106.)
+    raised_BL = jnp.maximum(change_BL, 0.0)
+    return jnp.minimum(change_BL, 0.0) + 2 * jnp.log1p(raised_BL / 2)
