@@ -30,15 +30,16 @@ class Models(NamedTuple):
         """One model for all directions."""
         model, paths = self._model(of, one, folder)
         for source, target in of.directions:
-            names = list(one.test[target].var_names)
+            every = one.test[target].var_names
+            names = list(every[of.judged[target]])  # of 100,000 peaks 5,000 are judged
             foretold = target == "atac" and (source, target) in model.start.depth_linear
             targets = find_targets(model, target, names, of.build, of.name, "foretold" if foretold else "median")
             told = folder / "told.h5ad"
             translate_file(model, paths[source], told, targets, Reading(source), build=of.build, quiet=True)
             answer = ad.read_h5ad(told)
             told.unlink()
-            predicted_NF = np.zeros((answer.n_obs, len(names)), np.float32)
-            asked = np.flatnonzero(np.isin(names, answer.var_names))
+            predicted_NF = np.zeros((answer.n_obs, len(every)), np.float32)
+            asked = np.flatnonzero(every.isin(answer.var_names))
             predicted_NF[:, asked] = told_values(target, np.asarray(answer.X), answer.obs["mofm_depth"].to_numpy())
             yield "mofm", (source, target), predicted_NF
 
