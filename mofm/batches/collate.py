@@ -52,6 +52,7 @@ PANEL = np.dtype(
         ("rows", np.int64),  # as many as the last one asks that it knows, a multiple of 64
         ("known", np.int64),  # columns that the model knows
         ("is_ordered", np.bool_),  # whether these come in the order of the model's rows
+        ("is_same", np.bool_),  # whether every column is the row of its own number
     ],
     align=True,
 )
@@ -136,8 +137,8 @@ def known_features(
     weights_F = np.ones(width if modality == "atac" else 0, np.float32)
     if modality == "atac" and idf_G is not None:
         weights_F[in_store_order] = np.asarray(idf_G)[rows_G >= 0]
-    is_ordered = np.array_equal(known, in_store_order)
-    panels_D = np.array([(0, len(rows_G), 0, width, len(known), is_ordered)], PANEL)
+    is_ordered, is_same = np.array_equal(known, in_store_order), np.array_equal(rows_G, np.arange(len(rows_G)))
+    panels_D = np.array([(0, len(rows_G), 0, width, len(known), is_ordered, is_same)], PANEL)
     return KnownFeatures(modality, (where,), panels_D, rows_G, measured_F, weights_F)
 
 

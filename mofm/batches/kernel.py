@@ -252,7 +252,7 @@ def tokenise(
         all_known = panel.is_ordered and panel.known == panel.columns
         if all_known:
             n = len(columns)
-            if n and rows_G[panel.columns - 1] != panel.columns - 1:  # else the columns are the rows
+            if not panel.is_same:
                 for entry in range(n):
                     rows[entry] = rows_G[columns[entry]]
         elif panel.is_ordered:
@@ -307,14 +307,15 @@ def copy_rows(cells_B, panels_D, rows_C, indptr_B, features, counts, hits, has_h
         if cell.length == 0:
             continue
         panel, first, last = panels_D[cell.dataset], indptr_B[i], indptr_B[i + 1]
-        rows_G, columns, worst = rows_C[panel.column : panel.column + panel.columns], features[first:last], np.int64(0)
+        rows_G, columns, worst = rows_C[panel.column : panel.column + panel.columns], features[first:last], np.uint32(0)
         widen(cell.indices, cell.index_bytes, columns)
         for entry in range(len(columns)):
-            worst = max(worst, np.int64(columns[entry]) & 0xFFFFFFFF)
+            worst = max(worst, np.uint32(columns[entry]))
         if worst >= panel.columns:
-            return i, worst
-        for entry in range(len(columns)):
-            columns[entry] = rows_G[columns[entry]]
+            return i, np.int64(worst)
+        if not panel.is_same:
+            for entry in range(len(columns)):
+                columns[entry] = rows_G[np.uint32(columns[entry])]
         widen(cell.data, cell.data_bytes, counts[first:last])
         if has_hits:
             widen(cell.hits, cell.data_bytes, hits[first:last])
