@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mofm.batches.collate import KnownFeatures
-from mofm.batches.kernel import SOUND, copy_rows
+from mofm.batches.entries import widen
+from mofm.batches.kernel import SOUND, compiled
 
 
 class CountBatch(NamedTuple):
@@ -51,9 +52,34 @@ def gather(
     features, counts = make((entries,), np.int32), make((entries,), np.dtype(f"u{width}"))
     has_hits = known.modality == "methylation"
     hits = make((entries,), counts.dtype) if has_hits else counts
-    place, bad = copy_rows(cells_B, known.panels_D, known.rows_C, indptr_B, features, counts, hits, has_hits)
+    place, bad = _copy(cells_B, known.panels_D, known.rows_C, indptr_B, features, counts, hits, has_hits)
     if bad != SOUND:
         raise known.unsound(cells_B["dataset"][place], bad)
     dataset_B = np.ascontiguousarray(cells_B["dataset"])
     cell_B = np.where(dataset_B < 0, -1, index_B).astype(np.int32)
     return CountBatch(indptr_B, features, counts, hits if has_hits else None, cell_B, dataset_B)
+
+
+# numba's cache looks at this file only: who changes widen touches it too.
+@compiled
+def _copy(cells_B, panels_D, rows_C, indptr_B, features, counts, hits, has_hits):
+    """All entries of each cell, behind one another. Returns 0 and SOUND, or the row of a cell with a column that does
+    not exist, and that column."""
+    for i in range(len(cells_B)):
+        cell = cells_B[i]
+        if cell.length == 0:
+            continue
+        panel, first, last = panels_D[cell.dataset], indptr_B[i], indptr_B[i + 1]
+        rows_G, columns, worst = rows_C[panel.column : panel.column + panel.columns], features[first:last], np.uint32(0)
+        widen(cell.indices, cell.index_bytes, columns)
+        for entry in range(len(columns)):
+            worst = max(worst, np.uint32(columns[entry]))
+        if worst >= panel.columns:
+            return i, np.int64(worst)
+        if not panel.is_same:
+            for entry in range(len(columns)):
+                columns[entry] = rows_G[np.uint32(columns[entry])]
+        widen(cell.data, cell.data_bytes, counts[first:last])
+        if has_hits:
+            widen(cell.hits, cell.data_bytes, hits[first:last])
+    return 0, SOUND

@@ -1,4 +1,4 @@
-"""The compiled loops of `collate.py` and `gather.py`: one cell at a time into one row of the batch. numba and nothing else.
+"""The compiled loop of `collate.py`: one cell at a time into one row of the batch. numba and nothing else.
 
 A cell's entries are brought into the order of the model's rows, so that its tokens do not depend on the order of the
 store's columns. Most stores have them so already; those of others are entered into a bitmap over the rows and read
@@ -23,7 +23,7 @@ from mofm.batches.order import mix64
 TABLE = 256
 """Counts below this have their value computed once a cell."""
 SOUND = -(2**62)
-"""What `tokenise` and `copy_rows` return where nothing is wrong: no number of a column."""
+"""What `tokenise` returns where nothing is wrong: no number of a column."""
 _SPARSE = 8  # draw zeros by trial while one trial in this many succeeds, else list them
 _SCALE = float(LIBRARY_SCALE)
 _RNA, _ATAC, _ADT, _METHYLATION = (MODALITIES.index(name) for name in ("rna", "atac", "adt", "methylation"))
@@ -296,27 +296,4 @@ def tokenise(
         features[shown:] = 0
         values[expressed:] = 0
         counts[expressed:] = 0
-    return 0, SOUND
-
-
-@compiled
-def copy_rows(cells_B, panels_D, rows_C, indptr_B, features, counts, hits, has_hits):
-    """All entries of each cell, behind one another. Returns what `tokenise` does; columns may be in any order."""
-    for i in range(len(cells_B)):
-        cell = cells_B[i]
-        if cell.length == 0:
-            continue
-        panel, first, last = panels_D[cell.dataset], indptr_B[i], indptr_B[i + 1]
-        rows_G, columns, worst = rows_C[panel.column : panel.column + panel.columns], features[first:last], np.uint32(0)
-        widen(cell.indices, cell.index_bytes, columns)
-        for entry in range(len(columns)):
-            worst = max(worst, np.uint32(columns[entry]))
-        if worst >= panel.columns:
-            return i, np.int64(worst)
-        if not panel.is_same:
-            for entry in range(len(columns)):
-                columns[entry] = rows_G[np.uint32(columns[entry])]
-        widen(cell.data, cell.data_bytes, counts[first:last])
-        if has_hits:
-            widen(cell.hits, cell.data_bytes, hits[first:last])
     return 0, SOUND

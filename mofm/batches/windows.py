@@ -170,11 +170,14 @@ class _Blocks:
             if self._cells is None:
                 for dataset in self._spans.keys() - self._rows.keys():
                     self._rows[dataset] = self._arrived(dataset)
-                found = [np.empty(0, CELL), *(cells_of(self._rows[dataset], dataset) for dataset in self._spans)]
+                cells_N, end = np.empty(sum(rows.n_cells for rows in self._rows.values()), CELL), 0
+                for dataset in self._spans:
+                    begin, end = end, end + self._rows[dataset].n_cells
+                    cells_N[begin:end] = cells_of(self._rows[dataset], dataset)
                 is_here = self._needed[self.window.blocks]
                 row_N = self._row_of_block[self.window.blocks[is_here]] + self.window.rows[is_here]
                 self._cells = np.full(len(is_here), NO_CELL)
-                self._cells[is_here] = np.concatenate(found)[row_N]
+                self._cells[is_here] = cells_N[row_N]
             return self._cells
 
     def _arrived(self, dataset: int) -> CountRows:
