@@ -32,44 +32,78 @@ file's columns. Sampling rather than ranking by expression is a choice: ranking 
 hide the regulators, which are expressed low. The loop over cells is in `kernel.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import TokenBatch
+from mofm.batches.entries import cells_of
 from mofm.batches.kernel import SOUND, TABLE, tokenise
 from mofm.errors import InputError
 from mofm.omics.rows import CountRows
 
+PANEL = np.dtype(
+    [
+        ("column", np.int64),  # first of its columns
+        ("columns", np.int64),
+        ("row", np.int64),  # first of its rows
+        ("rows", np.int64),  # as many as the last one asks that it knows, a multiple of 64
+        ("known", np.int64),  # columns that the model knows
+        ("is_ordered", np.bool_),  # whether these come in the order of the model's rows
+        ("is_same", np.bool_),  # whether every column is the row of its own number
+    ],
+    align=True,
+)
+"""The record of a store's features: its part of the arrays of `KnownFeatures`."""
+
 
 class KnownFeatures(NamedTuple):
-    """The features of a dataset's store, as the kernel needs them.
+    """The features of stores of one modality, as the kernel needs them: those of all datasets end to end.
 
     Attributes:
-      modality: what the store holds.
-      rows_G: int32. Column of the store -> row among the model's features of the modality; -1 where it has none.
-      is_ordered: bool. Whether the columns that the model knows come in the order of its rows.
-      measured: uint8. 1 for each row that the store measures. As long as its last row asks, a multiple of 64.
-      n_known: int. Columns that the model knows.
-      weights: float32. ATAC: the idf of each row, as long as `measured`. Empty for other modalities.
+      modality: what the stores hold.
+      names_D: what each dataset is called in errors.
+      panels_D: `PANEL`, one a dataset.
+      rows_C: int32. Column of a store -> row among the model's features of the modality; -1 where it has none.
+      measured_F: uint8. 1 for each row that the store measures.
+      weights_F: float32. ATAC: the idf of each row. Empty for other modalities.
     """
 
     modality: Modality
-    rows_G: np.ndarray
-    is_ordered: bool
-    measured: np.ndarray
-    n_known: int
-    weights: np.ndarray
+    names_D: tuple[str, ...]
+    panels_D: np.ndarray
+    rows_C: np.ndarray
+    measured_F: np.ndarray
+    weights_F: np.ndarray
+
+    def columns_of(self, dataset: int) -> np.ndarray:
+        """int32, the model's row of each column of a dataset's store; -1 where it has none."""
+        panel = self.panels_D[dataset]
+        return self.rows_C[panel["column"] :][: panel["columns"]]
+
+    def measured_by(self, dataset: int) -> np.ndarray:
+        """uint8, 1 for each of the model's rows that a dataset measures; none after the last told."""
+        panel = self.panels_D[dataset]
+        return self.measured_F[panel["row"] :][: panel["rows"]]
+
+    def unsound(self, dataset: int, column: int) -> InputError:
+        """The error that says that a cell of a dataset has an entry in a column that cannot be."""
+        return InputError(
+            f"{self.names_D[dataset]}: an entry is in column {column}, but a cell's columns ascend and are fewer than "
+            f"{self.panels_D[dataset]['columns']}; the store is damaged, ingest its file again"
+        )
 
 
 class Scratch(NamedTuple):
-    """Working memory of one thread, for datasets whose `measured` is up to so long (see `make_scratch`)."""
+    """Working memory of one thread (see `make_scratch`)."""
 
     is_zero: np.ndarray
+    is_marked: np.ndarray
     bitmap: np.ndarray
     entry_of_row: np.ndarray
+    of_cell: np.ndarray
     rows: np.ndarray
     entries: np.ndarray
     picked: np.ndarray
@@ -98,21 +132,43 @@ def known_features(
         columns = np.flatnonzero(rows_G == known[twice[0]])
         raise InputError(f"{where}: columns {columns.tolist()} are one feature of the model; sum them and ingest again")
     width = -(-(int(known[-1]) + 1) // 64) * 64 if len(known) else 0
-    measured = np.zeros(width, np.uint8)
-    measured[known] = 1
-    weights = np.ones(width if modality == "atac" else 0, np.float32)
+    measured_F = np.zeros(width, np.uint8)
+    measured_F[known] = 1
+    weights_F = np.ones(width if modality == "atac" else 0, np.float32)
     if modality == "atac" and idf_G is not None:
-        weights[in_store_order] = np.asarray(idf_G)[rows_G >= 0]
-    return KnownFeatures(modality, rows_G, np.array_equal(known, in_store_order), measured, len(known), weights)
+        weights_F[in_store_order] = np.asarray(idf_G)[rows_G >= 0]
+    is_ordered, is_same = np.array_equal(known, in_store_order), np.array_equal(rows_G, np.arange(len(rows_G)))
+    panels_D = np.array([(0, len(rows_G), 0, width, len(known), is_ordered, is_same)], PANEL)
+    return KnownFeatures(modality, (where,), panels_D, rows_G, measured_F, weights_F)
 
 
-def make_scratch(rows: int) -> Scratch:
-    """Scratch for datasets of up to `rows` model rows, rounded up to a multiple of 64."""
-    width = -(-rows // 64) * 64
+def join_known(parts: Mapping[int, KnownFeatures]) -> KnownFeatures:
+    """The features of single stores, by the numbers of their datasets, as those of all. Stores of equal columns share them;
+    in ATAC they must have equal weights too."""
+    panels_D, names_D = np.zeros(max(parts) + 1, PANEL), [""] * (max(parts) + 1)
+    distinct: dict[bytes, KnownFeatures] = {}
+    begins: dict[bytes, tuple[int, int]] = {}
+    column, row = 0, 0
+    for dataset, part in parts.items():
+        key = part.rows_C.tobytes()
+        if key not in distinct:
+            distinct[key], begins[key] = part, (column, row)
+            column, row = column + len(part.rows_C), row + len(part.measured_F)
+        panels_D[dataset], names_D[dataset] = part.panels_D[0], part.names_D[0]
+        panels_D[dataset]["column"], panels_D[dataset]["row"] = begins[key]
+    arrays = zip(*(part[3:] for part in distinct.values()), strict=True)
+    return KnownFeatures(next(iter(parts.values())).modality, tuple(names_D), panels_D, *map(np.concatenate, arrays))
+
+
+def make_scratch(known: KnownFeatures) -> Scratch:
+    """Scratch for cells of any of the datasets."""
+    width, columns = (int(known.panels_D[name].max()) for name in ("rows", "columns"))
     # One place more: what is found is written before it is known whether it counts.
-    rows, entries, picked = (np.empty(width + 1, np.int32) for _ in range(3))
-    bitmap, entry_of_row = np.zeros(width // 64, np.uint64), np.empty(width, np.int32)
-    return Scratch(np.empty(width, np.uint8), bitmap, entry_of_row, rows, entries, picked, np.empty(TABLE, np.float32))
+    of_cell, rows, entries, picked = (np.empty(max(width, columns) + 1, np.uint32) for _ in range(4))
+    is_zero, is_marked = np.empty(width, np.uint8), np.empty(columns, np.uint8)
+    bitmap, entry_of_row = np.empty(width // 64, np.uint64), np.empty(width, np.uint32)
+    table = np.empty(TABLE, np.float32)
+    return Scratch(is_zero, is_marked, bitmap, entry_of_row, of_cell, rows, entries, picked, table)
 
 
 def empty_tokens(
@@ -135,16 +191,6 @@ def empty_tokens(
         totals_BL=make((cells, tokens), np.float32) if modality == "methylation" else None,
         zero_weight_B=np.zeros(cells, np.float32),
     )
-
-
-def leave_out(out: TokenBatch, places: np.ndarray) -> None:
-    """Makes rows of a batch padding, whatever they were: a cell that is lost has a place, but no token and no name."""
-    for leaf in out:
-        if leaf is not None:
-            leaf[places] = 0
-    for leaf in (out.cell_B, out.dataset_B, out.label_B, out.batch_B):
-        if leaf is not None:
-            leaf[places] = -1
 
 
 def collate(
@@ -178,53 +224,45 @@ def collate(
     """
     known = known_features(feature_rows_G, modality=modality, idf_G=idf_G)
     out = empty_tokens(rows.n_cells, tokens, modality)
+    rows = rows._replace(indices=_narrow(rows.indices), data=_narrow(rows.data), hits=_narrow(rows.hits))
+    collate_into(out, cells_of(rows, 0), known, seeds_B, expressed_fraction)
     out.cell_B[:], out.dataset_B[:] = cell_B, dataset_B
-    every = np.arange(rows.n_cells)
-    collate_into(out, every, rows, every, known, seeds_B, expressed_fraction, make_scratch(len(known.measured)))
     return out
 
 
+def _narrow(array: np.ndarray | None) -> np.ndarray | None:
+    """The same whole numbers as integers that `cells_of` takes."""
+    if array is None or (array.dtype.kind in "ui" and array.itemsize <= 4 and array.flags.c_contiguous):
+        return array
+    return array.astype(np.uint32)
+
+
 def collate_into(
-    out: TokenBatch,
-    places: np.ndarray,
-    rows: CountRows,
-    which: np.ndarray,
-    known: KnownFeatures,
-    seeds: np.ndarray,
-    expressed_fraction: float,
-    scratch: Scratch,
-    where: str = "dataset",
+    out: TokenBatch, cells_B: np.ndarray, known: KnownFeatures, seeds_B: np.ndarray, expressed_fraction: float
 ) -> None:
-    """Fill rows `places` of a batch made by `empty_tokens` with cells `which` of `rows`. `cell_B` and `dataset_B` stay.
+    """Fill a batch made by `empty_tokens`, every row of it. `cell_B` and `dataset_B` stay.
 
     Args:
-      out, rows: both of `known.modality`.
-      places, which: int64, equally long.
-      seeds: uint64, one a cell written.
-      scratch: of this thread alone, at least as wide as `known.measured`.
-      where: names the dataset in errors.
+      cells_B: `entries.CELL`, of any of the datasets of `known`; `NO_CELL` is a row of padding. What they point into is
+        held meanwhile.
+      seeds_B: uint64.
 
     Raises:
-      InputError: the fraction is out of its range, or an entry is in a column that the dataset does not have, or out
+      InputError: the fraction is out of its range, or an entry is in a column that its dataset does not have, or out
         of order.
     """
     if not 0 < expressed_fraction <= 1:
         raise InputError(f"data.expressed_fraction={expressed_fraction}: must be more than 0 and at most 1")
-    hits, totals_BL = rows.data, out.counts_BL  # not looked at, of a type that the kernel was compiled for already
+    totals_BL = out.counts_BL  # not looked at
     if known.modality == "methylation":
-        if rows.hits is None:
+        if not (cells_B["hits"] | (cells_B["length"] == 0)).all():
             raise ValueError("rows of methylation have no hits")
-        expressed_fraction, hits, totals_BL = 1.0, rows.hits, out.totals_BL
+        expressed_fraction, totals_BL = 1.0, out.totals_BL
     most = max(1, round(expressed_fraction * out.features_BL.shape[1]))
-    is_zero = scratch.is_zero[: len(known.measured)]
-    is_zero[:] = known.measured
-    bad = tokenise(
-        MODALITIES.index(known.modality), rows.indptr_N, rows.indices, rows.data, hits, which,
-        known.rows_G, known.is_ordered, is_zero, known.n_known, known.weights, seeds, places, most, expressed_fraction,
-        out.features_BL, out.values_BL, out.counts_BL, out.mask_BL, out.library_B, out.zero_weight_B, totals_BL, *scratch[1:]
+    place, bad = tokenise(
+        MODALITIES.index(known.modality), cells_B, *known[2:], seeds_B, most, expressed_fraction,
+        out.features_BL, out.values_BL, out.counts_BL, out.mask_BL, out.library_B, out.zero_weight_B, totals_BL,
+        *make_scratch(known)
     )  # fmt: skip
     if bad != SOUND:
-        raise InputError(
-            f"{where}: an entry is in column {bad}, but a cell's columns ascend and are fewer than {len(known.rows_G)}; "
-            "the store is damaged, ingest its file again"
-        )
+        raise known.unsound(cells_B["dataset"][place], bad)

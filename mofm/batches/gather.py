@@ -4,15 +4,14 @@ A batch is CSR in the model's features of a modality, so datasets with different
 of a cell are in the order of its file. The copying is compiled and holds no interpreter lock, as tokenising does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from mofm.batches.collate import KnownFeatures
+from mofm.batches.entries import widen
 from mofm.batches.kernel import SOUND, compiled
-from mofm.errors import InputError
-from mofm.omics.rows import CountRows
 
 
 class CountBatch(NamedTuple):
@@ -34,64 +33,53 @@ class CountBatch(NamedTuple):
     dataset_B: np.ndarray
 
 
-class Part(NamedTuple):
-    """Cells `which` of `rows`, to be rows `places` of the batch; `rows_G` is the feature of each of their columns."""
-
-    rows: CountRows
-    which: np.ndarray
-    places: np.ndarray
-    rows_G: np.ndarray
-    dataset: int
-    where: str
-
-
-def gather(parts: Sequence[Part], cell_B: np.ndarray, make: Callable[..., np.ndarray] = np.empty) -> CountBatch:
-    """A batch of cells that lie in several matrices of one modality.
+def gather(
+    cells_B: np.ndarray, known: KnownFeatures, index_B: np.ndarray, make: Callable[..., np.ndarray] = np.empty
+) -> CountBatch:
+    """A batch of cells that lie anywhere.
 
     Args:
-      cell_B: integer, their global indices.
+      cells_B: `entries.CELL`. What they point into is held meanwhile.
+      known: the features of their datasets.
+      index_B: integer, their global indices.
       make: gives an array of a shape and a dtype.
 
     Raises:
       InputError: an entry is in a column that its dataset does not have.
     """
-    cells = len(cell_B)
-    lengths_B, dataset_B = np.zeros(cells, np.int64), np.full(cells, -1, np.int32)
-    for part in parts:
-        lengths_B[part.places] = part.rows.indptr_N[part.which + 1] - part.rows.indptr_N[part.which]
-        dataset_B[part.places] = part.dataset
-    indptr_B = np.concatenate([[0], np.cumsum(lengths_B)])
-    dtype = np.result_type(np.uint8, *{part.rows.data.dtype for part in parts})
-    has_hits = any(part.rows.hits is not None for part in parts)
-    features, counts = make((int(indptr_B[-1]),), np.int32), make((int(indptr_B[-1]),), dtype)
-    hits = make((int(indptr_B[-1]),), dtype) if has_hits else counts
-    for part in parts:
-        rows = part.rows
-        of_rows = rows.indptr_N, rows.indices, rows.data, rows.data if rows.hits is None else rows.hits
-        bad = _copy(*of_rows, part.which, part.rows_G, has_hits, indptr_B, part.places, features, counts, hits)
-        if bad != SOUND:
-            raise InputError(
-                f"{part.where}: an entry is in column {bad}, of {len(part.rows_G)}; the store is damaged, ingest its file again"
-            )
-    cell_B = np.where(dataset_B < 0, -1, cell_B).astype(np.int32)
+    indptr_B = np.concatenate([[0], np.cumsum(cells_B["length"], dtype=np.int64)])
+    entries, width = int(indptr_B[-1]), cells_B["data_bytes"].max(initial=1, where=cells_B["length"] > 0)
+    features, counts = make((entries,), np.int32), make((entries,), np.dtype(f"u{width}"))
+    has_hits = known.modality == "methylation"
+    hits = make((entries,), counts.dtype) if has_hits else counts
+    place, bad = _copy(cells_B, known.panels_D, known.rows_C, indptr_B, features, counts, hits, has_hits)
+    if bad != SOUND:
+        raise known.unsound(cells_B["dataset"][place], bad)
+    dataset_B = np.ascontiguousarray(cells_B["dataset"])
+    cell_B = np.where(dataset_B < 0, -1, index_B).astype(np.int32)
     return CountBatch(indptr_B, features, counts, hits if has_hits else None, cell_B, dataset_B)
 
 
+# numba's cache looks at this file only: who changes widen touches it too.
 @compiled
-def _copy(indptr, indices, data, hits, which, rows_G, has_hits, indptr_B, places, features, counts, hits_out):
-    """Returns SOUND, or a column that does not exist."""
-    n_columns = len(rows_G)
-    for i in range(len(which)):
-        first, last, to = indptr[which[i]], indptr[which[i] + 1], indptr_B[places[i]]
-        columns, worst = indices[first:last], numba.int64(0)
+def _copy(cells_B, panels_D, rows_C, indptr_B, features, counts, hits, has_hits):
+    """All entries of each cell, behind one another. Returns 0 and SOUND, or the row of a cell with a column that does
+    not exist, and that column."""
+    for i in range(len(cells_B)):
+        cell = cells_B[i]
+        if cell.length == 0:
+            continue
+        panel, first, last = panels_D[cell.dataset], indptr_B[i], indptr_B[i + 1]
+        rows_G, columns, worst = rows_C[panel.column : panel.column + panel.columns], features[first:last], np.uint32(0)
+        widen(cell.indices, cell.index_bytes, columns)
         for entry in range(len(columns)):
-            worst = max(worst, numba.int64(columns[entry]))
-        if worst >= n_columns:
-            return worst
-        for entry in range(len(columns)):
-            features[to + entry] = rows_G[columns[entry]]
-            counts[to + entry] = data[first + entry]
-        if has_hits:
+            worst = max(worst, np.uint32(columns[entry]))
+        if worst >= panel.columns:
+            return i, np.int64(worst)
+        if not panel.is_same:
             for entry in range(len(columns)):
-                hits_out[to + entry] = hits[first + entry]
-    return SOUND
+                columns[entry] = rows_G[np.uint32(columns[entry])]
+        widen(cell.data, cell.data_bytes, counts[first:last])
+        if has_hits:
+            widen(cell.hits, cell.data_bytes, hits[first:last])
+    return 0, SOUND

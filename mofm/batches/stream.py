@@ -26,16 +26,17 @@ from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, TokenBatch
 from mofm.batches.ahead import made_ahead
 from mofm.batches.budget import LEAST_BLOCKS, blocks_within, check_memory
-from mofm.batches.collate import collate_into, empty_tokens, leave_out, make_scratch
+from mofm.batches.collate import collate_into, empty_tokens
 from mofm.batches.config import DataConfig
-from mofm.batches.gather import CountBatch, Part, gather
+from mofm.batches.entries import CELL, NO_CELL, cells_of
+from mofm.batches.gather import CountBatch, gather
 from mofm.batches.labels import read_numbers
 from mofm.batches.memory import Recycler
 from mofm.batches.mixture import Stratum, host_part, make_strata, paired_rows, rows_of_views, shares_of
 from mofm.batches.order import Order, counter_hash
 from mofm.batches.panels import Panels
 from mofm.batches.turns import Seats, Turns
-from mofm.batches.windows import Piece, WindowReader
+from mofm.batches.windows import Cells, WindowReader
 from mofm.corpus.datasets import Dataset
 from mofm.corpus.store import Corpus
 from mofm.errors import InputError, nearest_name
@@ -218,28 +219,25 @@ class Stream:
             raise ValueError(f"step {step}")
         batch = {}
         for modality in self._parts:
-            cells, pieces = self._train_cells(modality, step, stop)
-            batch[modality] = gather([self._part(piece, modality) for piece in pieces], cells, self._memory.empty)
+            cells = self._train_cells(modality, step, stop)
+            batch[modality] = gather(cells.cells_B, self._panels.known[modality], cells.index_B, self._memory.empty)
         return batch
 
     def _train_view(self, modality: Modality, step: int, stop: int) -> TokenBatch:
-        part, (cells, pieces) = self._parts[modality], self._train_cells(modality, step, stop)
-        numbers = step * self.rows[modality] + np.arange(part.start, part.stop)
-        return self._tokens(modality, pieces, cells, self._seeds(_TRAIN, modality, numbers))
-
-    def _train_cells(self, modality: Modality, step: int, stop: int) -> tuple[np.ndarray, list[Piece]]:
-        """This host's cells of a view, and where they are."""
         part = self._parts[modality]
-        cells, pieces = np.empty(part.stop - part.start, np.int64), []
+        numbers = step * self.rows[modality] + np.arange(part.start, part.stop)
+        return self._tokens(modality, self._train_cells(modality, step, stop), self._seeds(_TRAIN, modality, numbers))
+
+    def _train_cells(self, modality: Modality, step: int, stop: int) -> Cells:
+        """This host's cells of a view."""
+        part = self._parts[modality]
+        found = Cells(np.empty(part.stop - part.start, np.int64), np.empty(part.stop - part.start, CELL), [])
         for share in shares_of(self.strata, modality, part):
             seats = self._seats[share.stratum, modality]
             for seat in seats.at(step):
                 reader = self._readers[share.stratum, seat.number, modality]
-                place = share.place + seat.place - share.start
-                mine, some = reader.pieces(seat, place, seats.reached(seat.number, stop))
-                cells[place : place + len(mine)] = mine
-                pieces += some
-        return cells, pieces
+                reader.fill(found, share.place + seat.place - share.start, seat, seats.reached(seat.number, stop))
+        return found
 
     def _heldout_batch(self, cells_S: list[np.ndarray], index: int) -> CellBatch:
         views = {}
@@ -249,56 +247,41 @@ class Stream:
                 first = index * self._heldout_strata[share.stratum].quota
                 mine = cells_S[share.stratum][first + share.start : first + share.stop]
                 cells[share.place : share.place + len(mine)] = mine
-            places = np.flatnonzero(cells >= 0)
-            pieces = self._heldout_pieces(modality, cells[places], places)
-            views[modality] = self._tokens(modality, pieces, cells, self._seeds(_HELDOUT, modality, cells))
+            seeds = self._seeds(_HELDOUT, modality, cells)
+            views[modality] = self._tokens(modality, self._heldout_cells(modality, cells), seeds)
         return CellBatch(**views)
 
-    def _heldout_pieces(self, modality: Modality, cells: np.ndarray, places: np.ndarray) -> list[Piece]:
-        dataset, row = self._order.locate(cells)
-        return [
-            self._heldout_piece(d, modality, row[dataset == d], places[dataset == d])
-            for d in np.unique(dataset).tolist()
-        ]
-
-    def _heldout_piece(self, dataset: int, modality: Modality, row: np.ndarray, places: np.ndarray) -> Piece:
-        """Cells of one dataset, of which those in one block are read together."""
-        first = np.flatnonzero(np.diff(row // self._config.block_cells, prepend=-1))
-        starts, stops = row[first], row[np.append(first[1:], len(row)) - 1] + 1
-        before = np.cumsum(stops - starts) - stops  # rows read before each span, less its first
-        which = row + np.repeat(before, np.diff(first, append=len(row)))
-        spans = list(zip(starts.tolist(), stops.tolist(), strict=True))
-        read = self._datasets[dataset].stores[modality].read_spans(spans)
-        return Piece(dataset, read.result, which, places)
+    def _heldout_cells(self, modality: Modality, index_B: np.ndarray) -> Cells:
+        """Cells of which those in one block are read together; -1 is none."""
+        found, under_way = Cells(index_B, np.full(len(index_B), NO_CELL), []), []
+        places = np.flatnonzero(index_B >= 0)
+        dataset, row = self._order.locate(index_B[places])
+        for d in np.unique(dataset).tolist():
+            mine = row[dataset == d]
+            first = np.flatnonzero(np.diff(mine // self._config.block_cells, prepend=-1))
+            starts, stops = mine[first], mine[np.append(first[1:], len(mine)) - 1] + 1
+            before = np.cumsum(stops - starts) - stops  # rows read before each span, less its first
+            which = mine + np.repeat(before, np.diff(first, append=len(mine)))
+            spans = list(zip(starts.tolist(), stops.tolist(), strict=True))
+            under_way.append((d, which, self._datasets[d].stores[modality].read_spans(spans)))
+        for d, which, read in under_way:
+            found.held.append(read.result())
+            found.cells_B[places[dataset == d]] = cells_of(found.held[-1], d)[which]
+        return found
 
     def _seeds(self, purpose: int, modality: Modality, counters: np.ndarray) -> np.ndarray:
         """uint64 token seeds. A modality has draws of its own; those of RNA are as they were before there were others."""
         number = MODALITIES.index(modality)
         return counter_hash((self._seed, purpose, number) if number else (self._seed, purpose), counters)
 
-    def _tokens(self, modality: Modality, pieces: list[Piece], cells: np.ndarray, seeds: np.ndarray) -> TokenBatch:
-        """One view of each cell; rows of cells -1 stay padding."""
-        make = self._memory.empty if (cells >= 0).all() else np.zeros  # rows of padding are filled by nobody
-        out = empty_tokens(len(cells), self.tokens[modality], modality, make)
-        out.cell_B[:] = cells
-        scratch = make_scratch(self._panels.features[modality])
-        for piece in pieces:
-            known, part = self._panels.known(piece.dataset, modality), self._part(piece, modality)
-            if len(part.places) < len(piece.places):
-                leave_out(out, np.setdiff1d(piece.places, part.places))
-            out.dataset_B[part.places] = piece.dataset
-            fraction, chosen = self._config.expressed_fraction, seeds[part.places]
-            collate_into(out, part.places, part.rows, part.which, known, chosen, fraction, scratch, part.where)
+    def _tokens(self, modality: Modality, cells: Cells, seeds_B: np.ndarray) -> TokenBatch:
+        """One view of each cell; where there is none, or a damaged corpus no longer has it, padding."""
+        index_B, cells_B, _ = cells
+        out = empty_tokens(len(index_B), self.tokens[modality], modality, self._memory.empty)
+        out.dataset_B[:] = cells_B["dataset"]
+        out.cell_B[:] = np.where(out.dataset_B < 0, -1, index_B)
+        collate_into(out, cells_B, self._panels.known[modality], seeds_B, self._config.expressed_fraction)
         return out._replace(**{leaf: numbers.of(out.cell_B) for leaf, numbers in self._numbers.items()})
-
-    def _part(self, piece: Piece, modality: Modality) -> Part:
-        """The rows of a piece, waited for, less those that a damaged corpus no longer has."""
-        name, rows_G = self._datasets[piece.dataset].name, self._panels.known(piece.dataset, modality).rows_G
-        rows, which, places = piece.read(), piece.which, piece.places
-        if rows.lost_N is not None:
-            is_there = ~rows.lost_N[which]
-            which, places = which[is_there], places[is_there]
-        return Part(rows, which, places, rows_G, piece.dataset, f"dataset {name!r}")
 
 
 def _named(datasets: tuple[Dataset, ...], names: tuple[str, ...]) -> list[int]:

@@ -53,6 +53,8 @@ class Turns:
 
         Its positions are consecutive.
         """
+        if len(self.counts) == 1:
+            return [(0, position, count)]
         period, turn = np.divmod(position + np.arange(count), len(self._whose))
         numbers, begins, counts = np.unique(self._whose[turn], return_index=True, return_counts=True)
         firsts = period[begins] * self.counts[numbers] + self._rank[turn[begins]]

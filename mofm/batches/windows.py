@@ -2,8 +2,8 @@
 
 The blocks of a window (see `order.py`) are all asked for at once, read concurrently by the store, and kept while
 batches are cut from them. They lie in memory that is used again: fresh memory for each nearly doubled what the process
-holds. What a batch takes of one dataset is cut in one call, however many blocks it lies in: calls for each block cost
-as much as decoding them.
+holds. Once they have arrived, a record of each cell tells where it lies (see `entries.py`), and what a batch takes of
+them is a choice of records, however many blocks and datasets it lies in.
 
 What a batch takes of a window is laid block by block, so that a host's part of it is of few blocks. Which those are over
 all batches of the window follows from the order, and only they are read. A batch takes of each block as many cells as
@@ -11,15 +11,14 @@ chance will have it, so hosts share the blocks at the borders of their parts: of
 1,024 cells, each of 4 hosts reads some 18 blocks rather than 16, each of 16 hosts 6 rather than 4.
 """
 
-import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from mofm.batches.entries import CELL, NO_CELL, cells_of
 from mofm.batches.order import Order, Window
 from mofm.batches.order import Span as OrderSpan
 from mofm.batches.turns import Seat, Seats
@@ -28,13 +27,18 @@ from mofm.corpus.store import Span, Store
 from mofm.omics.rows import CountRows
 
 
-class Piece(NamedTuple):
-    """Cells of a view that are of one dataset: it, rows that hold them, which of those, and their places in the view."""
+class Cells(NamedTuple):
+    """Cells for some rows of a view.
 
-    dataset: int
-    read: Callable[[], CountRows]
-    which: np.ndarray
-    places: np.ndarray
+    Attributes:
+      index_B: int64, their global indices; -1 where there is no cell.
+      cells_B: `entries.CELL`, where they lie.
+      held: what they lie in.
+    """
+
+    index_B: np.ndarray
+    cells_B: np.ndarray
+    held: list
 
 
 class WindowReader:
@@ -60,26 +64,29 @@ class WindowReader:
         """Windows held."""
         return len(self._windows)
 
-    def pieces(self, seat: Seat, place: int, until: int) -> tuple[np.ndarray, list[Piece]]:
-        """Global indices of the cells of a seat, and the pieces that put them into the rows of the view from `place` on.
-        The window after them is asked for if a position before `until` will need it, once half of theirs has been served:
-        it takes less time to read than to serve, and earlier there is the one before in memory."""
+    def fill(self, out: Cells, place: int, seat: Seat, until: int) -> None:
+        """Put the cells of a seat, waited for, into `out` from row `place` on. The window after them is asked for if a
+        position before `until` will need it, once half of theirs has been served: it takes less time to read than to serve,
+        and earlier there is the one before in memory."""
         self._let_go_before(seat.first - self._under_way)
-        cells, pieces = np.empty(seat.stop - seat.start, np.int64), []
         for span, rows, places in self._laid(seat):
-            blocks = self._window(span.epoch, span.window)
-            pieces += blocks.pieces(rows, place + places)
-            cells[places] = blocks.window.cells[rows]
+            if len(places):
+                blocks = self._window(span.epoch, span.window)
+                out.index_B[place + places] = blocks.window.cells[rows]
+                out.cells_B[place + places] = blocks.cells()[rows]
+                out.held.append(blocks)
         following = self._order.after(span.epoch, span.window)
         is_half = 2 * span.stop >= len(self._order.window(span.epoch, span.window).cells)
         if is_half and self._order.first(*following) < until:
             self._window(*following)
-        return cells, pieces
 
     def _laid(self, seat: Seat) -> list[tuple[OrderSpan, np.ndarray, np.ndarray]]:
         """For each window that has cells of a seat: a span of it, which of the window's cells, and their rows in the seat."""
         spans = list(self._order.spans(seat.first, seat.count))
         windows = [self._order.window(span.epoch, span.window) for span in spans]
+        if len(spans) == 1:
+            mine = windows[0].blocks[spans[0].start : spans[0].stop].argsort(kind="stable")[seat.start : seat.stop]
+            return [(spans[0], spans[0].start + mine, np.arange(len(mine)))]
         # Where a batch lies in two windows, both lay their first blocks first.
         keys = [w.blocks[span.start : span.stop] / len(w.stores) for w, span in zip(windows, spans, strict=True)]
         mine = np.argsort(np.concatenate(keys), kind="stable")[seat.start : seat.stop]
@@ -130,16 +137,19 @@ class _Blocks:
     """
 
     def __init__(self, window: Window, needed: np.ndarray, stores: Mapping[int, Store], spare: list[RowBuffers]):
-        self.window, self._stores, self._spare = window, stores, spare
+        self.window, self._needed, self._stores, self._spare = window, needed, stores, spare
         self._lock = threading.Lock()
+        self._cells: np.ndarray | None = None
         self._rows: dict[int, CountRows] = {}
         self._reads, self._is_sound = {}, False  # until all are on their way
         self._row_of_block = np.zeros(len(window.stores), np.int64)
         self._spans: dict[int, list[Span]] = {}
+        begin = 0
         for dataset in np.unique(window.stores[needed]).tolist():
             mine = np.flatnonzero((window.stores == dataset) & needed)
             starts, stops = window.starts[mine], window.stops[mine]
-            self._row_of_block[mine] = np.cumsum(stops - starts) - (stops - starts)
+            ends = begin + np.cumsum(stops - starts)
+            self._row_of_block[mine], begin = ends - (stops - starts), int(ends[-1])
             self._spans[dataset] = list(zip(starts.tolist(), stops.tolist(), strict=True))
         try:
             self._buffers = spare.pop()
@@ -153,12 +163,22 @@ class _Blocks:
         if self._is_sound and all(read.is_done for read in self._reads.values()):  # else it may still be written to
             self._spare.append(self._buffers)
 
-    def rows(self, dataset: int) -> CountRows:
-        """The rows of a dataset's blocks, one block behind the other, waited for."""
+    def cells(self) -> np.ndarray:
+        """`entries.CELL` of each of the window's cells, in the order served, all waited for; `NO_CELL` of those in blocks that
+        are not needed."""
         with self._lock:
-            if dataset not in self._rows:
-                self._rows[dataset] = self._arrived(dataset)
-            return self._rows[dataset]
+            if self._cells is None:
+                for dataset in self._spans.keys() - self._rows.keys():
+                    self._rows[dataset] = self._arrived(dataset)
+                cells_N, end = np.empty(sum(rows.n_cells for rows in self._rows.values()), CELL), 0
+                for dataset in self._spans:
+                    begin, end = end, end + self._rows[dataset].n_cells
+                    cells_N[begin:end] = cells_of(self._rows[dataset], dataset)
+                is_here = self._needed[self.window.blocks]
+                row_N = self._row_of_block[self.window.blocks[is_here]] + self.window.rows[is_here]
+                self._cells = np.full(len(is_here), NO_CELL)
+                self._cells[is_here] = cells_N[row_N]
+            return self._cells
 
     def _arrived(self, dataset: int) -> CountRows:
         read = self._reads.pop(dataset, None) or self._stores[dataset].read_spans(self._spans[dataset])
@@ -169,15 +189,3 @@ class _Blocks:
             raise
         self._reads[dataset] = read
         return rows
-
-    def pieces(self, cells: np.ndarray, places: np.ndarray) -> list[Piece]:
-        """Cells of the window by dataset, to go to `places` of the view."""
-        blocks = self.window.blocks[cells]
-        dataset_N, row_N = self.window.stores[blocks], self._row_of_block[blocks] + self.window.rows[cells]
-        order = np.argsort(dataset_N, kind="stable")  # once for all: a batch may have cells of a hundred datasets
-        dataset_N, row_N, places = dataset_N[order], row_N[order], places[order]
-        bounds = [*np.flatnonzero(np.diff(dataset_N, prepend=-1)).tolist(), len(dataset_N)]
-        return [
-            Piece(d, partial(self.rows, d), row_N[first:last], places[first:last])
-            for d, (first, last) in zip(dataset_N[bounds[:-1]].tolist(), itertools.pairwise(bounds), strict=True)
-        ]

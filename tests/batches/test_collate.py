@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from mofm.batch import LIBRARY_SCALE
-from mofm.batches.collate import collate, collate_into, empty_tokens, known_features, make_scratch
+from mofm.batches.collate import collate, collate_into, empty_tokens, join_known, known_features
+from mofm.batches.entries import NO_CELL, cells_of
+from mofm.batches.gather import gather
 from mofm.batches.kernel import _mix64
+from mofm.batches.logarithm import log1p
 from mofm.batches.order import mix64
 from mofm.errors import InputError
 from mofm.omics.rows import CountRows
@@ -139,15 +142,71 @@ def test_a_cell_does_not_depend_on_its_neighbours():
         np.testing.assert_array_equal(alone.values_BL[0], together.values_BL[cell])
 
 
-def test_cells_go_to_their_places_and_others_stay():
-    known, rows = known_features(np.arange(100)), as_rows(random_counts(3, 6, 100, 0.4))
-    out, scratch = empty_tokens(5, 20), make_scratch(len(known.measured) + 200)
-    which, places, seeds = np.array([4, 0]), np.array([1, 3]), np.array([7, 8], np.uint64)
-    collate_into(out, places, rows, which, known, seeds, 0.75, scratch)
-    assert out.mask_BL.any(1).tolist() == [False, True, False, True, False]
-    again = empty_tokens(1, 20)
-    collate_into(again, np.array([0]), rows, which[1:], known, seeds[1:], 0.75, make_scratch(len(known.measured)))
-    np.testing.assert_array_equal(again.features_BL[0], out.features_BL[3])
+@pytest.mark.parametrize("modality", ["rna", "atac", "adt", "methylation"])
+def test_cells_of_many_datasets_are_made_in_one_call_as_each_alone(modality):
+    """Each dataset has columns, an order of them, types and memory of its own; two have the same columns."""
+    rng, stores = np.random.default_rng(11), {}
+    weights_F = rng.gamma(2.0, 3.0, 400).astype(np.float32)
+    for number in (0, 1, 2, 4, 5, 7, 8):  # the others have none of this modality
+        columns = int(rng.integers(1, 90))
+        some = rng.permutation(400)[:columns]
+        feature_rows = [np.arange(columns), np.sort(some), some][number % 3]
+        if number == 8:
+            columns, feature_rows = len(stores[7][0]), stores[7][0]
+        feature_rows = np.where(rng.random(columns) < 0.2 * (number % 2), -1, feature_rows)
+        rows = as_rows(random_counts(number, 6, columns, 0.5))
+        rows = rows._replace(indices=rows.indices.astype([np.uint16, np.uint32][number % 2]))
+        rows = rows._replace(data=rows.data.astype([np.uint8, np.uint16, np.uint32][number % 3]))
+        if modality == "methylation":
+            rows = rows._replace(hits=rng.binomial(rows.data, 0.5).astype(rows.data.dtype))
+        stores[number] = feature_rows, rows
+    known = join_known(
+        {number: known_features(of, f"set {number}", modality, weights_F[of]) for number, (of, _) in stores.items()}
+    )
+    cells = np.concatenate([cells_of(rows, number) for number, (_, rows) in stores.items()])
+    whose = np.repeat(list(stores), 6)
+    order = rng.permutation(len(cells))[:30]
+    cells_B, seeds_B = cells[order], rng.integers(0, 2**63, 30).astype(np.uint64)
+    cells_B[[3, 17]] = NO_CELL
+    rest = dict(expressed_fraction=0.6, modality=modality)
+    out = empty_tokens(30, 25, modality, lambda shape, dtype: np.full(shape, 1, dtype))
+    collate_into(out, cells_B, known, seeds_B, 0.6)
+    counts = gather(cells_B, known, order)
+    for row, number in enumerate(whose[order]):
+        entries = slice(*counts.indptr_B[row : row + 2])
+        if row in (3, 17):
+            assert not any(leaf[row].any() for leaf in out[:5])
+            assert (entries.start, counts.cell_B[row], counts.dataset_B[row]) == (entries.stop, -1, -1)
+            continue
+        feature_rows, rows = stores[number]
+        seed = dict(seeds_B=np.repeat(seeds_B[row], 6), cell_B=0, dataset_B=0, idf_G=weights_F[feature_rows])
+        alone, mine = collate(rows, feature_rows, tokens=25, **seed, **rest), order[row] % 6
+        for leaf, truth in zip(out, alone, strict=True):
+            if truth is not None and leaf is not out.cell_B and leaf is not out.dataset_B:
+                np.testing.assert_array_equal(leaf[row], truth[mine])
+        there = slice(*rows.indptr_N[mine : mine + 2])
+        np.testing.assert_array_equal(counts.features[entries], feature_rows[rows.indices[there]])
+        np.testing.assert_array_equal(counts.counts[entries], rows.data[there])
+        if modality == "methylation":
+            np.testing.assert_array_equal(counts.hits[entries], rows.hits[there])
+        assert (counts.cell_B[row], counts.dataset_B[row]) == (order[row], number)
+    few = join_known({5: known_features(stores[5][0][:1], "set 5", modality)})
+    with pytest.raises(InputError, match="set 5: an entry is in column"):
+        collate_into(out, cells[whose == 5], few, seeds_B, 0.6)
+
+
+def test_logarithms_are_those_of_numpy():
+    x = np.concatenate([[0.0], 10.0 ** np.random.default_rng(0).uniform(-12, 12, 100_000)])
+    made = np.array([log1p(one) for one in x])
+    np.testing.assert_allclose(made, np.log1p(x), rtol=4e-16)
+    assert np.mean(made.astype(np.float32) == np.log1p(x).astype(np.float32)) == 1
+
+
+def test_records_are_of_arrays_that_compiled_code_reads():
+    rows = as_rows(random_counts(0, 3, 20, 0.5))
+    for wrong in (rows.data.astype(np.float32), rows.data.astype(np.int64), np.repeat(rows.data, 2)[::2]):
+        with pytest.raises(ValueError, match="data of"):
+            cells_of(rows._replace(data=wrong), 0)
 
 
 def expect_uniform(times_drawn, draws, sample):

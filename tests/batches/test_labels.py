@@ -12,7 +12,6 @@ import pytest
 import scipy.sparse
 
 from mofm.batch import TokenBatch
-from mofm.batches.collate import empty_tokens, leave_out
 from mofm.batches.config import DataConfig
 from mofm.batches.labels import CellNumbers, read_numbers
 from mofm.batches.stream import Stream
@@ -271,9 +270,3 @@ def test_a_cell_that_is_none_has_no_number():
     found = numbers.of(np.array([3, -1, 2, 0], np.int32))
     assert found.tolist() == [1, -1, -1, 0]
     assert found.dtype == np.int32
-
-
-def test_a_row_that_is_left_out_loses_its_numbers():
-    out = empty_tokens(3, 4)._replace(label_B=np.arange(3, dtype=np.int32), batch_B=np.arange(3, dtype=np.int32))
-    leave_out(out, np.array([1]))
-    assert out.label_B.tolist() == out.batch_B.tolist() == [0, -1, 2]

@@ -285,7 +285,7 @@ def test_count_batches_of_methylation_have_both_reads():
             row, mine = cell - corpus.offsets[number], slice(reads.indptr_B[i], reads.indptr_B[i + 1])
             total, hits = np.zeros(WIDTHS["methylation"], int), np.zeros(WIDTHS["methylation"], int)
             total[reads.features[mine]], hits[reads.features[mine]] = reads.counts[mine], reads.hits[mine]
-            columns = stream._panels.known(number, "methylation").rows_G
+            columns = stream._panels.known["methylation"].columns_of(number)
             np.testing.assert_array_equal(total[columns], store.counts[row])
             np.testing.assert_array_equal(hits[columns], store.hits[row])
 

@@ -1,11 +1,12 @@
 """One loader in a process of its own, timed by stream.py: reads a store for some epochs, prints a line of JSON.
 
-    python tests/benchmarks/serve.py mofm:64 CORPUS EPOCHS [BATCHES]
-    python tests/benchmarks/serve.py counts:64 CORPUS EPOCHS [BATCHES]
+    python tests/benchmarks/serve.py mofm:128x64 CORPUS EPOCHS [BATCHES]
+    python tests/benchmarks/serve.py counts:128x64 CORPUS EPOCHS [BATCHES]
     python tests/benchmarks/serve.py decode:128 CORPUS EPOCHS
     python tests/benchmarks/serve.py annbatch:512x32 STORES EPOCHS
 
-"counts" are whole cells, CSR, in mofm's order. With BATCHES no more than so many are served.
+A setting says how many rows are read together x how many such blocks are shuffled together. "counts" are whole cells,
+CSR, in mofm's order. With BATCHES no more than so many are served.
 
 Nothing else is imported, so that the peak of memory is the loader's. Time runs from before the loader is made to after
 the last batch. "neighbours" is the share of cells that come in one batch with the cell stored next to them: batch size
@@ -76,27 +77,28 @@ def peak_mb() -> float:
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def mofm_batches(corpus: Path, window_blocks: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:
+def mofm_batches(corpus: Path, shuffle: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:
     """Tokenised batches; yields the cells' indices. `warm` makes one, so that numba's kernel is loaded."""
-    stream = mofm_stream(corpus, window_blocks)
+    stream = mofm_stream(corpus, shuffle)
     for batch in stream.batches(0, 1 if warm else epochs * stream.n_train_cells // BATCH):
         yield batch.rna.cell_B
 
 
-def count_batches(corpus: Path, window_blocks: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:
+def count_batches(corpus: Path, shuffle: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:
     """The same cells as CSR rows, as annbatch serves them."""
-    stream = mofm_stream(corpus, window_blocks)
+    stream = mofm_stream(corpus, shuffle)
     for batch in stream.count_batches(0, 1 if warm else epochs * stream.n_train_cells // BATCH):
         yield batch["rna"].cell_B
 
 
-def mofm_stream(corpus: Path, window_blocks: str):
+def mofm_stream(corpus: Path, shuffle: str):
     """The stream of a corpus of which no cell is held out."""
     from mofm.batches.config import DataConfig
     from mofm.batches.stream import Stream
     from mofm.corpus.store import open_corpus
 
-    config = DataConfig(str(corpus), BATCH, TOKENS, window_blocks=int(window_blocks), holdout_fraction=0.0)
+    block, blocks = map(int, shuffle.split("x"))
+    config = DataConfig(str(corpus), BATCH, TOKENS, block_cells=block, window_blocks=blocks, holdout_fraction=0.0)
     return Stream(open_corpus(corpus), config, seed=0)
 
 
@@ -123,7 +125,7 @@ def decoded_blocks(corpus: Path, block_cells: str, epochs: int, warm: bool = Fal
 
 
 def annbatch_batches(store: Path, shuffle: str, epochs: int, warm: bool = False) -> Iterator[np.ndarray]:
-    """CSR rows; yields the cells' indices. `shuffle` is rows a chunk x chunks a window. `warm` serves none."""
+    """CSR rows; yields the cells' indices. `warm` serves none."""
     import annbatch
     import anndata as ad
     import zarr

@@ -35,7 +35,7 @@ def main() -> None:
         for _ in range(args.rounds):
             for cells, corpus in corpora.items():
                 epochs = -(-args.batches * BATCH // cells)
-                rounds[cells].append(served("mofm:64", corpus, epochs, args.batches))
+                rounds[cells].append(served("mofm:128x64", corpus, epochs, args.batches))
     print(machine())
     show(
         f"{args.batches:,} batches of {BATCH} cells from corpora of several sizes; {TOKENS} tokens a cell",
