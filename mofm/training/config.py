@@ -106,8 +106,8 @@ class Config:
         # Where the corpus lies, not what it holds; "stop" served none of the damage.
         for key in ("corpus", "prefetch", "damaged", "cache_dir", "cache_gb"):
             del everything["data"][key]
-        for key in ("label_key", "batch_key"):
-            if everything["data"][key] is None:  # older runs did not know them
+        for key in ("label_key", "batch_key", "holdout_groups"):
+            if not everything["data"][key]:  # older runs did not know them
                 del everything["data"][key]
         if self.optimizer.accumulate == 1:  # nor this
             del everything["optimizer"]["accumulate"]
