@@ -7,7 +7,9 @@
 The encoder, the translator and the regulatory network are MODEL's, and cannot be set; objectives and tokens of a cell are
 as it was trained with. The learning rate is about a tenth of pretraining's, so that what the model knows is moved and not
 replaced. A tenth of the cells is held out, and the run ends where four evaluations in a row brought no lower held-out loss;
-verbs then take the best step, which may be 0, MODEL as it was. Hold out whole data sets instead by data.holdout_datasets.
+verbs then take the best step, which may be 0, MODEL as it was. Hold out whole data sets instead by data.holdout_datasets,
+or donors by data.holdout_groups. With --task annotation:COLUMN and --tune lora or full the labels of held-out cells say
+which step is the best.
 """
 
 from ml_collections import ConfigDict

@@ -220,7 +220,9 @@ def test_patience_ends_the_run_and_the_best_step_is_taken(made, tmp_path, monkey
         return losses[step]
 
     monkeypatch.setattr(loop._Run, "evaluate", told)
-    monkeypatch.setattr(loop, "read_losses", lambda workdir, until: {k: v for k, v in losses.items() if k <= until})
+    monkeypatch.setattr(
+        loop, "read_losses", lambda workdir, until, figure: {k: v for k, v in losses.items() if k <= until}
+    )
     words = [
         "finetune",
         str(made.model),

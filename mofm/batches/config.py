@@ -25,6 +25,8 @@ class DataConfig:
       prefetch: batches made ahead, each in a thread. 0: made when asked for.
       holdout_fraction: chance of a cell to be held out of training, in [0, 1).
       holdout_datasets: names of datasets that are held out whole.
+      holdout_groups: column of obs -> its values whose cells are all held out, such as {"donor": ["d3", "d7"]}: what is
+        promised of new donors has to be measured on some. Beside them `holdout_fraction` holds out cells of the others.
       temperature: in [0, 1]. A dataset of n cells has a share of n^temperature of the batches: 1 serves every cell
         equally often, 0 every dataset; below 1, one atlas does not drown the rest.
       quotas: stratum -> its share of a batch, up to a factor: {"rna": 2, "atac": 1, "rna+atac": 1} makes half of the
@@ -53,6 +55,7 @@ class DataConfig:
     prefetch: int = 2
     holdout_fraction: float = 0.1
     holdout_datasets: tuple[str, ...] = ()
+    holdout_groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     temperature: float = 1.0
     quotas: dict[str, float] = field(default_factory=dict)
     quota_multiple: int = 1

@@ -16,7 +16,7 @@ so that the numbers of a batch's cells are one look-up and all hosts number alik
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +93,25 @@ def read_numbers(datasets: Sequence[Dataset], column: str, option: str, *, by_fi
     order = np.full(len(number_of) + 1, -1, np.int32)
     order[[number_of[name] for name in names]] = np.arange(len(names))
     return CellNumbers(tuple(names), order[number_N])
+
+
+def held_groups(datasets: Sequence[Dataset], groups: Mapping[str, Sequence[str]]) -> np.ndarray | None:
+    """bool over all cells of a corpus: those with one of the values that `groups` names of a column. None where it names none.
+
+    Raises:
+      InputError: as `read_numbers`; or no cell has a value that is named.
+    """
+    if not groups:
+        return None
+    is_held_N = np.zeros(sum(dataset.n_cells for dataset in datasets), bool)
+    for column, wanted in groups.items():
+        numbers = read_numbers(datasets, column, "data.holdout_groups")
+        for name in wanted:
+            if name not in numbers.names:
+                near = nearest_name(name, numbers.names)
+                raise InputError(f"data.holdout_groups: no cell has {name!r} in {column!r} of obs.{near}")
+        is_held_N |= np.isin(numbers.number_N, [numbers.names.index(name) for name in wanted])
+    return is_held_N
 
 
 def _values(values: object, where: str) -> tuple[np.ndarray, list[str]]:

@@ -14,7 +14,8 @@ algorithm numpy reserves the right to change.
 A *store* here is all that is stored of a dataset: a cell of which several modalities were measured is one cell, on one
 side of the split with all of them. Cells are held out by a hash of (seed, store, row), so that appending stores to a
 corpus moves no cell from one side of the split to the other. The share held out is therefore the fraction asked for
-only up to chance. Another seed is another split: compare runs under one seed, or hold out whole stores.
+only up to chance. Another seed is another split: compare runs under one seed, or hold out whole stores, or the cells of
+some donors.
 """
 
 import copy
@@ -102,6 +103,7 @@ class Order:
       seed: fixes the split and the order. Not negative.
       holdout_fraction: chance of a cell to be held out, in [0, 1).
       holdout_stores: positions of stores that are held out whole.
+      holdout_cells: bool over all cells: others that are held out. None: no others.
       block_cells: consecutive rows that stay together when blocks are permuted.
       window_blocks: blocks whose cells are shuffled together.
 
@@ -116,6 +118,7 @@ class Order:
         *,
         holdout_fraction: float = 0.0,
         holdout_stores: Collection[int] = (),
+        holdout_cells: np.ndarray | None = None,
         block_cells: int = 64,
         window_blocks: int = 64,
     ):
@@ -129,6 +132,8 @@ class Order:
         self.seed, self._block_cells = seed, block_cells
         self.offsets = np.concatenate([[0], np.cumsum(np.asarray(store_sizes, np.int64), dtype=np.int64)])
         self._is_heldout = self._split(holdout_fraction, frozenset(holdout_stores))
+        if holdout_cells is not None:
+            self._is_heldout |= holdout_cells
         self._serve(range(len(store_sizes)), window_blocks, ())
         if not self.n_train:
             raise InputError(

@@ -30,7 +30,7 @@ from mofm.batches.collate import collate_into, empty_tokens
 from mofm.batches.config import DataConfig
 from mofm.batches.entries import CELL, NO_CELL, cells_of
 from mofm.batches.gather import CountBatch, gather
-from mofm.batches.labels import read_numbers
+from mofm.batches.labels import held_groups, read_numbers
 from mofm.batches.memory import Recycler
 from mofm.batches.mixture import Stratum, host_part, make_strata, paired_rows, rows_of_views, shares_of
 from mofm.batches.order import Order, counter_hash
@@ -63,7 +63,7 @@ class Stream:
       host, hosts: this host's number among how many.
 
     Raises:
-      InputError: a dataset to hold out does not exist, nothing is left to train on, the batch is too small for the
+      InputError: a dataset or a group to hold out does not exist, nothing is left to train on, the batch is too small for the
         strata, a view does not divide by the hosts, `memory_gb` is too little, a store is damaged, or no dataset has an
         obs column that is asked for.
     """
@@ -76,6 +76,7 @@ class Stream:
             seed,
             holdout_fraction=config.holdout_fraction,
             holdout_stores=_named(self._datasets, config.holdout_datasets),
+            holdout_cells=held_groups(self._datasets, config.holdout_groups),
             block_cells=config.block_cells,
             window_blocks=blocks_within(config, self._datasets),
         )
@@ -171,6 +172,15 @@ class Stream:
     def heldout_cells(self) -> np.ndarray:
         """int64 global indices of the cells never trained on, ascending."""
         return self._order.heldout()
+
+    def label_counts(self, modality: Modality) -> np.ndarray:
+        """int64, for each of `labels` how many training cells have it, of those in which the modality was measured."""
+        number_N = self._numbers["label_B"].number_N.copy()
+        number_N[self._order.heldout()] = -1
+        for dataset, start in zip(self._datasets, self._order.offsets, strict=False):
+            if modality not in dataset.stores:
+                number_N[start : start + dataset.n_cells] = -1
+        return np.bincount(number_N[number_N >= 0], minlength=len(self.labels))
 
     def batch(self, step: int) -> CellBatch:
         """This host's rows of the batch of one step (0, 1, ...): a pure function of the seed and the step."""

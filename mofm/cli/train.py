@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mofm.cli.options import add_verb
@@ -56,24 +57,33 @@ def run(args) -> int:
     return run_to_its_end(args, lambda: (config, None))
 
 
-def run_to_its_end(args, begin: Callable, then: Callable = lambda config: None, *, frozen: bool = False) -> int:
+def run_to_its_end(
+    args,
+    begin: Callable,
+    then: Callable = lambda config: None,
+    *,
+    frozen: bool = False,
+    heads: Callable | None = None,
+) -> int:
     """Joins the processes of a run, and trains; returns the exit code.
 
     Args:
       begin: tells the config, and the model that the run begins from or None; called once the processes are joined.
       then: called with the config where the run has ended, and was not stopped.
       frozen: take no step (see `training.loop.train`).
+      heads: called with the config, makes the heads that a run begins from whose labels move the encoder.
     """
     import jax
 
     from mofm.parallel.processes import Processes, lost_another, start
     from mofm.training.loop import DivergedError, train
-    from mofm.training.patience import is_spent, read_losses
+    from mofm.training.patience import HELDOUT, deciding, is_spent, read_losses
 
     start(Processes(args.distributed, args.coordinator, args.processes, args.process))
     config, origin = begin()
     try:
-        step = train(config, args.workdir, quiet=args.quiet, origin=origin, frozen=frozen)
+        known = heads and partial(heads, config)
+        step = train(config, args.workdir, quiet=args.quiet, origin=origin, frozen=frozen, heads=known)
     except DivergedError as error:
         print(f"mofm {args.verb}: {error}", file=sys.stderr)
         return 3
@@ -88,9 +98,11 @@ def run_to_its_end(args, begin: Callable, then: Callable = lambda config: None, 
         sys.stderr.flush()
         os._exit(4)  # the usual way out would wait for the lost process to leave too
     reached = f"trained {step} steps"
-    if is_spent(losses := read_losses(args.workdir, step), config.run.patience):
+    figure = deciding(config.objectives)
+    if is_spent(losses := read_losses(args.workdir, step, figure), config.run.patience):
         best = min(losses, key=lambda one: (losses[one], one))
-        reached += f", the held-out loss was lowest at step {best}, which verbs take"
+        of_what = "the held-out loss" if figure == HELDOUT else "that of held-out labels"
+        reached += f", {of_what} was lowest at step {best}, which verbs take"
     elif step < config.run.steps and not frozen:
         print(f"stopped at step {step} of {config.run.steps} and saved; the same command goes on", file=sys.stderr)
         return args.stopped_code

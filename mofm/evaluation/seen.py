@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mofm.axes import Modality
+from mofm.batches.labels import held_groups
 from mofm.batches.order import Order
 from mofm.corpus.datasets import Corpus, Dataset
 from mofm.corpus.places import is_url
@@ -82,6 +83,7 @@ def seen_cells(
         model.config.seed,
         holdout_fraction=data.holdout_fraction,
         holdout_stores=[number for number, one in enumerate(sets) if one["name"] in data.holdout_datasets],
+        holdout_cells=held_groups(opened.datasets[: len(sets)], data.holdout_groups),
     ).heldout()
     is_heldout = np.zeros(sum(count), bool)
     is_heldout[heldout] = True

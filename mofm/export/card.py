@@ -20,6 +20,8 @@ FIGURES = {
     "loss": "all objectives together, as weighed in training",
     "token_nll": "of a hidden measurement, nats",
     "null_nll": "the same by the mean predictor",
+    "label_nll": "of a label by the head in training, rare ones weighing more, nats; the best step was chosen by it",
+    "label_accuracy": "labels that this head names rightly",
     "link_nll": "of a held-out regulatory edge, nats",
     "link_auroc": "held-out edges against other pairs of the same TF; .5 by chance",
 }
@@ -180,11 +182,20 @@ def _heads(parts: Parts) -> list[str]:
         for modality, head in heads.of.items()
     ]
     return [
-        f"## Annotation\n\n`mofm annotate MODEL IN OUT` names cells by what `{heads.label_key}` says of the training cells. On "
+        f"## Annotation\n\n`mofm annotate MODEL IN OUT` names cells by what `{heads.label_key}` says of the training cells, "
+        f"{_moved(parts)}. On "
         'held-out cells of the training data sets; those below the threshold are called "unknown", the others are kept:\n\n'
         "| cells | labels | held out | accuracy | mean recall | calibration error | kept |\n"
         "|---|---:|---:|---:|---:|---:|---:|\n" + "\n".join(rows)
     ]
+
+
+def _moved(parts: Parts) -> str:
+    """What the labels trained."""
+    if not parts.config.objectives.supervised_weight:
+        return "which did not move the encoder"
+    through = f"through adapters of rank {rank}, since merged" if (rank := parts.config.adapters.rank) else "whole"
+    return f"which moved the encoder, {through}; its best step was chosen by the held-out ones"
 
 
 def _limits(parts: Parts) -> str:

@@ -1,6 +1,7 @@
 """Cell labels read off the embedding by a linear head, with confidences that are chances and a way to say "unknown".
 
-The encoder is not moved by the labels: the head is a multinomial logistic regression on its embeddings. Choices and their cost:
+The head is a multinomial logistic regression on the embeddings as they are in the end, whether labels moved the encoder
+before (`mofm finetune --tune`) or not. Choices and their cost:
 
 - Every type weighs the same, whatever its number of cells (balanced weights), and of one type at most MOST_OF_A_TYPE cells
   are learned from. So rare types have a voice (Gaussian clouds of 8 types, the rarest 1%, three draws: mean recall .73 -> .80);
@@ -9,7 +10,8 @@ The encoder is not moved by the labels: the head is a multinomial logistic regre
 - The penalty is chosen from PENALTIES by the log loss in INNER_FOLDS folds of the training cells.
 - The temperature is fitted on cells that were held out of the encoder's and of the head's training, and so is the
   threshold: the confidence that SHARE_KEPT of the held-out cells that are rightly named reach. Held-out figures are
-  cross-fitted between two halves, each judged by the temperature and the threshold of the other.
+  cross-fitted between two halves, each judged by the temperature and the threshold of the other. Where labels moved the
+  encoder, those of the same cells chose its best step.
 - A chance is one among the known types, in cells like those held out. A type that nobody labelled is often below the
   threshold and not always; cells of another technique or donor are not promised anything, unless whole data sets were held out.
 - Types of fewer than FEW training cells are left out, by name.

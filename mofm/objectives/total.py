@@ -1,6 +1,6 @@
 """The training objective: each part switched and weighted in the config, the total their weighted sum."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from mofm.batch import CellBatch, Paired, Spaces, TokenBatch
 from mofm.errors import InputError, check_at_least
 from mofm.nn.model import Outputs
 from mofm.objectives.alignment import AlignmentConfig, align
+from mofm.objectives.labels import Classes, LinearHead, label_parts
 from mofm.objectives.masked import masked_modelling
 from mofm.objectives.masking import hide
 from mofm.objectives.translation import Direction, See, Translate, paired_translation, there_and_back
@@ -32,6 +33,8 @@ class Answers(NamedTuple):
       shared_width: columns of the cell embedding that are not a modality's own.
       log_temperature: of the contrast between views; None for a model without.
       mesh: over which the batch lies; None: on one device.
+      heads: what tells labels from the embeddings of a modality; of none where labels are not told.
+      classes: what each tells apart.
     """
 
     see: See
@@ -40,6 +43,8 @@ class Answers(NamedTuple):
     shared_width: int = 0
     log_temperature: jax.Array | None = None
     mesh: Mesh | None = None
+    heads: Mapping[Modality, LinearHead] = MappingProxyType({})
+    classes: Mapping[Modality, Classes] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class ObjectivesConfig:
       pool_weight: cost of the mean square of what the attention pool adds to the linear profile. Without a cost the
         pool also carries what serves prediction a little and tells cells apart by nothing but their depth and their
         sample of tokens, and neighbours get worse.
+      supervised_weight: weight of telling labels from the embedding (see `labels.py`), for `mofm finetune --task`. Masked
+        modelling beside it keeps what the model knows; with both its weights at 0 labels alone train it.
     """
 
     mask_rate: float = 0.4
@@ -77,16 +84,16 @@ class ObjectivesConfig:
     link_warmup_steps: int = 0
     links_per_step: int = 1024
     edge_dropout: float = 0.1
+    supervised_weight: float = 0.0
 
     def __post_init__(self):
         if not (0 < self.mask_rate < 1 and 0 <= self.mask_spread <= min(self.mask_rate, 1 - self.mask_rate)):
             raise InputError(
                 f"objectives.mask_rate={self.mask_rate} +- mask_spread={self.mask_spread}: rates must stay within 0 and 1"
             )
-        if min(self.token_weight, self.cell_weight, self.pool_weight) < 0 or self.token_weight + self.cell_weight == 0:
-            raise InputError(
-                "objectives.token_weight, cell_weight and pool_weight must be >= 0, and one of the first two > 0"
-            )
+        check_at_least("objectives", self, ("token_weight", "cell_weight", "pool_weight", "supervised_weight"), 0)
+        if self.token_weight + self.cell_weight + self.supervised_weight == 0:
+            raise InputError("objectives: one of token_weight, cell_weight and supervised_weight must be above 0")
         weights = ("translation_weight", "cycle_weight", "drift_weight", "link_weight", "link_warmup_steps")
         check_at_least("objectives", self, weights, 0)
         check_at_least("objectives", self, ("links_per_step",), 1)
@@ -128,6 +135,12 @@ def total(
         loss += of_tokens
         loss += of_cells
         metrics |= {f"{modality}/{name}": value for name, value in parts.items()}
+    for modality, head in answers.heads.items():
+        if modality in seen:
+            label_B = getattr(batch, modality).label_B
+            parts = label_parts(seen[modality].embedding_BE, head, answers.classes[modality], label_B)
+            loss += config.supervised_weight * parts["label_nll"] / len(answers.heads)
+            metrics |= {f"{modality}/{name}": value for name, value in parts.items()}
     if answers.translate is not None:
         for part_loss, parts in (_of_pairs(config, answers, batch, seen, pairs), _of_all(config, answers, batch, seen)):
             loss, metrics = loss + part_loss, metrics | parts

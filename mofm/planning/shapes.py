@@ -27,7 +27,7 @@ from mofm.nn.spec import ModelSpec
 from mofm.parallel.mesh import check_batch, check_views
 from mofm.parallel.place import graph_places
 from mofm.parallel.rules import sharding
-from mofm.training.config import Config, make_spec
+from mofm.training.config import Config, check_untuned, make_spec
 from mofm.training.optimizer import make_optimizer
 from mofm.training.state import abstract_state
 from mofm.training.step import Knowledge, Recipe, train_step
@@ -137,6 +137,7 @@ def make_step(config: Config, facts: Facts, mesh: Mesh) -> Step:
     Raises:
       InputError: the mesh does not divide the model, the batch or the network.
     """
+    check_untuned(config)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulate)
     check_views(mesh, facts.rows, config.optimizer.accumulate)
     relations = len(config.network.tables)

@@ -10,6 +10,7 @@ import shutil
 import uuid
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
@@ -81,7 +82,7 @@ class Checkpoints:
             return
         metrics = None if heldout_loss is None else {HELDOUT_LOSS: float(heldout_loss)}
         notes = None if losses is None else {LOSSES: losses}
-        self._checkpointer.save_async(step, state._asdict(), metrics=metrics, custom_metadata=notes)
+        self._checkpointer.save_async(step, _as_dict(state), metrics=metrics, custom_metadata=notes)
 
     def losses(self, step: int) -> list[float]:
         """The losses that were saved with a step; none where there were none."""
@@ -99,7 +100,7 @@ class Checkpoints:
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state at a step, laid out as `abstract` (see `state.abstract_state`) says, whatever mesh saved it."""
-        return TrainState(**self._checkpointer.load(step, abstract._asdict()))
+        return TrainState(**self._checkpointer.load(step, _as_dict(abstract)))
 
     def restore_newest(self, abstract: TrainState, damaged: Path) -> tuple[TrainState, int]:
         """The newest state that can be read, and its step. Those after it are moved to `damaged`, with a warning each.
@@ -136,3 +137,8 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for the saves under way, and release the directory."""
         self._checkpointer.close()
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    """What of a state is written: all that it has."""
+    return {name: leaf for name, leaf in state._asdict().items() if leaf is not None}

@@ -25,6 +25,7 @@ from mofm.nn.translator import TranslatorConfig
 from mofm.objectives.alignment import AlignmentConfig
 from mofm.objectives.total import ObjectivesConfig
 from mofm.parallel.mesh import MeshConfig
+from mofm.training.adapters import AdaptersConfig
 from mofm.training.network import NetworkConfig
 from mofm.training.optimizer import OptimizerConfig
 
@@ -84,6 +85,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     grn: GrnConfig = field(default_factory=GrnConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -106,8 +108,8 @@ class Config:
         # Where the corpus lies, not what it holds; "stop" served none of the damage.
         for key in ("corpus", "prefetch", "damaged", "cache_dir", "cache_gb"):
             del everything["data"][key]
-        for key in ("label_key", "batch_key"):
-            if everything["data"][key] is None:  # older runs did not know them
+        for key in ("label_key", "batch_key", "holdout_groups"):
+            if not everything["data"][key]:  # older runs did not know them
                 del everything["data"][key]
         if self.optimizer.accumulate == 1:  # nor this
             del everything["optimizer"]["accumulate"]
@@ -122,7 +124,24 @@ class Config:
                 del everything["objectives"][key]
         if self.objectives.alignment == AlignmentConfig():
             del everything["objectives"]["alignment"]
+        if not self.objectives.supervised_weight:
+            del everything["objectives"]["supervised_weight"]
+        if not self.adapters.rank:
+            del everything["adapters"]
         return everything
+
+
+def check_untuned(config: Config) -> None:
+    """Raises `InputError` where a run that begins from nothing, or without labels, is asked to tune by them."""
+    for key, value in (
+        ("objectives.supervised_weight", config.objectives.supervised_weight),
+        ("adapters.rank", config.adapters.rank),
+    ):
+        if value:
+            raise InputError(
+                f"{key}={value}: a trained model is tuned by labels, with `mofm finetune MODEL --task annotation:COLUMN "
+                "--tune lora` or `full`; leave it out"
+            )
 
 
 def make_spec(config: Config, genes: int, relations: int, modalities: Sequence[Modality]) -> ModelSpec:
@@ -143,6 +162,11 @@ def make_spec(config: Config, genes: int, relations: int, modalities: Sequence[M
 
 def _check_parts(config: Config) -> None:
     """Raises `InputError` where a step's batch is to be cut into parts and its cells are compared with each other."""
+    if config.optimizer.accumulate > 1 and (config.objectives.supervised_weight or config.adapters.rank):
+        raise InputError(
+            f"optimizer.accumulate={config.optimizer.accumulate}: batches of a run whose labels move the encoder are not cut; "
+            "set optimizer.accumulate=1, and where memory is short encoder.remat=full or --tune lora"
+        )
     alignment = config.objectives.alignment
     weights = {name: getattr(alignment, name) for name in dataclasses.asdict(alignment) if name.endswith("_weight")}
     together = [f"objectives.alignment.{name}={weight}" for name, weight in weights.items() if weight]

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from mofm.batch import CellBatch
+from mofm.errors import InputError
 from mofm.parallel.mesh import one_at_a_time
 from mofm.parallel.place import place_batch
 from mofm.parallel.processes import all_asked_to_stop, is_first, wait_for_all
@@ -29,13 +30,14 @@ from mofm.training.goodput import EVALUATE, OTHER, SAVE, STEP, Goodput, seconds_
 from mofm.training.metrics import MetricsWriter, Silent
 from mofm.training.optimizer import make_schedule
 from mofm.training.origin import Origin
-from mofm.training.patience import is_spent, read_losses
+from mofm.training.patience import deciding, is_spent, read_losses
 from mofm.training.prepare import Prepared, prepare
 from mofm.training.progress import TrainingProgress
 from mofm.training.rollback import BadStep, RecentLosses, Rollbacks, way_back
 from mofm.training.state import TrainState
 from mofm.training.step import eval_links, eval_step, train_step
 from mofm.training.stop import stop_asked
+from mofm.training.tuning import KnownHeads
 from mofm.training.watchdog import Watchdog
 
 _TRAIN = jax.jit(train_step, static_argnums=0, donate_argnums=2)  # here, so that a process compiles a recipe once
@@ -51,7 +53,13 @@ class DivergedError(Exception):
 
 
 def train(
-    config: Config, workdir: Path, *, quiet: bool = False, origin: Origin | None = None, frozen: bool = False
+    config: Config,
+    workdir: Path,
+    *,
+    quiet: bool = False,
+    origin: Origin | None = None,
+    frozen: bool = False,
+    heads: Callable[[], KnownHeads] | None = None,
 ) -> int:
     """Train, or go on training, in `workdir`. Returns the step reached: less than run.steps if asked to stop, or where
     `run.patience` was spent.
@@ -61,13 +69,14 @@ def train(
     Args:
       origin: a pretrained model to begin from (see `adopt.py`); None begins from the simple models alone.
       frozen: no step is taken; what begins from a model is kept as its step 0.
+      heads: of a run whose labels move the encoder, fits the heads of labels that it begins from.
 
     Raises:
       InputError: the corpus, the mesh or the workdir cannot be used; nothing was written.
       DivergedError: the loss became NaN or infinite, or a spike, more often than the run may go back.
     """
     clock = Goodput()
-    ready = prepare(config, workdir, origin)
+    ready = prepare(config, workdir, origin, heads)
     quiet = quiet or not is_first()
     if ready.notes and not quiet:
         print(*ready.notes, sep="\n", file=sys.stderr)
@@ -118,7 +127,8 @@ class _Run:
         )
         self.rollbacks = Rollbacks(workdir)
         self.state, self.start = self.begin()
-        self.losses = read_losses(workdir, self.start if self.start else -1)
+        self.deciding = deciding(config.objectives)
+        self.losses = read_losses(workdir, self.start if self.start else -1, self.deciding)
         if is_first():
             clock.take_up(seconds_before(workdir / "metrics.jsonl", self.start))
         self.metrics = MetricsWriter(workdir, self.start) if is_first() else Silent()
@@ -239,7 +249,7 @@ class _Run:
             self.metrics.write(step, training | self.clock.told())
 
     def evaluate(self, state: TrainState, step: int) -> float | None:
-        """The mean held-out loss, over the same cells and hidden tokens each time; None without held-out cells."""
+        """The held-out figure that decides, over the same cells and hidden tokens each time; None without held-out cells."""
         if not self.config.eval_every or not self.config.eval_cells or not self.stream.n_heldout_cells:
             return None
         with self.clock.span(EVALUATE):
@@ -248,22 +258,40 @@ class _Run:
     def _evaluate(self, state: TrainState, step: int) -> float:
         if self.heldout_batches is None:
             self.heldout_batches = list(self.stream.heldout_batches(self.config.eval_cells))
+        heads = {} if state.tuning is None else state.tuning.heads
         rows = [
-            self.eval_fn(state.params, place_batch(batch, self.ready.mesh), np.int32(index))
+            self.eval_fn(state.params, place_batch(batch, self.ready.mesh), np.int32(index), heads)
             for index, batch in enumerate(self.heldout_batches)
         ]
-        means = _mean_over_tokens(jax.device_get(rows))
+        means = _means(jax.device_get(rows))
         if self.link_fn:
             links = {name: float(value) for name, value in jax.device_get(self.link_fn(state.params)).items()}
             means |= links | {"loss": means["loss"] + self.link_weight * links["link_nll"]}
-        self.metrics.write(step, {f"heldout/{name}": value for name, value in means.items()})
-        self.progress.evaluated(means["loss"])
-        self.losses[step] = means["loss"]
-        return means["loss"]
+        told = {f"heldout/{name}": value for name, value in means.items()}
+        self.metrics.write(step, told)
+        decides = told.get(self.deciding)
+        if decides is None:
+            raise InputError(
+                f"run.eval_cells={self.config.eval_cells}: none of these held-out cells has a label, and the best step is "
+                "chosen by theirs; raise it"
+            )
+        self.progress.evaluated(decides)
+        self.losses[step] = decides
+        return decides
 
 
-def _mean_over_tokens(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Means of an evaluation's batches, each weighted by how many tokens it scored (a last batch may be part padding)."""
-    weights = np.array([sum(float(v) for name, v in row.items() if name.endswith("/hidden")) for row in rows])
-    names = [name for name in rows[0] if not name.endswith("/hidden")]
-    return {name: float(np.average([row[name] for row in rows], weights=weights)) for name in names}
+def _means(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Means of an evaluation's batches, each weighted by how many tokens it scored (a last batch may be part padding), and
+    what is said of labels by how many cells had one; of these also the mean over modalities."""
+    tokens = np.array([sum(float(v) for name, v in row.items() if name.endswith("/hidden")) for row in rows])
+    means, of_labels = {}, {}
+    for name in rows[0]:
+        values, (modality, _, last) = np.array([float(row[name]) for row in rows]), name.rpartition("/")
+        if last.startswith("label_"):
+            labelled = np.array([float(row[f"{modality}/labelled"]) for row in rows])
+            if labelled.any():
+                means[name] = float(np.average(values, weights=labelled))
+                of_labels.setdefault(last, []).append(means[name])
+        elif last not in ("hidden", "labelled"):
+            means[name] = float(np.average(values, weights=tokens))
+    return means | {last: float(np.mean(values)) for last, values in of_labels.items()}

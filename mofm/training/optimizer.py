@@ -22,7 +22,8 @@ class OptimizerConfig:
       warmup_steps: linear from 0.
       decay_share: of all steps, for "wsd".
       final_share: of the peak, where the schedule ends.
-      weight_decay: decoupled, on matrices only; gains, biases and tables of identities are left alone.
+      weight_decay: decoupled, on matrices only; gains, biases, tables of identities and label heads are left alone. Adapters
+        are drawn to 0, and so what they are added to to where it was.
       b1, b2: Adam's.
       clip_norm: global norm to which gradients are clipped.
       accumulate: parts into which a step's batch is cut, so that less has to fit into memory: the gradient is that of the
@@ -78,7 +79,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def _decayed(params: Params) -> Params:
-    """True for the matrices of layers. A table's row that no batch touches must stay where it was."""
+    """True for the matrices of layers and for adapters. A table's row that no batch touches must stay where it was."""
     tables = (
         *(
             "tokenizer",
@@ -90,7 +91,7 @@ def _decayed(params: Params) -> Params:
             "gene_log_dispersion",
             "gene_depth_slope",
         ),
-        *("depth_slope", "spread", "background", "background_level", "log_temperature"),
+        *("heads", "depth_slope", "spread", "background", "background_level", "log_temperature"),
     )
     return jax.tree_util.tree_map_with_path(
         lambda path, _: not any(step.key in tables for step in path if hasattr(step, "key")), params

@@ -28,6 +28,8 @@ from mofm.training.state import Start
 
 SETTLED = ("encoder", "translator", "grn", "network", "data.expressed_fraction")
 """What the model says, and no config can change."""
+RANK = 8
+"""Of the adapters of `--tune lora`, where the config does not say."""
 FREE = ("encoder.remat", "encoder.compute_dtype", "network.edge_budget")
 """Of that, how it is computed: memory and speed."""
 LIKE_THE_MODEL = ("data.tokens", "data.atac_tokens", "data.adt_tokens", "data.methylation_tokens", "objectives")
@@ -78,11 +80,21 @@ class Origin:
         return said if self.before is None else said | {"from": self.before}
 
 
-def finetune_config(values: ConfigDict | Mapping[str, Any], overrides: Sequence[str], origin: Origin) -> Config:
+def finetune_config(
+    values: ConfigDict | Mapping[str, Any],
+    overrides: Sequence[str],
+    origin: Origin,
+    label_key: str | None = None,
+    rank: int = 0,
+) -> Config:
     """The config of a run that begins from a model: `values` and overrides as for training, over what the model settles.
 
+    Args:
+      label_key: column of obs whose labels move the encoder; None where none do.
+      rank: of the adapters through which they do; 0 moves the parameters themselves.
+
     Raises:
-      InputError: as `build_config`; or a key is set that the model settles.
+      InputError: as `build_config`; or a key is set that the model settles, or against these.
     """
     given = values.to_dict() if isinstance(values, ConfigDict) else values
     asked = [*_keys(given), *(override.partition("=")[0] for override in overrides)]
@@ -99,7 +111,29 @@ def finetune_config(values: ConfigDict | Mapping[str, Any], overrides: Sequence[
         for group in groups:
             ours, theirs = ours.setdefault(group, {}), theirs[group]
         ours[last] = theirs[last]
-    return build_config(_over(tree, given), list(overrides))
+    tree["objectives"] |= {"supervised_weight": 0.0 if label_key is None else 1.0}  # its task is no part of a model
+    tree["adapters"] = {"rank": rank}
+    if label_key is not None:
+        tree["data"]["label_key"] = label_key
+    config = build_config(_over(tree, given), list(overrides))
+    _check_tuned(config, label_key, rank)
+    return config
+
+
+def _check_tuned(config: Config, label_key: str | None, rank: int) -> None:
+    weight, key = config.objectives.supervised_weight, config.data.label_key
+    if (weight > 0) != (label_key is not None):
+        asked = (
+            "needs --tune lora or full"
+            if weight
+            else "leaves the labels unheard; set it above 0, or give another --tune"
+        )
+        raise InputError(f"objectives.supervised_weight={weight}: {asked}")
+    if (config.adapters.rank > 0) != (rank > 0):
+        asked = "set it above 0, or give --tune full" if rank else "needs --tune lora"
+        raise InputError(f"adapters.rank={config.adapters.rank}: {asked}")
+    if label_key not in (None, key):
+        raise InputError(f"data.label_key={key}: --task names the column {label_key!r}; leave data.label_key out")
 
 
 def check_corpus(origin: Origin, corpus: Corpus) -> None:

@@ -1,4 +1,5 @@
-"""When a run has learned what it can: `run.patience` evaluations in a row without a lower held-out loss.
+"""When a run has learned what it can: `run.patience` evaluations in a row without a lower held-out loss; of a run whose labels
+move the encoder, without labels of held-out cells told better.
 
 It is a pure function of the losses that metrics.jsonl holds, so a run that is resumed stops where an unbroken one does, and
 one that has stopped stays so.
@@ -8,7 +9,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from mofm.objectives.total import ObjectivesConfig
+
 HELDOUT = "heldout/loss"
+LABELS = "heldout/label_nll"
 
 
 def is_spent(losses: Mapping[int, float], patience: int) -> bool:
@@ -20,8 +24,13 @@ def is_spent(losses: Mapping[int, float], patience: int) -> bool:
     return len(steps) - 1 - steps.index(best) >= patience
 
 
-def read_losses(workdir: Path, until: int) -> dict[int, float]:
-    """The held-out losses of a run by their steps, those after the step `until` left out."""
+def deciding(objectives: ObjectivesConfig) -> str:
+    """The held-out figure by which a run's best step is chosen; the lowest is the best."""
+    return LABELS if objectives.supervised_weight else HELDOUT
+
+
+def read_losses(workdir: Path, until: int, figure: str = HELDOUT) -> dict[int, float]:
+    """A held-out figure of a run by its steps, those after the step `until` left out."""
     losses, path = {}, Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return losses
@@ -30,6 +39,6 @@ def read_losses(workdir: Path, until: int) -> dict[int, float]:
             row = json.loads(line)
         except json.JSONDecodeError:
             break  # a line cut short is the last
-        if HELDOUT in row and row["step"] <= until:
-            losses[int(row["step"])] = float(row[HELDOUT])
+        if figure in row and row["step"] <= until:
+            losses[int(row["step"])] = float(row[figure])
     return losses

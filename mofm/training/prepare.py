@@ -6,10 +6,11 @@ All that can be wrong with a config is found here, before anything is written.
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
+import optax
 import pandas as pd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -26,14 +27,17 @@ from mofm.parallel.place import place_graph
 from mofm.parallel.processes import is_first, wait_for_all
 from mofm.training import workdir as workdirs
 from mofm.training.adopt import adopt_network, adopt_start, begin_from, known_basis, rows_of
-from mofm.training.config import Config, make_spec
+from mofm.training.config import Config, check_untuned, make_spec
 from mofm.training.linear_translation import make_readers
 from mofm.training.network import RunNetwork, read_network
 from mofm.training.optimizer import make_optimizer
 from mofm.training.origin import Origin, check_corpus, told_genes
 from mofm.training.start import start_models
-from mofm.training.state import Start, TrainState, abstract_state, create_state, state_shardings
+from mofm.training.state import Start, TrainState, abstract_state, begin_tuning, create_state, state_shardings
 from mofm.training.step import Knowledge, Recipe
+from mofm.training.tuning import KnownHeads, TuningSpec, classes_of, load_heads, save_heads
+
+T = TypeVar("T")
 
 
 class Prepared(NamedTuple):
@@ -62,12 +66,19 @@ class Prepared(NamedTuple):
     notes: tuple[str, ...]
 
 
-def prepare(config: Config, workdir: Path, origin: Origin | None) -> Prepared:
+def prepare(
+    config: Config, workdir: Path, origin: Origin | None, heads: Callable[[], KnownHeads] | None = None
+) -> Prepared:
     """Opens the corpus, and makes the directory of a new run or checks that it is of this one.
+
+    Args:
+      heads: of a run whose labels move the encoder, fits the heads that it begins from; asked where the run begins.
 
     Raises:
       InputError: the corpus, the mesh, the model that it begins from or the workdir cannot be used.
     """
+    if heads is None:
+        check_untuned(config)
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulate)
     cache = ShardCache(config.data.cache_dir, int(config.data.cache_gb * 1e9)) if config.data.cache_dir else None
@@ -86,15 +97,23 @@ def prepare(config: Config, workdir: Path, origin: Origin | None) -> Prepared:
     wait_for_all("the directory of the run")
 
     notes = list(made.notes)
-    models = _start_of(workdir, lambda: _fit(config, corpus, stream, made, origin, notes.append))
+    fit = partial(_fit, config, corpus, stream, made, origin, notes.append)
+    models = _once(workdir, workdirs.load_start, workdirs.save_start, fit, "the start of the run")
+    begun = None if heads is None else _once(workdir, load_heads, save_heads, heads, "the heads of the run")
+    tuned = begun and TuningSpec(config.adapters.rank, tuple((name, len(head.names)) for name, head in begun.items()))
     # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
     everywhere = NamedSharding(mesh, PartitionSpec())
     readers = models.linear and make_readers(corpus.modalities, models.spaces, models.basis)
-    known = jax.device_put(Knowledge(models.spaces, None, models.linear, readers), everywhere)._replace(graph=graph)
+    classes = classes_of(begun, stream) if begun else {}
+    known = jax.device_put(Knowledge(models.spaces, None, models.linear, readers, classes), everywhere)
+    known = known._replace(graph=graph)
 
     def fresh() -> TrainState:
-        state = create_state(spec, optimizer, mesh, config.seed, models)
-        return state if origin is None else begin_from(state, origin, spec, optimizer, made.row_G, models.null)
+        of_params = optimizer if tuned is None else optax.identity()  # moments of all would not fit where adapters do
+        state = create_state(spec, of_params, mesh, config.seed, models)
+        if origin is not None:
+            state = begin_from(state, origin, spec, of_params, made.row_G, models.null)
+        return state if tuned is None else begin_tuning(state, spec, optimizer, mesh, tuned, begun, config.seed)
 
     return Prepared(
         mesh,
@@ -103,7 +122,7 @@ def prepare(config: Config, workdir: Path, origin: Origin | None) -> Prepared:
         known,
         models,
         network and network.held_out(len(made.genes), config.seed),
-        partial(abstract_state, spec, optimizer, mesh),
+        partial(abstract_state, spec, optimizer, mesh, tuned),
         fresh,
         tuple(notes),
     )
@@ -157,16 +176,18 @@ def _fit(
     return adopt_start(fitted, origin, corpus.features, made.row_G)
 
 
-def _start_of(workdir: Path, fit: Callable[[], Start]) -> Start:
-    """The simple models of the run, the very same to all processes and after every stop: the first fits and keeps them."""
-    models = workdirs.load_start(workdir)
-    if models is None and is_first():
-        models = fit()
-        workdirs.save_start(workdir, models)
-    wait_for_all("the start of the run")
-    models = models or workdirs.load_start(workdir)
-    if models is None:
+def _once(
+    workdir: Path, load: Callable[[Path], T | None], save: Callable[[Path, T], None], fit: Callable[[], T], what: str
+) -> T:
+    """What a run begins from, the very same to all processes and after every stop: the first fits and keeps it."""
+    found = load(workdir)
+    if found is None and is_first():
+        found = fit()
+        save(workdir, found)
+    wait_for_all(what)
+    found = found or load(workdir)
+    if found is None:
         raise InputError(
             f"{workdir}: not the directory that the first process of the run writes; all hosts must see one"
         )
-    return models
+    return found

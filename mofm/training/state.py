@@ -19,6 +19,7 @@ from mofm.batch import Spaces
 from mofm.nn import model
 from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
+from mofm.objectives.labels import LinearHead
 from mofm.parallel.rules import check_fits, sharding
 from mofm.training.basis import Basis
 from mofm.training.components import Components
@@ -26,6 +27,7 @@ from mofm.training.linear_translation import DepthTranslation, LinearTranslation
 from mofm.training.null import NullModel
 from mofm.training.own_components import OwnComponents
 from mofm.training.profiles import Profile
+from mofm.training.tuning import KnownHeads, Tuning, TuningSpec, fresh_tuning, trained, tuning_axes
 
 
 class TrainState(NamedTuple):
@@ -35,11 +37,13 @@ class TrainState(NamedTuple):
       step: int32, batches seen.
       params: the model's float32 parameters.
       opt_state: the optimizer's.
+      tuning: of a run whose labels move the encoder: its heads, and its adapters, whose products `params` holds; else None.
     """
 
     step: jax.Array
     params: Params
     opt_state: optax.OptState
+    tuning: Tuning | None = None
 
 
 class Start(NamedTuple):
@@ -71,37 +75,53 @@ class Start(NamedTuple):
         return Basis(self.components, self.profiles, self.own)
 
 
-def state_shardings(spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The sharding of every leaf. The optimizer's moments lie as their parameters do.
+def state_shardings(
+    spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh, tuned: TuningSpec | None = None
+) -> TrainState:
+    """The sharding of every leaf. The optimizer's moments lie as what they are of.
+
+    Args:
+      tuned: of a run whose labels move the encoder.
 
     Raises:
       InputError: the mesh does not divide the model.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
-    is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+    is_axes = lambda leaf: type(leaf) is tuple  # noqa: E731
     logical = model.logical_axes(spec)
-    params = jax.tree.map(lambda axes: sharding(mesh, axes), logical, is_leaf=is_axes)
-    weights = jax.eval_shape(lambda key: model.init(spec, key), jax.random.key(0))
-    jax.tree.map(lambda axes, leaf: check_fits(mesh, leaf.shape, axes), logical, weights, is_leaf=is_axes)
-    shapes = jax.eval_shape(optimizer.init, weights)
+    axes = [logical, tuned and tuning_axes(tuned, logical)]
+    weights = jax.eval_shape(lambda key: _weights(spec, tuned, key), jax.random.key(0))
+    jax.tree.map(lambda axes, leaf: check_fits(mesh, leaf.shape, axes), axes, [*weights], is_leaf=is_axes)
+    params, tuning = jax.tree.map(lambda axes: sharding(mesh, axes), axes, is_leaf=is_axes)
     opt_state = optax.tree_map_params(
-        optimizer, lambda _, place: place, shapes, params, transform_non_params=lambda _: replicated
+        optimizer,
+        lambda _, place: place,
+        jax.eval_shape(optimizer.init, trained(*weights)),
+        trained(params, tuning),
+        transform_non_params=lambda _: replicated,
     )
-    return TrainState(replicated, params, opt_state)
+    return TrainState(replicated, params, opt_state, tuning)
 
 
-def abstract_state(spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh, tuned: TuningSpec | None = None
+) -> TrainState:
     """Shapes, dtypes and shardings of the state, with nothing allocated: what a checkpoint is restored into."""
 
     def build(key: jax.Array) -> TrainState:
-        params = model.init(spec, key)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        params, tuning = _weights(spec, tuned, key)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained(params, tuning)), tuning)
 
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         jax.eval_shape(build, jax.random.key(0)),
-        state_shardings(spec, optimizer, mesh),
+        state_shardings(spec, optimizer, mesh, tuned),
     )
+
+
+def _weights(spec: ModelSpec, tuned: TuningSpec | None, key: jax.Array) -> tuple[Params, Tuning | None]:
+    params = model.init(spec, key)
+    return params, tuned and fresh_tuning(tuned, model.logical_axes(spec), params, key)
 
 
 def create_state(
@@ -123,6 +143,28 @@ def _builder(
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     return jax.jit(build, out_shardings=state_shardings(spec, optimizer, mesh))
+
+
+def begin_tuning(
+    state: TrainState,
+    spec: ModelSpec,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    tuned: TuningSpec,
+    heads: KnownHeads,
+    seed: int,
+) -> TrainState:
+    """A state that labels tune from here on: its parameters as they are, the heads those that are known."""
+    places, logical = state_shardings(spec, optimizer, mesh, tuned), model.logical_axes(spec)
+    known = {modality: LinearHead(head.weight_EC, head.bias_C) for modality, head in heads.items()}
+
+    def build(params: Params, heads: dict[Modality, LinearHead], key: jax.Array) -> tuple[optax.OptState, Tuning]:
+        tuning = fresh_tuning(tuned, logical, params, key)._replace(heads=heads)
+        return optimizer.init(trained(params, tuning)), tuning
+
+    with jax.set_mesh(mesh):
+        made = jax.jit(build, out_shardings=(places.opt_state, places.tuning))
+        return TrainState(state.step, state.params, *made(state.params, known, jax.random.key(seed)))
 
 
 def linear_start(params: Params, start: Start) -> Params:

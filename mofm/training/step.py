@@ -1,7 +1,9 @@
 """One step of training and of evaluation: module-level pure functions, callable without a loop."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -17,6 +19,7 @@ from mofm.nn.grn import GeneStates
 from mofm.nn.linear import Reader, linear_predictor, linear_profile
 from mofm.nn.model import Outputs, Params, Translation
 from mofm.nn.spec import ModelSpec
+from mofm.objectives.labels import Classes, LinearHead
 from mofm.objectives.link_prediction import ask, link_prediction
 from mofm.objectives.masked import masked_modelling
 from mofm.objectives.total import Answers, ObjectivesConfig, total
@@ -25,6 +28,7 @@ from mofm.training.accumulate import Parts, cut, sum_over
 from mofm.training.linear_translation import LinearTranslation
 from mofm.training.null import NullModel
 from mofm.training.state import TrainState
+from mofm.training.tuning import opened, trained
 
 EVALUATION_KEY = 0x5EED
 """Evaluation hides the same tokens at every step of every run, so that its losses compare."""
@@ -55,12 +59,18 @@ class Knowledge(NamedTuple):
       graph: the regulatory network of the genes, less what is held out; None where there is none.
       linear: loadings of the linear translation of each direction that has one.
       readers: how it reads each modality.
+      classes: of a run whose labels move the encoder, what the head of each modality tells apart.
     """
 
     spaces: Spaces
     graph: GeneGraph | None = None
     linear: LinearTranslation = {}  # noqa: RUF012
     readers: dict[Modality, Reader] = {}  # noqa: RUF012
+    classes: dict[Modality, Classes] = {}  # noqa: RUF012
+
+
+Heads = Mapping[Modality, LinearHead]
+NO_HEADS: Heads = MappingProxyType({})
 
 
 def train_step(
@@ -71,24 +81,39 @@ def train_step(
     Metrics are float32 scalars on device: the objective's parts and "gradient_norm" before clipping.
     """
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    loss = jax.grad(partial(training_loss, recipe, known), has_aux=True)
-    gradient_of = loss if recipe.accumulate == 1 else partial(accumulated_gradient, recipe, known)
-    gradients, metrics = gradient_of(state.params, batch, key, state.step)
-    updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state), metrics | {"gradient_norm": optax.tree.norm(gradients)}
+    of = (batch, key, state.step)
+
+    def loss(moved: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+        params, tuning = opened(state.params, state.tuning, moved)
+        return training_loss(recipe, known, params, *of, NO_HEADS if tuning is None else tuning.heads)
+
+    moved = trained(state.params, state.tuning)
+    if recipe.accumulate == 1:
+        gradients, metrics = jax.grad(loss, has_aux=True)(moved)
+    else:
+        gradients, metrics = accumulated_gradient(recipe, known, state.params, *of)
+    updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, moved)
+    params, tuning = opened(state.params, state.tuning, optax.apply_updates(moved, updates))
+    norm = optax.tree.norm(gradients)
+    return TrainState(state.step + 1, params, opt_state, tuning), metrics | {"gradient_norm": norm}
 
 
 def training_loss(
-    recipe: Recipe, known: Knowledge, params: Params, batch: CellBatch, key: jax.Array, step: jax.Array
+    recipe: Recipe,
+    known: Knowledge,
+    params: Params,
+    batch: CellBatch,
+    key: jax.Array,
+    step: jax.Array,
+    heads: Heads = NO_HEADS,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(loss, metrics): masked modelling of the batch, and link prediction of the edges that this step hides.
+    """(loss, metrics): the objectives of the batch, and link prediction of the edges that this step hides.
 
     The genes are told by the network once, for all cells and for all links.
     """
     graph, questions = _ask(recipe.objectives, known, key)
     genes = model.gene_states(recipe.spec, params, graph)
-    loss, metrics = total(recipe.objectives, answers(recipe, known, params, genes), batch, key, recipe.pairs)
+    loss, metrics = total(recipe.objectives, answers(recipe, known, params, genes, heads), batch, key, recipe.pairs)
     if questions is None:
         return loss, metrics
     links = link_answers(recipe.spec, params, genes, questions)
@@ -159,7 +184,13 @@ def eval_links(recipe: Recipe, known: Knowledge, questions: LinkQuestions, param
 
 
 def eval_step(
-    recipe: Recipe, null: NullModel, known: Knowledge, params: Params, batch: CellBatch, index: jax.Array
+    recipe: Recipe,
+    null: NullModel,
+    known: Knowledge,
+    params: Params,
+    batch: CellBatch,
+    index: jax.Array,
+    heads: Heads = NO_HEADS,
 ) -> dict[str, jax.Array]:
     """The objective's parts on a held-out batch, and "null_nll", the mean predictor's on the very same hidden tokens.
 
@@ -167,13 +198,13 @@ def eval_step(
     """
     key = jax.random.fold_in(jax.random.key(EVALUATION_KEY), index)
     genes = model.gene_states(recipe.spec, params, known.graph)
-    metrics = total(recipe.objectives, answers(recipe, known, params, genes), batch, key, recipe.pairs)[1]
+    metrics = total(recipe.objectives, answers(recipe, known, params, genes, heads), batch, key, recipe.pairs)[1]
     baseline = total(recipe.objectives, Answers(partial(null_predictor, null, known.spaces)), batch, key)[1]
     nulls = {name.replace("token_nll", "null_nll"): value for name, value in baseline.items() if "token_nll" in name}
     return metrics | nulls
 
 
-def answers(recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates) -> Answers:
+def answers(recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates, heads: Heads = NO_HEADS) -> Answers:
     """The model as the objectives call it, its genes being told already."""
     spec, spaces = recipe.spec, known.spaces
 
@@ -196,7 +227,7 @@ def answers(recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates)
 
     log_temperature = model.log_temperature(spec, params)
     told = translate if spec.translates else None
-    return Answers(see, told, spaces, spec.shared_width, log_temperature, recipe.mesh)
+    return Answers(see, told, spaces, spec.shared_width, log_temperature, recipe.mesh, heads, known.classes)
 
 
 def null_predictor(

@@ -8,6 +8,7 @@
     workdir/network.parquet  the regulatory networks' edges, and which of them training never sees
     workdir/network.json  what became of every line of their tables
     workdir/start.npz       the mean predictors and the linear model that it began from, and what its features are
+    workdir/labels.npz      of a run whose labels move the encoder: the heads that it began from (`tuning.py`)
     workdir/checkpoints/    Orbax
     workdir/annotation.*    its annotation head, where one was fitted (`export/heads.py`)
     workdir/metrics.jsonl   and tensorboard/

@@ -138,6 +138,40 @@ def test_no_other_leaf_changes(corpus):
                 np.testing.assert_array_equal(one, other)
 
 
+def test_groups_are_held_out_whole_and_no_other_cell_moves(corpus, truth):
+    """d1 of both files, and beside it the cells that chance held out before."""
+    groups = {"donor": ("d1",), "cell_type": ("Monocyte",)}
+    plain, grouped = stream_of(corpus), stream_of(corpus, holdout_groups=groups)
+    donor = np.array(
+        [name or None for dataset in open_corpus(corpus).datasets for name in truth[dataset.name][1]], object
+    )
+    label = expected(corpus, truth)[0][:-1]
+    named = np.flatnonzero((donor == "d1") | (label == "Monocyte"))
+    assert grouped.heldout_cells().tolist() == sorted({*plain.heldout_cells().tolist(), *named.tolist()})
+    for batch in grouped.batches(0, 20):
+        for view in (view for view in batch if view is not None):
+            assert not np.isin(view.cell_B, grouped.heldout_cells()).any()
+    counts = {
+        name: sum(label[np.setdiff1d(np.arange(134), grouped.heldout_cells())] == name) for name in grouped.labels
+    }
+    assert grouped.label_counts("rna").tolist() == list(counts.values())
+    assert grouped.label_counts("atac").sum() < grouped.label_counts("rna").sum()
+    assert counts["Monocyte"] == 0
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ({"donor": ("d11",)}, "no cell has 'd11' in 'donor' of obs. Did you mean 'd1'?"),
+        ({"donr": ("d1",)}, "data.holdout_groups='donr': no dataset has such a column"),
+    ],
+)
+def test_groups_that_are_not_there_are_refused(corpus, groups, said):
+    with pytest.raises(InputError) as caught:
+        stream_of(corpus, holdout_groups=groups)
+    assert said in str(caught.value)
+
+
 def test_one_may_be_asked_without_the_other(corpus):
     only_labels, only_batches = stream_of(corpus, batch_key=None), stream_of(corpus, label_key=None)
     assert only_labels.technical_batches == only_batches.labels == ()

@@ -1,6 +1,7 @@
 """`mofm evaluate`: numbers that can be worked out by hand come out so, what a model was trained on is told, what cannot be
 judged is refused before any work, and the report holds it all, the same to the byte each time."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from mofm.evaluation.baselines import log_normalised
 from mofm.evaluation.evaluate import TASKS, Settings, evaluate
 from mofm.evaluation.evaluation_page import record_of, rows_of, write_evaluation
 from mofm.evaluation.pairing import foscttm
+from mofm.evaluation.seen import seen_cells
 from mofm.evaluation.translation import per_feature_correlation
 from mofm.evaluation.translation_baselines import Measured, baseline_translations, centred_log_ratio
 from mofm.inference.model import load
@@ -223,6 +225,14 @@ def test_what_training_saw_is_told_cell_by_cell(everything, judged, model):
     assert everything.seen.counts(np.ones(CELLS, bool)) == {
         "trained on": (~held).sum(), "held out of training": held.sum(), "not in the training corpus": 0,
     }  # fmt: skip
+
+
+def test_groups_that_training_held_out_are_told_as_such(judged, model):
+    types = judged.omics["rna"].obs["cell_type"].astype(str)
+    data = dataclasses.replace(model.config.data, holdout_groups={"cell_type": (types.iloc[0],)})
+    grouped = dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
+    plain, found = (seen_cells(one, types.index, {}).is_seen_N for one in (model, grouped))
+    np.testing.assert_array_equal(found, plain & (types != types.iloc[0]).to_numpy())
 
 
 def test_unseen_cells_alone_are_judged_where_that_is_asked(judged, model, everything):

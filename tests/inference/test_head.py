@@ -138,7 +138,7 @@ def headed(trained, tmp_path_factory):
     place = tmp_path_factory.mktemp("headed") / "run"
     words = ["--config", str(FINETUNE), f"--config.data.corpus={trained.corpus}", "--config.data.holdout_fraction=0.4"]
     words += ["--config.data.batch_size=16", "--config.run.eval_cells=8", "--workdir", str(place), "--quiet"]
-    assert main(["finetune", str(trained.workdir), *words, "--frozen", "--task", "annotation:cell_type"]) == 0
+    assert main(["finetune", str(trained.workdir), *words, "--tune", "probe", "--task", "annotation:cell_type"]) == 0
     return place
 
 
