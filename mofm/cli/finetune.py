@@ -18,7 +18,7 @@ def add(verbs) -> None:
         "The encoder, translator and network are MODEL's. Genes are matched by their ids; those that MODEL does not know\n"
         "begin as average genes. WORKDIR is then a run as any other: its step 0 is MODEL, and verbs take the step of lowest\n"
         "held-out loss. The corpus may be paired or not; it can lack modalities of MODEL, and have none that MODEL never saw.\n"
-        "  mofm finetune blood-v1 --config configs/finetune.py --config.data.corpus=corpus/ --workdir runs/mine",
+        "  mofm finetune blood-v1 --config finetune --config.data.corpus=corpus/ --workdir runs/mine",
     )
     add_model_argument(verb)
     add_step_option(verb)
@@ -32,7 +32,7 @@ def add(verbs) -> None:
     verb.add_argument(
         "--frozen", action="store_true", help="train nothing but the head: the encoder stays MODEL's, at step 0"
     )
-    add_run_options(verb, "a config file, such as configs/finetune.py")
+    add_run_options(verb, "a config file, or the name of one that comes with mofm, such as finetune")
 
 
 def _task(text: str) -> str:
