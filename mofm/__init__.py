@@ -4,12 +4,16 @@ import mofm
 
 model = mofm.load("runs/mine")  # or a bundle of `mofm export`
 model.embed(adata)  # obsm["X_mofm"]
+mofm.pl.embedding(adata, color="cell_type")  # matplotlib Axes
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mofm import pl
     from mofm.inference.api import Model
+
+__all__ = ["load", "pl"]
 
 __version__ = "0.1.0"
 
@@ -29,3 +33,16 @@ def load(path, *, step: int | str | None = None) -> "Model":
     from mofm.inference.api import Model
 
     return Model.load(path, step=step)
+
+
+def __getattr__(name: str):
+    """`mofm.pl`, loaded when it is first asked for: matplotlib and scanpy take seconds."""
+    if name == "pl":
+        import mofm.pl as pl
+
+        return pl
+    raise AttributeError(f"module 'mofm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "pl"])

@@ -34,7 +34,7 @@ EPILOG = """\
 a first run, on your own file:
   mofm inspect cells.h5ad
   mofm ingest cells.h5ad corpus/
-  mofm train --config configs/small.py --config.data.corpus=corpus/ --workdir runs/mine
+  mofm train --config small --config.data.corpus=corpus/ --workdir runs/mine
   mofm embed runs/mine cells.h5ad cells_embedded.h5ad
 """
 

@@ -19,7 +19,7 @@ def add(verbs) -> None:
         "The encoder, translator and network are MODEL's. Genes are matched by their ids; those that MODEL does not know\n"
         "begin as average genes. WORKDIR is then a run as any other: its step 0 is MODEL, and verbs take the step of lowest\n"
         "held-out loss. The corpus may be paired or not; it can lack modalities of MODEL, and have none that MODEL never saw.\n"
-        "  mofm finetune blood-v1 --config configs/finetune.py --config.data.corpus=corpus/ --workdir runs/mine\n"
+        "  mofm finetune blood-v1 --config finetune --config.data.corpus=corpus/ --workdir runs/mine\n"
         "With --task it ends with a head that tells a column of obs, cell types, disease states or any other, and --tune says\n"
         "what that may move. Labels of new donors are told as well as the held-out ones were, if donors were held out:\n"
         "  mofm finetune blood-v1 ... --task annotation:disease --tune lora --config.data.holdout_fraction=0 \\\n"
@@ -43,7 +43,7 @@ def add(verbs) -> None:
         "matrices. full: labels too, all parameters. objectives.supervised_weight is what labels weigh beside the others "
         "(default: %(default)s)",
     )
-    add_run_options(verb, "a config file, such as configs/finetune.py")
+    add_run_options(verb, "a config file, or the name of one that comes with mofm, such as finetune")
 
 
 PROBE, UNSUPERVISED, LORA, FULL = TUNE = ("probe", "unsupervised", "lora", "full")

@@ -62,7 +62,7 @@ def run(args) -> int:
         )
     render_ingest(results, args.out)
     print(
-        f"next: mofm train --config configs/small.py --config.data.corpus={args.out} --workdir runs/mine",
+        f"next: mofm train --config small --config.data.corpus={args.out} --workdir runs/mine",
         file=sys.stderr,
     )
     return 0

@@ -19,7 +19,9 @@ def add(verbs) -> None:
         "For GPUs it is an estimate by arithmetic, and says so. Neither runs anything. Exit code 1: it does not fit.\n"
         "Any key of the config is set as --config.GROUP.KEY=VALUE. The corpus need not be there.",
     )
-    verb.add_argument("--config", required=True, type=Path, help="a config file, such as configs/pod.py")
+    verb.add_argument(
+        "--config", required=True, type=Path, help="a config file, or the name of one that comes with mofm, such as pod"
+    )
     verb.add_argument("--topology", required=True, help='"v5e:16x16", "v5p:2x2x4", "v6e:4x4", "h100:8", "a100:16", ...')
     verb.add_argument("--cells", type=_count, metavar="N", help="tell the days for so many cells (default: run.steps)")
     verb.add_argument(

@@ -46,8 +46,9 @@ def add(verbs) -> None:
 def run(args) -> int:
     """Runs the verb; returns the exit code."""
     from mofm.inference.model import load
-    from mofm.inference.regulator_output import write_cells, write_figure, write_table
+    from mofm.inference.regulator_output import write_cells, write_table
     from mofm.inference.regulators import regulators
+    from mofm.pl.regulation import write_figure
 
     folder = default_folder(args.input) if args.output is None else args.output
     names = ("edges.parquet", copy_name(args.input), "regulators.png")
@@ -63,7 +64,7 @@ def run(args) -> int:
     )
     write_table(found.edges, edges)
     write_cells(args.input, cells, found)
-    write_figure(found, figure)
+    write_figure(found.top, figure)
     _print(found, args.groupby)
     new = int((found.edges["known"] == "").sum())
     print(f"{edges}: {len(found.edges):,} edges, {new:,} of them new predictions")

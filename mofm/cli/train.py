@@ -22,7 +22,7 @@ def add(verbs) -> None:
         "finite, or a spike, more often than run.rollbacks; 4 another process of the run was lost; 5 it hung\n"
         "(run.watchdog_minutes). After 4 and 5 the same command goes on from the last checkpoint.",
     )
-    add_run_options(verb, "a config file, such as configs/small.py")
+    add_run_options(verb, "a config file, or the name of one that comes with mofm, such as small")
 
 
 def add_run_options(verb, config: str) -> None:

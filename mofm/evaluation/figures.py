@@ -4,7 +4,8 @@ Every function returns a `matplotlib.figure.Figure` made without pyplot: no glob
 safe in threads and on machines without a display. They are drawn at `DPI` on white.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import anndata as ad
 import numpy as np
@@ -37,21 +38,20 @@ def loss_curves(metrics: pd.DataFrame) -> Figure:
     Raises:
       InputError: there is no loss to draw.
     """
-    panels = _loss_panels(metrics)
+    panels = loss_panels(metrics)
     paces = [(name, title) for name, title in PACE.items() if _column(metrics, name) is not None]
     width = max(len(panels), len(paces))
     figure = _blank(4.6 * width, 3.3 + (1.6 if paces else 0))
     grid = figure.add_gridspec(2 if paces else 1, width * 2, height_ratios=(3.2, 1.3) if paces else None)
-    for position, (title, train, heldout, null) in enumerate(panels):
-        axes = figure.add_subplot(grid[0, _span(position, len(panels), width)])
-        _loss_panel(axes, metrics, title, train, heldout, null)
+    for position, panel in enumerate(panels):
+        draw_loss(figure.add_subplot(grid[0, _span(position, len(panels), width)]), metrics, panel)
     for position, (name, title) in enumerate(paces):
         axes = figure.add_subplot(grid[1, _span(position, len(paces), width)])
         steps, values = _series(metrics, _column(metrics, name))
         axes.plot(steps, values, color=MUTED, linewidth=1.2)
         axes.set_ylim(0, max(np.max(values) * 1.1, 1e-12))
         axes.yaxis.set_major_locator(MaxNLocator(3))
-        _dress(axes, title)
+        dress(axes, title)
         axes.set_xlabel("step", fontsize=9, color=MUTED)
     return figure
 
@@ -78,7 +78,7 @@ def umap(coords_N2: np.ndarray, obs: pd.DataFrame, keys: Sequence[str], seed: in
     figure = _blank(5.6 * columns, 3.7 * rows)
     order_N = np.random.default_rng(seed).permutation(len(obs))
     for axes, key in zip(figure.subplots(rows, columns, squeeze=False).flat, keys, strict=False):
-        _umap_panel(axes, coords_N2[order_N], obs[key].iloc[order_N], key)
+        draw_points(axes, coords_N2[order_N], obs[key].iloc[order_N], key)
     for axes in figure.axes[len(keys) : rows * columns]:
         axes.remove()
     return figure
@@ -100,7 +100,7 @@ def scores(table: pd.DataFrame, highlight: str = "mofm", whiskers: str = "95% bo
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for position, (axes, metric) in enumerate(zip(grid, metrics, strict=False)):
         _score_panel(axes, table[table["metric"] == metric].set_index("representation"), names, highlight)
-        _dress(axes, metric)
+        dress(axes, metric)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0, labelsize=9)
         axes.set_yticks(range(len(names)), names if position % columns == 0 else [""] * len(names))
@@ -133,7 +133,8 @@ def _blank(width: float, height: float) -> Figure:
     return figure
 
 
-def _dress(axes: Axes, title: str) -> None:
+def dress(axes: Axes, title: str) -> None:
+    """The house's look: a title at the left, two spines, quiet ticks."""
     axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
@@ -155,42 +156,62 @@ def _series(metrics: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]
     return kept["step"].to_numpy(), kept[column].to_numpy(float)
 
 
-def _loss_panels(metrics: pd.DataFrame) -> list[tuple[str, str | None, str | None, str | None]]:
-    """(title, train, heldout, null) columns, each None where absent; one a modality and loss."""
+class LossPanel(NamedTuple):
+    """One loss of one modality, or of one translation.
+
+    Attributes:
+      name: of its columns behind "train/" and "heldout/", as "rna/cell_nll".
+      title: for people.
+      train, heldout, null: columns of the metrics; None where absent.
+    """
+
+    name: str
+    title: str
+    train: str | None
+    heldout: str | None
+    null: str | None
+
+
+def loss_panels(metrics: pd.DataFrame) -> list[LossPanel]:
+    """The losses that metrics tell of.
+
+    Raises:
+      InputError: there is none.
+    """
     panels = []
     for ending, title in LOSSES.items():
         sides = {column.removesuffix(ending).split("/", 1)[-1] for column in metrics if column.endswith(f"/{ending}")}
         for modality in sorted(sides):
             wanted = (f"train/{modality}{ending}", f"heldout/{modality}{ending}", f"heldout/{modality}null_nll")
             present = (column if column in metrics else None for column in wanted)
-            panels.append((f"{title} ({modality[:-1]})" if modality else title, *present))
+            named = f"{title} ({modality[:-1]})" if modality else title
+            panels.append(LossPanel(f"{modality}{ending}", named, *present))
     if not panels:
         raise InputError("the metrics hold no token_nll and no cell_nll: there is no loss to draw")
     return panels
 
 
-def _loss_panel(
-    axes: Axes, metrics: pd.DataFrame, title: str, train: str | None, heldout: str | None, null: str | None
-) -> None:
+def draw_loss(axes: Axes, metrics: pd.DataFrame, panel: LossPanel) -> None:
+    """Training as logged, faint, and its running mean; held-out cells; the level of the mean predictor."""
     labels = []
-    if train is not None:
-        steps, values = _series(metrics, train)
+    if panel.train is not None:
+        steps, values = _series(metrics, panel.train)
         window = max(1, len(values) // 25) | 1
         smooth = pd.Series(values).rolling(window, center=True, min_periods=1).mean().to_numpy()
         axes.plot(steps, values, color=ACCENT, alpha=0.22, linewidth=0.8)
         axes.plot(steps, smooth, color=ACCENT, linewidth=1.6)
         labels.append((smooth[-1], "training", ACCENT))
-    if heldout is not None:
-        steps, values = _series(metrics, heldout)
+    if panel.heldout is not None:
+        steps, values = _series(metrics, panel.heldout)
         axes.plot(steps, values, color=SECOND, linewidth=1.6, marker="o", markersize=3.5, markeredgewidth=0)
         labels.append((values[-1], f"held out {values[-1]:.3f}", SECOND))
-    if null is not None:
-        level = float(_series(metrics, null)[1][-1])
+    if panel.null is not None:
+        level = float(_series(metrics, panel.null)[1][-1])
         axes.axhline(level, color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)))
         labels.append((level, f"mean predictor {level:.3f}", MUTED))
     axes.margins(x=0.02, y=0.08)
     _label_ends(axes, labels)
-    _dress(axes, title)
+    dress(axes, panel.title)
     axes.set_ylabel("nats per hidden count", fontsize=9, color=MUTED)
 
 
@@ -211,7 +232,14 @@ def _label_ends(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
         )
 
 
-def _umap_panel(axes: Axes, coords_N2: np.ndarray, values: pd.Series, key: str) -> None:
+def draw_points(
+    axes: Axes, coords_N2: np.ndarray, values: pd.Series, key: str, palette: Mapping[str, str] | None = None
+) -> None:
+    """Cells by a category, with a legend that counts them, or by a number, with a colour bar; see `umap`.
+
+    Args:
+      palette: the colour of each category; None for our own.
+    """
     size = float(np.clip(9000 / max(len(values), 1), 0.4, 12))
     known = values.notna().to_numpy()
     style = {"s": size, "linewidths": 0, "rasterized": True}
@@ -225,12 +253,12 @@ def _umap_panel(axes: Axes, coords_N2: np.ndarray, values: pd.Series, key: str) 
     else:
         names = values[known].astype(str).to_numpy()
         kinds, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
-        colours = np.asarray(_colours(len(kinds)))
+        colours = np.asarray(_colours(len(kinds)) if palette is None else [palette[kind] for kind in kinds])
         axes.scatter(*coords_N2[known].T, color=colours[codes] if len(codes) else None, **style)
         entries = [(f"{kind}  {count:,}", colour) for kind, count, colour in zip(kinds, counts, colours, strict=True)]
         entries += [(f"unlabelled  {np.sum(~known):,}", FAINT)] if not known.all() else []
         _legend(axes, entries)
-    _dress(axes, str(key))
+    dress(axes, str(key))
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set(xticks=[], yticks=[], box_aspect=0.9)
 

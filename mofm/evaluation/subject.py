@@ -22,7 +22,7 @@ from mofm.axes import Modality
 from mofm.errors import InputError, nearest_name
 from mofm.evaluation.annotation import stratified_folds
 from mofm.evaluation.resample import LEAST_DRAWS
-from mofm.evaluation.translation_baselines import COMPONENTS, Measured
+from mofm.evaluation.translation_baselines import COMPONENTS, Measured, measured_of
 from mofm.omics.readers import Reading
 from mofm.omics.rows import join_rows
 from mofm.omics.table import CountTable
@@ -180,13 +180,6 @@ def _adata(table: CountTable) -> anndata.AnnData:
     var = table.var.copy()
     var.index = var.index.astype(str)
     return anndata.AnnData(matrix(rows.data), obs=obs, var=var, layers=layers)
-
-
-def measured_of(adata: anndata.AnnData, columns: np.ndarray | None = None) -> Measured:
-    """Counts, and of methylation the methylated reads, as baselines take them; of some columns alone."""
-    layer = adata.layers.get("methylated")
-    parts = (None if one is None else sp.csr_matrix(one) for one in (adata.X, layer))
-    return Measured(*(one if one is None or columns is None else one[:, columns] for one in parts))
 
 
 def deal(split: str, cells: int, labels: np.ndarray | None, groups: np.ndarray | None, settings: Settings,

@@ -32,6 +32,7 @@ Choices and their cost, measured on real cells (5 folds; CITE-seq of 500 PBMC, R
 
 from typing import NamedTuple
 
+import anndata
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
@@ -69,6 +70,12 @@ class Translations(NamedTuple):
     mean_NF: np.ndarray
     ridge_NF: np.ndarray
     knn_NF: np.ndarray
+
+
+def measured_of(adata: anndata.AnnData) -> Measured:
+    """Counts, and of methylation the methylated reads."""
+    layer = adata.layers.get("methylated")
+    return Measured(*(None if one is None else sp.csr_matrix(one) for one in (adata.X, layer)))
 
 
 def baseline_translations(
@@ -131,6 +138,16 @@ def target_values(modality: Modality, cells: Measured) -> np.ndarray:
         raise InputError("methylation is total and methylated reads: the methylated ones were not given")
     total_NF = cells.counts.toarray().astype(np.float32)
     return np.divide(cells.methylated.toarray(), total_NF, out=np.full_like(total_NF, np.nan), where=total_NF > 0)
+
+
+def target_columns(modality: Modality, cells: Measured, columns: np.ndarray) -> np.ndarray:
+    """Some columns of `target_values`, which stand beside all features of the cell, or of ADT beside all that are given;
+    the others never become dense."""
+    if modality == "rna":
+        return log_normalised(cells.counts)[:, columns].toarray().astype(np.float32)
+    if modality == "adt":
+        return centred_log_ratio(cells.counts)[:, columns]
+    return target_values(modality, Measured(*(None if one is None else one[:, columns] for one in cells)))
 
 
 def told_values(modality: Modality, mean_NF: np.ndarray, depth_N: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@
 
 Everything is done by the functions that the command line calls, so results are the same
 to the bit; here they are put where Python expects them. As in scanpy, what is given is written to, and `copy=True` gives a copy
-back instead.
+back instead. `mofm.pl` draws what they write.
 
 Common arguments:
   layer: layers[layer] holds the raw counts; None looks for them (layers["counts"] and its usual other names, raw, X).
@@ -171,7 +171,6 @@ class Model:
             found = regulators(self.pretrained, checked(data, copy), groupby, **of, **how)
             tables = {
                 "edges": table_of(found.edges),
-                "top": table_of(found.top),
                 "notes": np.array(found.notes, dtype=str),
             }
 
@@ -198,7 +197,8 @@ class Model:
         """Knock out or overexpress TFs in every cell, in silico; an estimate, no experiment (see `inference/perturb.py`).
 
         Written are obs["mofm_shift"], how far each cell is moved, obsm["X_mofm"] and obsm["X_mofm_perturbed"], and
-        uns["mofm_perturbation"] with the tables "genes" (a row a gene and group: go by its column "network") and "groups".
+        uns["mofm_perturbation"] with the tables "genes" (a row a gene and group: go by its column "network") and "groups", and
+        with "changes", what was done.
 
         Args:
           knock_out: TFs whose counts are set to 0 and whose edges leave the network.
@@ -217,6 +217,7 @@ class Model:
             tables = {
                 "genes": table_of(found.genes),
                 "groups": table_of(found.groups),
+                "changes": np.array([str(change) for change in changes], dtype=str),
                 "notes": np.array(found.notes, dtype=str),
             }
 

@@ -77,6 +77,9 @@ class Change:
         if not (self.fold == 0 or 1 < self.fold < np.inf):
             raise InputError(f"{self.tf}={self.fold:g}: a fold of overexpression is a number above 1")
 
+    def __str__(self) -> str:
+        return f"{self.tf} x {self.fold:g}" if self.fold else f"{self.tf} knocked out"
+
 
 @dataclass(frozen=True, eq=False)
 class Perturbation:

@@ -1,4 +1,4 @@
-"""The regulators of a file's cells written down: a table of edges, a copy of the file, and a figure."""
+"""The regulators of a file's cells written down: a table of edges, and a copy of the file."""
 
 import gzip
 from functools import partial
@@ -6,19 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mofm.errors import InputError
 from mofm.files import Location, output_file
 from mofm.inference.output import Added, write_copy
 from mofm.inference.perturb import Perturbation
 from mofm.inference.regulators import Regulators
+from mofm.inference.scverse import table_of
 
 TABLES = (".parquet", ".tsv", ".tsv.gz")
-FIGURES = (".png", ".pdf", ".svg")
 KEY, REPORT_KEY = "mofm_tf_activity", "mofm_regulators"
-SHOWN = 4
-"""TFs of each group in the figure."""
 NAMED = 10
 """TFs of each group in uns."""
 
@@ -43,8 +40,8 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 def write_cells(source: Location, target: str | Path, found: Regulators) -> None:
     """Copy `source` to `target` with obsm["mofm_tf_activity"] and uns["mofm_regulators"] set; see `write_copy`.
 
-    uns["mofm_regulators"] has tfs (the columns), model, step, config_hash, groups, group_sizes and, of each group in
-    `top_tfs`, its most active TFs.
+    uns["mofm_regulators"] has tfs (the columns), model, step, config_hash, groupby, groups, group_sizes, of each group in
+    `top_tfs` its most active TFs, and `Regulators.top` as the table `top`.
     """
     write_copy(source, Path(target), {found.embedding.modality: found.embedding}, partial(added_activities, found))
 
@@ -67,6 +64,7 @@ def report(found: Regulators) -> dict:
     return {
         **found.embedding.report,
         "tfs": np.array(found.tfs, dtype=str),
+        "groupby": found.groupby,
         "groups": np.array(found.groups.names, dtype=str),
         "group_sizes": found.groups.sizes,
         "unlabelled_cells": found.groups.unlabelled,
@@ -74,49 +72,8 @@ def report(found: Regulators) -> dict:
         "top_tfs": {
             name.replace("/", "|"): np.array(part["tf"].tolist(), dtype=str) for name, part in top.groupby("group")
         },
+        "top": table_of(found.top),
     }
-
-
-def write_figure(found: Regulators, path: str | Path) -> None:
-    """Draw the most active TFs of each group, as .png, .pdf or .svg.
-
-    Raises:
-      InputError: another suffix, or `path` cannot be written.
-    """
-    path = Path(path)
-    if path.suffix not in FIGURES:
-        raise InputError(f"{path}: a figure is written as {', '.join(FIGURES)}; give one of these suffixes")
-    with output_file(path) as temporary:
-        draw(found).savefig(temporary, format=path.suffix[1:], dpi=160)
-
-
-def draw(found: Regulators) -> Figure:
-    """A dot for each group and each TF that is among the most active of any: its colour the mean activity (red above the
-    file's mean, blue below), its area the share of the TF's edges among the group's."""
-    wanted = found.top[found.top["rank"] <= SHOWN]
-    tfs, groups = list(dict.fromkeys(wanted["tf"])), list(found.groups.names)
-    shown = found.top[found.top["tf"].isin(tfs)]
-    figure = Figure(figsize=(2.6 + 0.24 * len(tfs), 1.8 + 0.26 * len(groups)), layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    column, row = shown["tf"].map(tfs.index), shown["group"].map(groups.index)
-    share = shown["targets"] / max(shown["targets"].max(), 1)
-    limit = max(float(shown["activity"].abs().max()), 1e-6)
-    dots = axes.scatter(
-        column, row, c=shown["activity"], s=8 + 90 * share, cmap="RdBu_r", vmin=-limit, vmax=limit, edgecolors="#d8dee4",
-        linewidths=0.4,
-    )  # fmt: skip
-    axes.set_xticks(range(len(tfs)), tfs, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(groups)), groups, fontsize=8)
-    axes.set_ylim(len(groups) - 0.4, -0.6)
-    axes.set_xlim(-0.7, len(tfs) - 0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(length=2)
-    axes.set_title("Regulators: the most active of each group", loc="left", fontsize=10, fontweight="bold")
-    bar = figure.colorbar(dots, ax=axes, shrink=0.7)
-    bar.set_label("mean TF activity, z-score", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    axes.set_xlabel("dot size: the TF's edges among the group's strongest", fontsize=8, color="#6e7781")
-    return figure
 
 
 def write_perturbed(source: Location, target: str | Path, found: Perturbation) -> None:

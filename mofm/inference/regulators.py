@@ -66,6 +66,7 @@ class Regulators:
       edges: a row an edge of a group, best first: columns as in `COLUMNS`. confidence is P(edge) by the model; sign
         "activates" or "represses"; known "training", "held out", or "" where no network has it.
       notes: what a person is to be told, a line each.
+      groupby: the column of obs that the groups are of.
     """
 
     embedding: Embedding
@@ -75,6 +76,7 @@ class Regulators:
     top: pd.DataFrame
     edges: pd.DataFrame
     notes: tuple[str, ...]
+    groupby: str
 
 
 def regulators(
@@ -120,6 +122,7 @@ def regulators(
         _rank_tfs(model, asked, groups.names, shift_CT, edges),
         edges,
         _notes(groups, groupby, min_cells),
+        groupby,
     )
 
 

@@ -19,8 +19,7 @@ from mofm.batch import FeatureSpace
 from mofm.batches.spaces import identities, known_share, make_space, of_measured
 from mofm.errors import InputError
 from mofm.inference.model import PretrainedModel
-from mofm.omics.identity import resolve
-from mofm.omics.table import CountTable
+from mofm.omics.identity import resolve_features
 from mofm.training.components import link_matrix
 
 Depth = Literal["median", "foretold"]
@@ -90,7 +89,7 @@ def find_targets(
         )
         rows_F = np.arange(len(var), dtype=np.int32)  # of RNA too: its features are the first rows of the gene table
         return Targets(modality, var, rows_F, start.spaces.get(modality), median, depth_linear, linear, [], None)
-    found = resolve(_without_cells(names, modality, where), model.named_by, build)
+    found = resolve_features(pd.DataFrame(index=pd.Index(names)), modality, model.named_by, build, where)
     number_of = {identity: number for number, identity in enumerate(trained["id"])}
     number_C = np.array([number_of.get(identity, -1) for identity in found.ids], np.int32)
     var = pd.DataFrame({"feature_id": found.ids, "trained": number_C >= 0}, index=pd.Index(names))
@@ -151,12 +150,6 @@ def _names_of(trained: pd.DataFrame, modality: Modality) -> pd.Index:
     """Symbols where they tell genes or antibodies apart; of regions their ids."""
     symbols = trained["symbol"]
     return pd.Index(symbols if modality in ("rna", "adt") and symbols.is_unique else trained["id"], name=None)
-
-
-def _without_cells(names: list[str], modality: Modality, where: str) -> CountTable:
-    """What `resolve` reads: a table of features, here without a cell."""
-    obs, var = pd.DataFrame(index=pd.Index([], dtype=str)), pd.DataFrame(index=pd.Index(names))
-    return CountTable(where, "h5ad", where, modality, "", "", obs, var, source=None)
 
 
 def _space_of(model: PretrainedModel, modality: Modality, ids: list[str]) -> FeatureSpace:

@@ -6,6 +6,7 @@ import functools
 import numpy as np
 import pandas as pd
 
+from mofm.axes import Modality
 from mofm.errors import InputError
 from mofm.omics.build_evidence import BuildEvidence, build_told, check_build
 from mofm.omics.builds import SPECIES
@@ -73,6 +74,14 @@ def resolve(
     if table.modality == "adt":
         return _proteins(table.var, genes, orthologs)
     return _genes(table, genes, orthologs)
+
+
+def resolve_features(
+    var: pd.DataFrame, modality: Modality, genes: GeneTable, build: str | None = None, where: str = "features"
+) -> Resolution:
+    """`resolve` of features that come without cells: the index of `var` their names, its columns what else tells them."""
+    obs = pd.DataFrame(index=pd.Index([], dtype=str))
+    return resolve(CountTable(where, "h5ad", where, modality, "", "", obs, var, source=None), genes, build)
 
 
 def holds_regions(table: CountTable) -> bool:

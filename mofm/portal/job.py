@@ -171,15 +171,18 @@ def translate(model, source, folder, options, reading, common) -> Result:
 
 def regulators(model, source, folder, options, reading, common) -> Result:
     """`mofm regulators`: as `perform`."""
-    from mofm.inference.regulator_output import write_cells, write_figure
+    from mofm.inference.regulator_output import write_cells
     from mofm.inference.regulators import regulators as find
+    from mofm.pl.regulation import write_figure
 
     result = Result(folder, f"Regulators of {options['groupby']}")
     asked = {key: options[key] for key in ("network", "min_cells")}
     found = find(model, source, options["groupby"], reading, **asked, **common)
     name = "cells.h5mu" if _is_mudata(source) else "cells.h5ad"
     write_cells(source, result.add_file(name, 'Your file with obsm["mofm_tf_activity"], cells x TFs'), found)
-    write_figure(found, result.add_image("regulators.png", "Dots: mean activity of the most active TFs of each group"))
+    write_figure(
+        found.top, result.add_image("regulators.png", "Dots: mean activity of the most active TFs of each group")
+    )
     groups = pd.Series(np.array([*found.groups.names, None], object)[found.groups.code_N], found.embedding.cells)
     strongest = found.top[found.top["rank"] <= 3]["tf"].drop_duplicates()[:VARIABLE]
     activities = {f"{tf} activity": found.activity_NT[:, found.tfs.index(tf)] for tf in strongest}

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+from mofm import configs
 from mofm.axes import MODALITIES, Modality
 from mofm.batches.config import DataConfig
 from mofm.errors import InputError, check_at_least, nearest_name
@@ -181,7 +182,8 @@ def _check_parts(config: Config) -> None:
 
 
 def load_config(path: str | Path, overrides: list[str] = (), corpus: str | None = None) -> Config:
-    """Read `get_config()` of a config file and apply `a.b=value` overrides.
+    """Read `get_config()` of a config file, or of one that comes with mofm by its name ("small"), and apply `a.b=value`
+    overrides.
 
     `corpus` is taken where neither names a `data.corpus`; None: it has to be named.
 
@@ -194,8 +196,14 @@ def load_config(path: str | Path, overrides: list[str] = (), corpus: str | None 
 def read_values(path: str | Path) -> ConfigDict | dict[str, Any]:
     """What `get_config()` of a config file returns. Raises as `load_config`."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such config file; the ones that come with mofm are in configs/ of its repository")
+    if path.suffix != ".py" or not path.is_file():
+        own = {file.stem: file for file in sorted(Path(configs.__file__).parent.glob("[a-z]*.py"))}
+        if str(path) not in own:
+            raise InputError(
+                f"{path}: no such config file; those that come with mofm are called {', '.join(own)}, in configs/ of its "
+                "repository"
+            )
+        path = own[str(path)]
     spec = importlib.util.spec_from_file_location(f"mofm_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import mudata
 import numpy as np
 import pandas as pd
@@ -98,6 +99,33 @@ def test_regulators_are_the_command_s(regulated, bundled, cells, tmp_path):
     again = ad.read_h5ad(tmp_path / "again.h5ad").uns["mofm_regulators"]
     assert list(again["edges"]["tf"]) == list(found["edges"]["tf"])
     assert list(again["top"]["group"]) == list(found["top"]["group"])
+
+
+def test_what_the_command_and_python_write_is_drawn_alike(regulated, bundled, cells, tmp_path):
+    words = ["--groupby", "group", "--top", "50"]
+    assert main(["regulators", str(regulated.workdir), str(regulated.source), str(tmp_path), *words]) == 0
+    bundled.regulators(cells, "group", top=50)
+    axes = [mofm.pl.regulators(ad.read_h5ad(tmp_path / "cells.h5ad")), mofm.pl.regulators(cells)]
+    one, other = (drawn.collections[0] for drawn in axes)
+    for of in ("get_offsets", "get_array", "get_sizes"):
+        np.testing.assert_array_equal(getattr(one, of)(), getattr(other, of)())
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == list(cells.uns["mofm_regulators"]["groups"])
+    best = cells.uns["mofm_regulators"]["top"].query("rank == 1")["activity"]
+    assert one.get_array().max() == pytest.approx(best.max())
+    assert one.get_sizes().max() == 98  # edges were counted
+    bundled.embed(cells)
+    bundled.annotate(cells, cells[:200].copy(), "group")
+    bundled.perturb(cells, knock_out=cells.uns["mofm_regulators"]["top"]["tf"].iloc[0])
+    cells.obsm["X_mofm"] = cells.obsm["X_mofm"][:, :2]  # UMAP is long to compile
+    assert mofm.pl.embedding(cells, "mofm_label_confidence").get_title(loc="left") == "mofm_label_confidence"
+    assert "15 nearest" in mofm.pl.confidence(cells).get_xlabel()
+    table = pd.crosstab(cells.obs["group"], cells.obs["mofm_label"], normalize="index")
+    np.testing.assert_allclose(
+        np.sort(mofm.pl.confusion(cells, "group").images[0].get_array(), None), np.sort(table, None)
+    )
+    assert "knocked out" in mofm.pl.perturbation(cells).get_title(loc="left")
+    assert mofm.pl.history(regulated.workdir).get_xlabel() == "step"
+    plt.close("all")
 
 
 def test_perturb_is_the_command_s(regulated, bundled, cells, tmp_path):

@@ -76,8 +76,15 @@ def test_an_unknown_key_in_a_file_is_named(tmp_path):
         load_config(path)
 
 
+def test_a_config_that_comes_with_mofm_is_known_by_its_name(tmp_path):
+    assert load_config("small", ["data.corpus=c"]) == load_config(CONFIGS[0].with_name("small.py"), ["data.corpus=c"])
+    (tmp_path / "mine").write_text("def get_config():\n    return {}\n")
+    with pytest.raises(InputError, match=r"no such config file"):  # Python's files end in .py
+        load_config(tmp_path / "mine")
+
+
 def test_what_is_no_config_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no such config"):
+    with pytest.raises(InputError, match=r"no such config.* called base, .*small"):
         load_config(tmp_path / "nothing.py")
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(InputError, match="get_config"):

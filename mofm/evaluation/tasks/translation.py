@@ -15,7 +15,6 @@ import numpy as np
 
 from mofm.axes import FEATURES, Modality
 from mofm.errors import InputError
-from mofm.evaluation.baselines import log_normalised
 from mofm.evaluation.resample import (
     Estimate,
     aurocs,
@@ -24,15 +23,9 @@ from mofm.evaluation.resample import (
     mean_estimate,
     over_features,
 )
-from mofm.evaluation.subject import View, measured_of, reading_of
+from mofm.evaluation.subject import View, reading_of
 from mofm.evaluation.tasks.score import OURS, Judged, Kind, Score, Situation, Subject, pairs_of, rows_by_name
-from mofm.evaluation.translation_baselines import (
-    Measured,
-    baseline_translations,
-    centred_log_ratio,
-    target_values,
-    told_values,
-)
+from mofm.evaluation.translation_baselines import Measured, baseline_translations, target_columns, told_values
 from mofm.inference.targets import find_targets
 from mofm.inference.translate import translate_cells
 
@@ -132,7 +125,8 @@ def _per_feature(
 def _target(target: Modality, view: View, rows: np.ndarray, most: int) -> Target:
     """The features that are measured in most cells, regions open in nearest half of them, each name once; all proteins, as
     their scale is relative to all."""
-    counts = view.measured.counts[rows]
+    measured = Measured(*(None if one is None else one[rows] for one in view.measured))
+    counts = measured.counts
     cells_F = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1])
     if target == "atac":  # a region that is open in every cell tells as little of cells as one that is in none
         cells_F = np.minimum(cells_F, counts.shape[0] - cells_F)
@@ -151,13 +145,7 @@ def _target(target: Modality, view: View, rows: np.ndarray, most: int) -> Target
         if target == "atac"
         else ", all that some cell has"
     )
-    if target == "adt":
-        truth_NF = centred_log_ratio(counts)[:, chosen]
-    elif target == "rna":
-        truth_NF = log_normalised(counts)[:, chosen].toarray().astype(np.float32)
-    else:
-        part = measured_of(view.adata, chosen)
-        truth_NF = target_values(target, Measured(*(None if one is None else one[rows] for one in part)))
+    truth_NF = target_columns(target, measured, chosen)
     return Target(view.adata.var_names[chosen].tolist(), truth_NF, note)
 
 
