@@ -20,19 +20,19 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 LONGEST_FIRST = (
-    "test_omics_end_to_end.py",
     "test_evaluate.py",
     "test_network.py",
     "test_resume.py",
     "test_rollback.py",
-    "test_across_omics.py",
 )
 """Files that take minutes: begun first, so that no worker is left alone with one at the end."""
 
 
 def pytest_addoption(parser):
     """`--all`."""
-    parser.addoption("--all", action="store_true", help="the tests marked slow too: some ten minutes more on two cores")
+    parser.addoption(
+        "--all", action="store_true", help="the tests marked slow too: some twenty minutes more on two cores"
+    )
 
 
 def pytest_collection_modifyitems(config, items):

@@ -88,6 +88,7 @@ def run(config, mesh, steps=2):
     return first, jax.device_get(state.params), rows
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight_and_every_part_learns(corpus):
     config = config_of(corpus)
     first, one, one_rows = run(config, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))

@@ -154,7 +154,11 @@ def test_a_bad_step_is_gone_back_from_and_its_batches_left_out(tiny, tmp_path, p
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize(("step", "how"), [(3, "SIGTERM"), (5, "SIGTERM"), (5, "kill"), (7, "SIGTERM"), (7, "kill")])
+STOPS = [(5, "kill"), *(pytest.param(*stop, marks=pytest.mark.slow) for stop in (
+    (3, "SIGTERM"), (5, "SIGTERM"), (7, "SIGTERM"), (7, "kill")))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "how"), STOPS)
 def test_stopped_anywhere_it_ends_with_the_same_bits(tiny, tmp_path, poison, step, how):
     """Also where a stop left a checkpoint between the one to go back to and the bad step: it is not gone back to."""
     config = tiny(*GUARDED, "run.steps=10", "run.keep_latest=1", "run.keep_best=0")
