@@ -16,6 +16,8 @@ from runs import final_state
 
 from mofm.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 600
 """Seconds: a stop, not a measure."""
 SCRIPT = """
@@ -23,7 +25,6 @@ import sys, time
 from mofm.cli import main
 from mofm.training import loop
 
-pytestmark = pytest.mark.slow
 report = loop._Run.report
 def slow(self, step, batch, values):
     report(self, step, batch, values)
