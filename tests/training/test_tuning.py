@@ -142,6 +142,7 @@ def test_what_is_frozen_does_not_move_by_a_bit_and_adapters_do(parts):
     assert shapes <= {(), *(leaf.shape for leaf in jax.tree.leaves((last.tuning.adapters, last.tuning.heads)))}
 
 
+@pytest.mark.slow
 def test_full_tuning_moves_everything_and_without_labels_the_head_stays(parts):
     recipe, known, batches, begin = parts
     first, last, _ = run(parts, 0)
@@ -162,6 +163,7 @@ def test_labels_are_told_better_by_training(parts, rank):
     assert told[1] < 0.5 * told[0]
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_finite_differences_through_the_encoder(parts):
     recipe, known, batches, begin = parts
     alone = replace(recipe.objectives, token_weight=0.0, cell_weight=0.0, pool_weight=0.0)
