@@ -358,6 +358,7 @@ def test_an_out_that_is_there_or_a_file_is_refused(trained, capsys, tmp_path):
     assert "is a file" in refused(capsys, trained.workdir, trained.source, "--out", tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_as_a_command(trained, capsys, tmp_path):
     """All that the data allow is judged, what is not is said, and the whole is there."""
     words = ["evaluate", trained.workdir, trained.source, "--label-key", "cell_type", "--batch-key", "batch"]

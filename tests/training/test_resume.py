@@ -114,6 +114,7 @@ def test_a_run_of_damaged_checkpoints_does_not_begin_anew(unbroken, tmp_path):
         train(config, tmp_path / "copy", quiet=True)
 
 
+@pytest.mark.slow
 def test_another_mesh_goes_on_with_the_same_run(unbroken, tiny, tmp_path):
     config, whole = unbroken
     short = tiny("mesh.data=1", "mesh.fsdp=4", "mesh.tensor=2")
