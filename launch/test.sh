@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets everything up and passes the tests: bash launch/test.sh [pytest arguments]
-#   --all                   those marked slow too: several processes, accumulation, finetuning from end to end
+#   --all                   those marked slow too: several processes, four omics, parity of devices, finetuning from end to end
 #   PYTHON=python3.12       which interpreter (3.11 or later)
 #   MOFM_VENV=.venv         where the virtual environment is made
 #   MOFM_DATA=FOLDER        real data sets; tests that want one are skipped, by name, where it is absent
