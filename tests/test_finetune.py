@@ -12,6 +12,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from commands import run
 from runs import asked_to_stop_after
 
 from mofm.batches.spaces import corpus_spaces
@@ -38,11 +39,6 @@ class Made(NamedTuple):
     folder: Path
     model: Path
     words: list[str]
-
-
-def run(*words) -> None:
-    command = [str(word) for word in words]
-    assert main(command) == 0, command
 
 
 def write(path, rna, atac) -> None:

@@ -12,6 +12,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from commands import run, translation
 
 import mofm
 from mofm.batches.spaces import corpus_spaces
@@ -27,11 +28,6 @@ pytestmark = pytest.mark.slow  # four omics are twelve directions to compile; te
 SMALL = Path(__file__).parent.parent / "configs" / "small.py"
 OMICS = ("rna", "atac", "adt", "methylation")
 CELLS = 90
-
-
-def run(*words) -> None:
-    command = [str(word) for word in words]
-    assert main(command) == 0, command
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +149,10 @@ def test_peaks_never_seen_embed_and_a_peak_moved_by_a_base_moves_little(folder):
 @pytest.mark.parametrize("target", OMICS)
 def test_every_modality_is_told_from_every_other(folder, tmp_path, source, target):
     if source == target:
-        assert main(["translate", *map(str, _translation(folder, tmp_path, source, target))]) == 2
+        assert main(["translate", *map(str, translation(folder, tmp_path, source, target))]) == 2
         assert not list(tmp_path.iterdir())
         return
-    run("translate", *_translation(folder, tmp_path, source, target))
+    run("translate", *translation(folder, tmp_path, source, target))
     told, cells = ad.read_h5ad(tmp_path / "told.h5ad"), mudata.read_h5mu(folder / "cells.h5mu")
     assert list(told.obs_names) == list(cells[source].obs_names)
     features = open_corpus(folder / "corpus").features
@@ -170,15 +166,11 @@ def test_every_modality_is_told_from_every_other(folder, tmp_path, source, targe
     assert (told.uns["mofm"]["source"], told.uns["mofm"]["target"]) == (source, target)
 
 
-def _translation(folder, tmp_path, source, target):
-    return (folder / "run", folder / "cells.h5mu", tmp_path / "told.h5ad", "--to", target, "--modality", source)
-
-
 def test_means_are_those_of_whole_cells(folder, tmp_path):
     """Training sees few of the zeros; what is told is of cells with all of theirs, to the level that six steps reach."""
     cells = mudata.read_h5mu(folder / "cells.h5mu")
     for source, target in (("atac", "rna"), ("rna", "adt")):
-        run("translate", *_translation(folder, tmp_path, source, target), "--overwrite")
+        run("translate", *translation(folder, tmp_path, source, target), "--overwrite")
         told = ad.read_h5ad(tmp_path / "told.h5ad")
         (depth,) = told.obs["mofm_depth"].unique()
         assert depth == pytest.approx(
@@ -245,7 +237,7 @@ def test_python_and_the_command_tell_the_same_of_a_bundle_and_its_run(folder, bu
     names += ["chr1:1000000-1000500"]
     (tmp_path / "peaks.txt").write_text("".join(f"{name}\n" for name in names))
     asked = ("--features", tmp_path / "peaks.txt", "--features-build", "GRCh38")
-    run("translate", *_translation(folder, tmp_path, "rna", "atac"), *asked)
+    run("translate", *translation(folder, tmp_path, "rna", "atac"), *asked)
     told = ad.read_h5ad(tmp_path / "told.h5ad")
     alone = model.translate(cells["rna"], "atac", features=names, features_build="GRCh38")
     streamed = model.translate(cells, "atac", features=tmp_path / "peaks.txt", features_build="GRCh38", modality="rna",
@@ -322,7 +314,7 @@ def test_the_portal_translates_as_the_command_line_does(folder, tmp_path, monkey
     else:
         run(
             "translate",
-            *_translation(folder, tmp_path, "rna", "adt")[:2],
+            *translation(folder, tmp_path, "rna", "adt")[:2],
             tmp_path / "cli.h5ad",
             "--to",
             "adt",

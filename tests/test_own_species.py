@@ -7,10 +7,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from commands import run
 from scipy import sparse
 
 from mofm.batches.spaces import corpus_spaces
-from mofm.cli import main
 from mofm.corpus.ingest import ingest
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
@@ -24,11 +24,6 @@ TINY = {
     **{"data.batch_size": 16, "data.tokens": 24, "data.quota_multiple": 8, "run.steps": 1, "run.eval_every": 0},
     **{"encoder.width": 16, "encoder.blocks": 1, "encoder.heads": 2, "encoder.ffn": 24, "encoder.cell_width": 8},
 }
-
-
-def run(*words) -> None:
-    command = [str(word) for word in words]
-    assert main(command) == 0, command
 
 
 def write_cells(path, names, prefix) -> Path:

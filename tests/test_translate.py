@@ -6,6 +6,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+from commands import run, translation
 
 from mofm.cli import main
 from mofm.corpus.store import open_corpus
@@ -17,11 +18,6 @@ from mofm.omics.readers import Reading
 
 SMALL = Path(__file__).parent.parent / "configs" / "small.py"
 CELLS = 90
-
-
-def run(*words) -> None:
-    command = [str(word) for word in words]
-    assert main(command) == 0, command
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +45,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def _translation(folder, tmp_path, source, target):
-    return (folder / "run", folder / "cells.h5mu", tmp_path / "told.h5ad", "--to", target, "--modality", source)
-
-
 @pytest.mark.parametrize(("source", "target"), [("rna", "atac"), ("atac", "rna")])
 def test_both_ways(folder, tmp_path, source, target):
-    run("translate", *_translation(folder, tmp_path, source, target))
+    run("translate", *translation(folder, tmp_path, source, target))
     told = ad.read_h5ad(tmp_path / "told.h5ad")
     features = open_corpus(folder / "corpus").features
     assert list(told.var["feature_id"]) == list(features["id"][features["modality"] == target])
@@ -69,7 +61,7 @@ def test_both_ways(folder, tmp_path, source, target):
 
 def test_a_cell_is_told_at_the_depth_that_its_source_foretells(folder, tmp_path):
     """The pairs of RNA and ATAC are enough to foretell a depth; a model that never saw any says so."""
-    words = _translation(folder, tmp_path, "rna", "atac")
+    words = translation(folder, tmp_path, "rna", "atac")
     run("translate", *words)
     plain = ad.read_h5ad(tmp_path / "told.h5ad")
     run("translate", *words, "--depth", "foretold", "--overwrite")
@@ -91,11 +83,11 @@ def test_a_cell_is_told_at_the_depth_that_its_source_foretells(folder, tmp_path)
 
 
 def test_a_cell_is_told_the_same_in_any_batch_and_feature_in_any_company(folder, tmp_path):
-    run("translate", *_translation(folder, tmp_path, "rna", "atac"))
+    run("translate", *translation(folder, tmp_path, "rna", "atac"))
     whole = ad.read_h5ad(tmp_path / "told.h5ad")
     peaks = whole.var["feature_id"].str.removeprefix("GRCh38_")[5:12]
     (tmp_path / "peaks.bed").write_text("".join("\t".join(p.replace(":", "-").split("-")) + "\n" for p in peaks))
-    some = _translation(folder, tmp_path, "rna", "atac")
+    some = translation(folder, tmp_path, "rna", "atac")
     options = ("--features", tmp_path / "peaks.bed", "--features-build", "hg38", "--batch-size", "17", "--overwrite")
     run("translate", *some, *options)
     few = ad.read_h5ad(tmp_path / "told.h5ad")
@@ -109,7 +101,7 @@ def test_peaks_never_seen_are_told_and_what_speaks_of_no_gene_is_named(folder, t
     chrom, start, _ = next(p for p in trained if p.startswith("chr")).replace(":", "-").split("-")
     (tmp_path / "peaks.bed").write_text(f"{chrom}\t{int(start) + 7}\t{int(start) + 307}\n" + "chr1\t10\t20\n")
     options = ("--features", tmp_path / "peaks.bed", "--features-build", "GRCh38")
-    run("translate", *_translation(folder, tmp_path, "rna", "atac"), *options)
+    run("translate", *translation(folder, tmp_path, "rna", "atac"), *options)
     told = ad.read_h5ad(tmp_path / "told.h5ad")
     assert told.n_vars == 1
     assert not told.var["trained"].any()

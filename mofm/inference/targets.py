@@ -19,8 +19,9 @@ from mofm.batch import FeatureSpace
 from mofm.batches.spaces import identities, known_share, make_space, of_measured
 from mofm.errors import InputError
 from mofm.inference.model import PretrainedModel
+from mofm.omics.features import places_among
 from mofm.omics.identity import resolve_features
-from mofm.training.components import link_matrix
+from mofm.training.components import rows_by_feature
 
 Depth = Literal["median", "foretold"]
 """At which depth cells are told: all at the median one of training, so that they can be compared, or each at that which its
@@ -90,8 +91,7 @@ def find_targets(
         rows_F = np.arange(len(var), dtype=np.int32)  # of RNA too: its features are the first rows of the gene table
         return Targets(modality, var, rows_F, start.spaces.get(modality), median, depth_linear, linear, [], None)
     found = resolve_features(pd.DataFrame(index=pd.Index(names)), modality, model.named_by, build, where)
-    number_of = {identity: number for number, identity in enumerate(trained["id"])}
-    number_C = np.array([number_of.get(identity, -1) for identity in found.ids], np.int32)
+    number_C = places_among(trained["id"], found.ids)
     var = pd.DataFrame({"feature_id": found.ids, "trained": number_C >= 0}, index=pd.Index(names))
     if modality == "rna":
         space, known_C, rows_C = None, number_C >= 0, number_C
@@ -110,6 +110,12 @@ def find_targets(
         )
     unknown = [name for name, known in zip(names, known_C, strict=True) if not known]
     return Targets(modality, var[known_C], rows_C[known_C], space, median, depth_linear, linear, unknown, found.build)
+
+
+def measured_depth(model: PretrainedModel, source: Modality, target: Modality) -> Depth:
+    """The depth at which a translation is held against what was measured. Whether a region was seen open is decided by the
+    cell's depth as well as by its state; other measurements are judged beside the cell's others, whatever its depth."""
+    return "foretold" if target == "atac" and (source, target) in model.start.depth_linear else "median"
 
 
 def read_names(path: Path, modality: Modality) -> list[str]:
@@ -169,15 +175,3 @@ def _with_means(space: FeatureSpace, number_C: np.ndarray, trained: FeatureSpace
     base_C = np.where(is_old, trained.base_F[old_C], foretold_C).astype(np.float32)
     spread_C = np.where(is_old, trained.spread_F[old_C], np.float32(np.median(trained.spread_F)))
     return space._replace(base_F=base_C, spread_F=spread_C)
-
-
-def rows_by_feature(
-    space: FeatureSpace, number_C: np.ndarray, trained: FeatureSpace, loading_FR: np.ndarray, genes: int
-) -> np.ndarray:
-    """Rows of the space's features, from rows of those that training had: their own by their number there, or, where that is
-    -1, the mean by gene."""
-    of_FG, of_CG = link_matrix(trained, genes), link_matrix(space, genes)
-    weight_G = np.asarray(of_FG.sum(axis=0)).ravel()
-    loading_GR = (of_FG.T @ loading_FR) / np.maximum(weight_G, 1e-9)[:, None]
-    is_old_C1 = (number_C >= 0)[:, None]
-    return np.where(is_old_C1, loading_FR[np.maximum(number_C, 0)], of_CG @ loading_GR).astype(np.float32)

@@ -33,16 +33,18 @@ from mofm.errors import InputError
 from mofm.files import output_file
 from mofm.inference.matching import Matching
 from mofm.inference.model import Options, PretrainedModel, counts_known
-from mofm.inference.targets import Targets, rows_by_feature
+from mofm.inference.targets import Targets
 from mofm.nn import model as nn
 from mofm.nn.linear import Reader, linear_predictor, linear_profile
 from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
 from mofm.objectives.moments import moments
+from mofm.omics.features import places_among
 from mofm.omics.readers import Reading, Source
 from mofm.omics.table import CountTable
 from mofm.progress import cells_progress
 from mofm.training import workdir as workdirs
+from mofm.training.components import rows_by_feature
 from mofm.training.profiles import make_reader
 
 FEATURES_AT_ONCE = 2048
@@ -219,8 +221,7 @@ def _reader(model: PretrainedModel, source: Modality, matching: Matching) -> Rea
     """How the linear translation reads the file's features."""
     start, own = model.start, model.start.own.get(source)
     if own is not None:
-        number_of = {identity: number for number, identity in enumerate(model.features(source)["id"])}
-        number_C = np.array([number_of.get(identity, -1) for identity in matching.ids], np.int32)
+        number_C = places_among(model.features(source)["id"], matching.ids)
         known = (matching.space, number_C, start.spaces[source], own.axes_FK, len(model.genes))
         own = rows_by_feature(*known), own.centre_K
     return make_reader(source, matching.space, start.components, start.profiles.get(source), own)

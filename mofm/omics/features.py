@@ -151,6 +151,12 @@ def merge_columns(ids: Sequence[str]) -> tuple[list[str], np.ndarray]:
     return list(position), np.fromiter((position[feature] for feature in ids), dtype=np.int32, count=len(ids))
 
 
+def places_among(known: Iterable[str], asked: Sequence[str]) -> np.ndarray:
+    """int32 place of each of `asked` among the known identities; -1 where it is not."""
+    place = {identity: number for number, identity in enumerate(known)}
+    return np.array([place.get(identity, -1) for identity in asked], np.int32)
+
+
 def species_of(names: Iterable[str]) -> dict[str, float]:
     """For each bundled species, the share (0 to 1) of `names` that are its gene ids or, as written, its symbols.
 

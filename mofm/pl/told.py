@@ -5,9 +5,9 @@
     ATAC         open or not, and the chance of it   AUROC
     methylation  fraction of reads; where there are none, a cell is left out     Pearson
 
-Errors are judged on counts at the depth that each cell has, for which the told mean m and deviation s of a cell of median
-depth are moved as the likelihoods move them: with r times the depth a count has the mean r m and the variance r m + r^2 (s^2 -
-m), a region the log odds + log r, and n reads of a region the variance (m (1 - m) + (n - 1) s^2) / n.
+Errors are judged on counts at the depth that each cell has, for which the told mean m and deviation s, at the depth that
+obs["mofm_depth"] says, are moved as the likelihoods move them: with r times that depth a count has the mean r m and the
+variance r m + r^2 (s^2 - m), a region the log odds + log r, and n reads of a region the variance (m (1 - m) + (n - 1) s^2) / n.
 """
 
 import re

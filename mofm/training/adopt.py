@@ -34,8 +34,9 @@ from mofm.errors import InputError
 from mofm.nn import model
 from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
+from mofm.omics.features import places_among
 from mofm.training.basis import Basis
-from mofm.training.components import SILENT, link_matrix
+from mofm.training.components import SILENT, rows_by_feature
 from mofm.training.linear_translation import LinearTranslation
 from mofm.training.network import RunNetwork
 from mofm.training.null import NullModel
@@ -51,7 +52,7 @@ MAY_BE_NEW = ("['log_temperature']",)
 
 def rows_of(origin: Origin, genes: pd.DataFrame) -> np.ndarray:
     """row_G, int32: the model's row of each gene; -1 for one that it does not know."""
-    return _numbers(origin.genes["id"], genes["id"])
+    return places_among(origin.genes["id"], genes["id"])
 
 
 def adopt(
@@ -135,8 +136,8 @@ def known_basis(origin: Origin, spaces: Spaces, features: pd.DataFrame, row_G: n
     for modality, space in spaces.items():
         if modality in origin.start.own:
             axes_FK, centre_K = origin.start.own[modality]
-            new_FK = _by_genes(known[modality], axes_FK, space, rows)
-            own[modality] = OwnComponents(_rows(axes_FK, number_of[modality], len(new_FK), new_FK), centre_K)
+            moved_FK = rows_by_feature(space, number_of[modality], known[modality], axes_FK, rows)
+            own[modality] = OwnComponents(moved_FK, centre_K)
     return Basis(components, origin.start.profiles, own)
 
 
@@ -193,19 +194,13 @@ def _adopt_linear(
             found[direction] = _rows(loading_FK, row_G, genes, new_FK if np.ndim(new_FK) == 0 else new_FK[: len(row_G)])
         elif target not in number_of:
             found[direction] = loading_FK
-        else:
-            new_FK = fresh.linear.get(direction)
-            if new_FK is None:
-                new_FK = _by_genes(spaces[target], loading_FK, fresh.spaces[target], genes)
+        elif direction in fresh.linear:
+            new_FK = fresh.linear[direction]
             found[direction] = _rows(loading_FK, number_of[target], len(new_FK), new_FK)
+        else:
+            of = (fresh.spaces[target], number_of[target], spaces[target])
+            found[direction] = rows_by_feature(*of, loading_FK, genes)
     return found
-
-
-def _by_genes(known: FeatureSpace, loading_FK: np.ndarray, space: FeatureSpace, genes: int) -> np.ndarray:
-    """Loadings of features by their genes': each gene's the mean of those of the known features that speak of it."""
-    of_FG = link_matrix(known, genes)
-    weight_G = np.asarray(of_FG.sum(axis=0)).ravel()
-    return link_matrix(space, genes) @ ((of_FG.T @ loading_FK) / np.maximum(weight_G, 1e-9)[:, None])
 
 
 def _row_in_run(origin: Origin, row_G: np.ndarray) -> np.ndarray:
@@ -225,7 +220,7 @@ def _numbers_of(origin: Origin, features: pd.DataFrame) -> dict[Modality, np.nda
     """By modality, the model's number of each of the corpus's features; -1 for one that it does not know."""
     known = origin.features
     return {
-        modality: _numbers(known.loc[known["modality"] == modality, "id"], some["id"])
+        modality: places_among(known.loc[known["modality"] == modality, "id"], some["id"])
         for modality, some in features.groupby("modality", sort=False)
     }
 
@@ -238,12 +233,6 @@ def _with_known(space: FeatureSpace, old: FeatureSpace, number_F: np.ndarray) ->
         for name in ("base_F", "spread_F")
     }
     return space._replace(**said)
-
-
-def _numbers(known: pd.Series, asked: pd.Series) -> np.ndarray:
-    """int32 place of each id among the known; -1 where it is not."""
-    place = {identity: number for number, identity in enumerate(known)}
-    return np.array([place.get(identity, -1) for identity in asked], np.int32)
 
 
 def _rows(leaf: np.ndarray, row_G: np.ndarray, rows: int, new: Any) -> np.ndarray:

@@ -143,6 +143,18 @@ def link_matrix(space: FeatureSpace, genes: int) -> sp.csr_matrix:
     return sp.csr_matrix(entries, shape=(features, genes))
 
 
+def rows_by_feature(
+    space: FeatureSpace, number_C: np.ndarray, known: FeatureSpace, rows_FR: np.ndarray, genes: int
+) -> np.ndarray:
+    """rows_CR, float32, of the features of `space`: their own by their number among the known features, or, where that is -1,
+    by their genes, each gene's being the mean of those of the known features that speak of it."""
+    of_FG, of_CG = link_matrix(known, genes), link_matrix(space, genes)
+    weight_G = np.asarray(of_FG.sum(axis=0)).ravel()
+    rows_GR = (of_FG.T @ rows_FR) / np.maximum(weight_G, 1e-9)[:, None]
+    is_known_C1 = (number_C >= 0)[:, None]
+    return np.where(is_known_C1, rows_FR[np.maximum(number_C, 0)], of_CG @ rows_GR).astype(np.float32)
+
+
 def token_matrices(views: Sequence[TokenBatch], features: int, leaves: Sequence[str]) -> list[sp.csr_matrix]:
     """Cells x features matrices of leaves of the views' tokens."""
     columns = np.concatenate([view.features_BL[view.mask_BL] for view in views])

@@ -50,6 +50,8 @@ from mofm.training.basis import Basis
 from mofm.training.components import token_matrices
 from mofm.training.profiles import CellProfiles, make_reader, read_profiles
 
+Axes = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""u_NK, size_K and axes_KR: the singular value decomposition of centred profiles."""
 Views = Mapping[Modality, Sequence[TokenBatch]]
 LinearTranslation = dict[Direction, np.ndarray]
 """loading_FR of each direction: float32, a row a feature of the target (of RNA a row of the gene table)."""
@@ -175,10 +177,9 @@ def _fit_depth(profile_NR: np.ndarray, library_N: np.ndarray) -> np.ndarray:
     """loading_R of the log library."""
     z_N1 = np.log(library_N)[:, None]
     z_N1 = z_N1 - z_N1.mean()
-    u_NK, size_K, axes_KR = axes = np.linalg.svd(profile_NR - profile_NR.mean(axis=0), full_matrices=False)
+    axes = np.linalg.svd(profile_NR - profile_NR.mean(axis=0), full_matrices=False)
     penalty = PENALTIES[np.argmin(_left_out(axes, z_N1, np.zeros_like(z_N1)))]
-    shrunk_K1, _ = _shrunk(size_K, z_N1, penalty)
-    return ((shrunk_K1 * (u_NK.T @ z_N1)).T @ axes_KR)[0].astype(np.float32)
+    return _solved(axes, z_N1, z_N1, penalty)[0].astype(np.float32)
 
 
 def _fit(profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray | None = None) -> np.ndarray:
@@ -194,17 +195,22 @@ def _fit(profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray | None = 
     seen_F = np.unique(target.counts_NF.indices)
     judged_F = seen_F[np.linspace(0, len(seen_F) - 1, min(most, len(seen_F))).astype(int)]
     z_NF = responses(target, judged_F)
-    known = [np.zeros_like(loading_FK)] + ([] if prior_FK is None else [prior_FK])
+    known = [np.zeros_like(loading_FK)] + ([] if prior_FK is None or not prior_FK.any() else [prior_FK])
     errors = [_left_out(axes, z_NF, centred_NK @ one_FK[judged_F].T) for one_FK in known]
     best = int(np.argmin([error_P.min() for error_P in errors]))
     penalty = PENALTIES[np.argmin(errors[best])]
     for start in range(0, len(seen_F), most):
         block_F = seen_F[start : start + most]
         z_NF = responses(target, block_F)
-        shrunk_KF, _ = _shrunk(axes[1], z_NF, penalty)
         rest_NF = z_NF - centred_NK @ known[best][block_F].T
-        loading_FK[block_F] = ((shrunk_KF * (axes[0].T @ rest_NF)).T @ axes[2]) + known[best][block_F]
+        loading_FK[block_F] = _solved(axes, z_NF, rest_NF, penalty) + known[best][block_F]
     return loading_FK
+
+
+def _solved(axes: Axes, z_NF: np.ndarray, rest_NF: np.ndarray, penalty: float) -> np.ndarray:
+    """loading_FR of what is left of the responses z."""
+    shrunk_KF, _ = _shrunk(axes[1], z_NF, penalty)
+    return (shrunk_KF * (axes[0].T @ rest_NF)).T @ axes[2]
 
 
 def _shrunk(size_K: np.ndarray, z_NF: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +219,7 @@ def _shrunk(size_K: np.ndarray, z_NF: np.ndarray, penalty: float) -> tuple[np.nd
     return size_K[:, None] / (size_K[:, None] ** 2 + penalty * np.maximum(variance_F, NOISY)), variance_F
 
 
-def _left_out(axes: tuple[np.ndarray, np.ndarray, np.ndarray], z_NF: np.ndarray, known_NF: np.ndarray) -> np.ndarray:
+def _left_out(axes: Axes, z_NF: np.ndarray, known_NF: np.ndarray) -> np.ndarray:
     """Squared error of each cell told from the others, over var z: its mean over features for each of PENALTIES."""
     u_NK, size_K, _ = axes
     rest_NF = z_NF - known_NF

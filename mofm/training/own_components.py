@@ -13,13 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.special import expit
 
 from mofm.axes import Modality
 from mofm.batch import FeatureSpace, TokenBatch
 from mofm.training.components import COMPONENTS, STEADYING
 from mofm.training.principal_axes import Centred, dataset_means, deviations, leading_axes
-from mofm.training.profiles import weighted_values
+from mofm.training.profiles import mean_values, weighted_values
 
 
 class OwnComponents(NamedTuple):
@@ -40,8 +39,7 @@ def fit_own_components(views: Sequence[TokenBatch], modality: Modality, space: F
     Features are centred within data sets, so that no axis is spent on what tells those apart, and divided by their
     deviation, steadied by STEADYING of the mean one.
     """
-    mean_F = expit(space.base_F.astype(np.float64)) if modality == "methylation" else np.zeros(len(space.base_F))
-    read = weighted_values(views, modality, mean_F)
+    read = weighted_values(views, modality, mean_values(modality, space))
     cells, features = read.x_NF.shape
     mean_MF, dataset_N = dataset_means(read.x_NF, read.dataset_N)
     deviation_F = deviations(read.x_NF, mean_MF, dataset_N)

@@ -94,7 +94,12 @@ def _axes(modality: Modality, space: FeatureSpace | None, components: Components
     genes = len(components.rows_GK)
     links_FG = sp.identity(genes, format="csr") if space is None else link_matrix(space, genes)
     rows_FK, gain_F = links_FG @ components.rows_GK, links_FG @ np.exp(components.log_gain_G.astype(np.float64))
-    return rows_FK * gain_F[:, None], expit(space.base_F) if modality == "methylation" else np.zeros(len(gain_F))
+    return rows_FK * gain_F[:, None], np.zeros(genes) if space is None else mean_values(modality, space)
+
+
+def mean_values(modality: Modality, space: FeatureSpace) -> np.ndarray:
+    """mean_F that values are held against: of methylation, where which regions were read says nothing; else 0."""
+    return expit(space.base_F) if modality == "methylation" else np.zeros(len(space.base_F))
 
 
 def weighted_values(views: Sequence[TokenBatch], modality: Modality, mean_F: np.ndarray) -> ReadCells:

@@ -35,7 +35,6 @@ from translation_tasks import (
     Split,
     Task,
     judge,
-    measured,
     pairs,
     split,
     task,
@@ -43,7 +42,7 @@ from translation_tasks import (
 
 from mofm.batches import spaces
 from mofm.evaluation import annotation, baselines, pairing
-from mofm.evaluation.translation_baselines import baseline_translations, target_values
+from mofm.evaluation.translation_baselines import baseline_translations, measured_of, target_values
 from mofm.omics.features import resolve_genes
 from mofm.omics.genome import gene_table
 from mofm.omics.regions import resolve_regions, with_build
@@ -155,13 +154,13 @@ def baseline(of: Task, one: Split, folder: Path) -> Iterator[tuple[str, Directio
     for source, target in of.directions:
         shown, answer = pairs(one, source, target)
         if shown.n_obs < 2:
-            values_NF = target_values(target, measured(one.train[target]))
+            values_NF = target_values(target, measured_of(one.train[target]))
             cells_F = np.sum(~np.isnan(values_NF), axis=0)
             mean_F = np.nansum(values_NF, axis=0) / np.maximum(cells_F, 1)
             yield "mean", (source, target), np.tile(mean_F, (one.test[source].n_obs, 1))
             continue
-        answers_NF = target_values(target, measured(answer))
-        found = baseline_translations(source, measured(shown), measured(one.test[source]), answers_NF)
+        answers_NF = target_values(target, measured_of(answer))
+        found = baseline_translations(source, measured_of(shown), measured_of(one.test[source]), answers_NF)
         for method, predicted_NF in zip(("mean", "ridge", "15-NN"), found, strict=True):
             yield method, (source, target), predicted_NF
 

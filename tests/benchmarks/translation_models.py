@@ -13,7 +13,7 @@ from mofm.configs import mosaic, multiome, unpaired
 from mofm.corpus.ingest import ingest
 from mofm.evaluation.translation_baselines import told_values
 from mofm.inference.model import PretrainedModel, load
-from mofm.inference.targets import find_targets
+from mofm.inference.targets import find_targets, measured_depth
 from mofm.inference.translate import translate_file
 from mofm.omics.readers import Reading
 from mofm.training.loop import train
@@ -32,8 +32,7 @@ class Models(NamedTuple):
         for source, target in of.directions:
             every = one.test[target].var_names
             names = list(every[of.judged[target]])  # of 100,000 peaks 5,000 are judged
-            foretold = target == "atac" and (source, target) in model.start.depth_linear
-            targets = find_targets(model, target, names, of.build, of.name, "foretold" if foretold else "median")
+            targets = find_targets(model, target, names, of.build, of.name, measured_depth(model, source, target))
             told = folder / "told.h5ad"
             translate_file(model, paths[source], told, targets, Reading(source), build=of.build, quiet=True)
             answer = ad.read_h5ad(told)

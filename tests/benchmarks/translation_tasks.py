@@ -22,13 +22,12 @@ from typing import Literal, NamedTuple
 
 import mudata
 import numpy as np
-import scipy.sparse as sp
 from anndata import AnnData
 from common import real_data
 
 from mofm.axes import Modality
 from mofm.evaluation.translation import PerFeature, per_feature_auroc, per_feature_correlation
-from mofm.evaluation.translation_baselines import Measured, target_values
+from mofm.evaluation.translation_baselines import measured_of, target_values
 from mofm.omics.simulate import MultiomicsConfig, SimulationConfig, simulate_multiomics, to_mudata, write_mudata
 
 Setting = Literal["paired", "tenth", "unpaired"]
@@ -126,15 +125,9 @@ def pairs(one: Split, source: Modality, target: Modality) -> tuple[AnnData, AnnD
     return one.train[source][names].copy(), one.train[target][names].copy()
 
 
-def measured(adata: AnnData) -> Measured:
-    """An AnnData's counts as the baselines take them."""
-    reads = adata.layers.get("methylated")
-    return Measured(sp.csr_matrix(adata.X), None if reads is None else sp.csr_matrix(reads))
-
-
 def truth(of: Task, one: Split, target: Modality) -> np.ndarray:
     """The judged values of the test cells."""
-    return target_values(target, measured(one.test[target]))[:, of.judged[target]]
+    return target_values(target, measured_of(one.test[target]))[:, of.judged[target]]
 
 
 def judge(of: Task, one: Split, target: Modality, predicted_NF: np.ndarray) -> PerFeature:

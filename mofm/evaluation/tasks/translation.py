@@ -26,7 +26,7 @@ from mofm.evaluation.resample import (
 from mofm.evaluation.subject import View, reading_of
 from mofm.evaluation.tasks.score import OURS, Judged, Kind, Score, Situation, Subject, pairs_of, rows_by_name
 from mofm.evaluation.translation_baselines import Measured, baseline_translations, target_columns, told_values
-from mofm.inference.targets import find_targets
+from mofm.inference.targets import find_targets, measured_depth
 from mofm.inference.translate import translate_cells
 
 BASELINES: dict[str, Kind] = {"feature mean": "trivial", "ridge": "linear", "15-NN": "linear"}
@@ -153,9 +153,7 @@ def _translated(subject: Subject, view: View, rows: np.ndarray, source: Modality
                 names: list[str], to_view: View) -> tuple[np.ndarray, str]:  # fmt: skip
     """told_NF of the judged features on the scale that is judged, 0 for one that the model does not know; and a note."""
     build = subject.options.get("build") or to_view.report.get("build") or None
-    # What is judged of ATAC is whether a region was seen open, which the cell's depth decides as well as its state.
-    foretold = target == "atac" and (source, target) in subject.model.start.depth_linear
-    depth = "foretold" if foretold else "median"
+    depth = measured_depth(subject.model, source, target)
     targets = find_targets(subject.model, target, names, build, f"--tasks translation, {target}", depth)
     answer = translate_cells(subject.model, view.adata[rows].copy(), targets, reading_of(source), **subject.options)
     told_NF = np.zeros((len(rows), len(names)), np.float32)
