@@ -10,21 +10,25 @@ SMALL = ("encoder.width=16", "encoder.blocks=1", "encoder.heads=2", "encoder.ffn
 STEP = ("--rounds", "1", *(f"--config.{key}" for key in (*SMALL, "data.tokens=32", "data.batch_size=16")))
 
 
+LIGHT = [
+    ("stream.py", ("--cells", "900", "--genes", "300", "--epochs", "1", "--rounds", "1"), '"share_of_ceiling": '),
+    ("layout.py", ("--cells", "400", "--genes", "300", "--rounds", "1"), "| lz4 | 64 | narrow |"),
+]
+HEAVY = [
+    ("size.py", ("--cells", "600", "1200", "--batches", "3", "--rounds", "1"), "| 1,200 |"),
+    ("step.py", STEP, "| mofm |"),
+    ("grn.py", (*STEP, "--config.grn.width=8", "--genes", "300", "--tfs", "20", "--edges", "900"), "| 900 |"),
+    (
+        "translation.py",
+        ("--tasks", "simulated", "--cells", "160", "--genes", "120"),
+        "| simulated | tenth | adt to rna |",
+    ),
+    ("ingest.py", ("--cells", "600", "--genes", "200", "--only", "10x mtx"), "| 10x mtx, gzipped |"),
+]
+
+
 @pytest.mark.parametrize(
-    ("script", "arguments", "row"),
-    [
-        ("stream.py", ("--cells", "900", "--genes", "300", "--epochs", "1", "--rounds", "1"), '"share_of_ceiling": '),
-        ("size.py", ("--cells", "600", "1200", "--batches", "3", "--rounds", "1"), "| 1,200 |"),
-        ("layout.py", ("--cells", "400", "--genes", "300", "--rounds", "1"), "| lz4 | 64 | narrow |"),
-        ("step.py", STEP, "| mofm |"),
-        ("grn.py", (*STEP, "--config.grn.width=8", "--genes", "300", "--tfs", "20", "--edges", "900"), "| 900 |"),
-        (
-            "translation.py",
-            ("--tasks", "simulated", "--cells", "160", "--genes", "120"),
-            "| simulated | tenth | adt to rna |",
-        ),
-        ("ingest.py", ("--cells", "600", "--genes", "200", "--only", "10x mtx"), "| 10x mtx, gzipped |"),
-    ],
+    ("script", "arguments", "row"), [*LIGHT, *(pytest.param(*one, marks=pytest.mark.slow) for one in HEAVY)]
 )
 def test_a_small_benchmark_prints_its_table(script, arguments, row):
     done = subprocess.run(

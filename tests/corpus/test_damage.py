@@ -185,6 +185,7 @@ def test_a_run_that_stopped_at_damage_goes_on_without_it(trained, tmp_path):
     assert stop.science() == skip.science()
 
 
+@pytest.mark.slow
 def test_a_lost_row_changes_no_loss(make_view):
     from mofm.nn.model import gene_states, init
     from mofm.nn.spec import EncoderConfig, ModelSpec

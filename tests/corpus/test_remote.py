@@ -46,6 +46,7 @@ def test_batches_are_the_same_bits(bucket, sharded):
     assert_equal_batches(batches(open_corpus(bucket.upload(sharded, "x"))), batches(open_corpus(sharded)))
 
 
+@pytest.mark.slow
 def test_it_is_inspected_and_trained_from(bucket, sharded, tmp_path, capsys):
     url = bucket.upload(sharded, "x")
     assert main(["inspect", url, "--json"]) == 0

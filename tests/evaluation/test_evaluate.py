@@ -345,6 +345,7 @@ def test_what_cannot_be_is_refused_in_a_line_and_nothing_is_written(judged, caps
     assert snapshot(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_translate_says_so(trained, capsys, tmp_path):
     line = refused(capsys, trained.workdir, trained.source, "--tasks", "translation", "--out", tmp_path / "out")
     assert "does not translate" in line

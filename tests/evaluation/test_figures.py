@@ -123,6 +123,7 @@ def test_scores():
     assert len(figure.axes) == 3
 
 
+@pytest.mark.slow
 def test_umap_coordinates_are_reproducible_and_keep_neighbours():
     rng = np.random.default_rng(0)
     X_ND = np.concatenate([rng.normal(size=(40, 5)), rng.normal(size=(40, 5)) + 30])

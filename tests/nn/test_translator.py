@@ -129,6 +129,7 @@ def test_a_private_factor_is_no_other_modalitys_business(params, make_view):
     assert np.abs(own - other).max() > 1e-3  # its own decoder does read it
 
 
+@pytest.mark.slow
 def test_directions_share_their_blocks_or_have_their_own(make_view):
     view, asked = make_view(), make_view(seed=3)
 
@@ -179,6 +180,7 @@ def test_a_linear_translation_is_added_to_both_answers(params, make_view):
     np.testing.assert_array_equal(told.spread_BL, plain.spread_BL)
 
 
+@pytest.mark.slow
 def test_jit_equals_no_jit(params, make_view):
     view, asked = make_view(), make_view(seed=3)
     outputs = see(params, view, "adt")

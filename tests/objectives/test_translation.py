@@ -114,7 +114,9 @@ def cycle_of(params, spaces, view, asked, direction):
     return there_and_back(told.translate, told.see, seen, view, asked, direction, space, SPEC.shared_width)
 
 
-@pytest.mark.parametrize("target", MODALITIES[1:])
+@pytest.mark.parametrize(
+    "target", ["atac", *(pytest.param(some, marks=pytest.mark.slow) for some in ("adt", "methylation"))]
+)
 def test_gradients_of_the_losses_are_right(params, spaces, make_view, target):
     """Against finite differences, along the parameters that each path goes through; one program of all, as they add up."""
     view, asked = make_view(cells=2, tokens=6, seed=1), make_view(cells=2, tokens=5, seed=2)

@@ -361,6 +361,7 @@ def test_leaves_that_may_be_new_are_leaves_of_the_model():
     assert {*adoption.FROM_CORPUS, *adoption.MAY_BE_NEW} <= names
 
 
+@pytest.mark.slow
 def test_parameters_lie_over_the_mesh_as_fresh_ones_and_are_the_models(origin):
     """Sharded over eight devices, each has its part; the optimizer begins at nothing."""
     ours = spec_of(len(OURS), modalities=origin.spec.modalities)

@@ -212,6 +212,7 @@ def test_links_are_measured_in_training_and_held_out(unbroken):
     assert len({line["train/link_nll"] for line in training}) == config.run.steps
 
 
+@pytest.mark.slow
 def test_a_run_without_a_network_knows_none(tiny, tmp_path):
     train(tiny("run.steps=2", "run.eval_every=1"), tmp_path / "run", quiet=True)
     assert not any("link" in key for line in lines_told(tmp_path / "run") for key in line)
@@ -378,6 +379,7 @@ def test_held_out_loss_counts_links(unbroken):
             assert cells == pytest.approx(parts, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_of_another_version_is_told(tiny, tmp_path):
     train(tiny("run.steps=1"), tmp_path / "run", quiet=True)
     path = tmp_path / "run" / "config.json"

@@ -182,6 +182,7 @@ def test_before_the_first_checkpoint_it_goes_back_to_its_start(tiny, tmp_path, p
     assert [line["step"] for line in lines_told(tmp_path / "whole")] == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8]
 
 
+@pytest.mark.slow
 def test_it_stops_where_its_rollbacks_are_used_up_and_goes_on_with_more(tiny, tmp_path, poison):
     poison({5, 7, 9})
     few, more = (tiny(*GUARDED, f"run.rollbacks={n}") for n in (2, 3))
@@ -194,6 +195,7 @@ def test_it_stops_where_its_rollbacks_are_used_up_and_goes_on_with_more(tiny, tm
     assert [row["offset"] for row in json.loads((tmp_path / "run" / FILE).read_text())] == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_a_spike_is_gone_back_from_by_the_losses_of_before_the_stop(tiny, tmp_path, poison, monkeypatch):
     """Five losses are asked for, and the process that meets the spike has seen one: the others lay in the checkpoint."""
     monkeypatch.setattr(rollback, "LEAST", 5)

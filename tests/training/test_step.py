@@ -55,7 +55,9 @@ def assert_same(ours, theirs, rtol, atol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), ours, theirs)
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+    "shape", [*(pytest.param(some, marks=pytest.mark.slow) for some in ((8, 1, 1), (1, 8, 1))), (2, 2, 2)]
+)
 def test_one_device_equals_eight(parts, shape):
     one_state, one_rows = run(parts, MeshConfig(1, 1, 1), jax.devices()[:1])
     state, rows = run(parts, MeshConfig(*shape))

@@ -48,6 +48,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_hangs_ends_with_its_stacks_and_goes_on_when_it_is_started_again(tiny, tmp_path):
     config = tiny("run.eval_every=0", "run.watchdog_minutes=0.4")
     script, given = tmp_path / "train.py", tmp_path / "config.py"
