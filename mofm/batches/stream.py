@@ -182,6 +182,10 @@ class Stream:
                 number_N[start : start + dataset.n_cells] = -1
         return np.bincount(number_N[number_N >= 0], minlength=len(self.labels))
 
+    def technical_batch(self, cell_N: np.ndarray) -> np.ndarray:
+        """int32, for cells by their global indices which of `technical_batches` they are of; -1 where it is not known."""
+        return self._numbers["batch_B"].of(cell_N)
+
     def batch(self, step: int) -> CellBatch:
         """This host's rows of the batch of one step (0, 1, ...): a pure function of the seed and the step."""
         return self._train_batch(step, step + 1)

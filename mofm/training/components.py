@@ -72,12 +72,13 @@ class Cells(NamedTuple):
     dataset_N: np.ndarray
 
 
-def fit_components(cells: Cells, width: int, expressed_fraction: float) -> Components:
+def fit_components(cells: Cells, width: int, expressed_fraction: float, off_RG: np.ndarray | None = None) -> Components:
     """Fit on cells of which all is known.
 
     Args:
       width: components that the model has room for; at most COMPONENTS are taken, and fewer than cells and genes.
       expressed_fraction: share of expressed features among the tokens that the model is shown.
+      off_RG: orthonormal directions that no component looks along, such as those of `batch_directions.py`.
     """
     genes = cells.values_NG.shape[1]
     mean_MG, dataset_N = dataset_means(cells.values_NG, cells.dataset_N)
@@ -89,12 +90,15 @@ def fit_components(cells: Cells, width: int, expressed_fraction: float) -> Compo
     signal_G = _most(every_signal_G, VARIABLE_GENES)
     enters_G = signal_G > 0
     gain_G = np.sqrt(signal_G) / deviation_G
-    rank = min(COMPONENTS, width, len(dataset_N) - len(mean_MG) - 1, int(enters_G.sum()) - 1)
+    removed = 0 if off_RG is None else len(off_RG)
+    rank = min(
+        COMPONENTS, width, *(most - removed - 1 for most in (len(dataset_N) - len(mean_MG), int(enters_G.sum())))
+    )
     rows_GK = others_GK = np.zeros((genes, max(rank, 0)))
     if rank > 0:
         weight_M = np.maximum(np.bincount(dataset_N), FEW_CELLS) ** -0.5
         weighted_NG, weighted_MG = sp.diags(weight_M[dataset_N]) @ values_NG, weight_M[:, None] * mean_MG
-        of = Centred(weighted_NG @ sp.diags(gain_G), weighted_MG * gain_G, dataset_N)
+        of = Centred(weighted_NG @ sp.diags(gain_G), weighted_MG * gain_G, dataset_N, off_RG)
         strength_K, rows_GK = denoising_axes(of, rank)
         rows_GK *= ROW_RMS / max(np.sqrt(np.mean(rows_GK[enters_G] ** 2)), 1e-12)
         other_gain_G = np.where(enters_G, 0.0, np.sqrt(every_signal_G) / deviation_G)

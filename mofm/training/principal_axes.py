@@ -8,14 +8,16 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 
 class Centred(NamedTuple):
-    """x_NG less the means mean_MG of its datasets, never made dense."""
+    """x_NG less the means mean_MG of its datasets, and less what lies along the orthonormal off_RG; never made dense."""
 
     x_NG: sp.csr_matrix
     mean_MG: np.ndarray
     dataset_N: np.ndarray
+    off_RG: np.ndarray | None = None
 
     def product(self, v_GK: np.ndarray) -> np.ndarray:
         """With v, (G,) or (G, K)."""
+        v_GK = self._off(v_GK)
         return self.x_NG @ v_GK - (self.mean_MG @ v_GK)[self.dataset_N]
 
     def transposed(self, u_NK: np.ndarray) -> np.ndarray:
@@ -23,7 +25,18 @@ class Centred(NamedTuple):
         cells, datasets = len(self.dataset_N), len(self.mean_MG)
         places = (self.dataset_N, np.arange(cells))
         total_MK = sp.csr_matrix((np.ones(cells), places), shape=(datasets, cells)) @ u_NK
-        return self.x_NG.T @ u_NK - self.mean_MG.T @ total_MK
+        return self._off(self.x_NG.T @ u_NK - self.mean_MG.T @ total_MK)
+
+    def squares(self) -> float:
+        """Sum of squares of all entries."""
+        total = self.x_NG.multiply(self.x_NG).sum() - np.bincount(self.dataset_N) @ np.sum(self.mean_MG**2, axis=1)
+        if self.off_RG is None:
+            return total
+        along_NR = self.x_NG @ self.off_RG.T - (self.mean_MG @ self.off_RG.T)[self.dataset_N]
+        return total - np.sum(along_NR**2)
+
+    def _off(self, v_GK: np.ndarray) -> np.ndarray:
+        return v_GK if self.off_RG is None else v_GK - self.off_RG.T @ (self.off_RG @ v_GK)
 
 
 def denoising_axes(of: Centred, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,8 +47,7 @@ def denoising_axes(of: Centred, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """
     cells, genes = of.x_NG.shape[0], int(np.sum(of.mean_MG.any(axis=0)))
     strength_K, axes_GK = leading_axes(of, rank)
-    total = of.x_NG.multiply(of.x_NG).sum() - np.bincount(of.dataset_N) @ np.sum(of.mean_MG**2, axis=1)
-    noise = max(total - np.sum(strength_K**2), 0.0) / max(min(cells, genes) - rank, 1)
+    noise = max(of.squares() - np.sum(strength_K**2), 0.0) / max(min(cells, genes) - rank, 1)
     return strength_K, axes_GK * np.maximum(1 - noise / np.maximum(strength_K**2, 1e-12), 0.0) ** 2
 
 

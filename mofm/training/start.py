@@ -12,6 +12,7 @@ from mofm.batches.stream import Stream
 from mofm.corpus.store import Corpus
 from mofm.nn.spec import ModelSpec
 from mofm.training.basis import Basis
+from mofm.training.batch_directions import fit_off_batches
 from mofm.training.components import fit_components, gene_activity, read_cells
 from mofm.training.config import Config
 from mofm.training.linear_translation import Views, fit_linear_translation
@@ -61,7 +62,7 @@ def start_models(
         modality: with_mean_predictor(space, modality, expressed[modality], shown[modality])
         for modality, space in spaces.items()
     }
-    basis = basis or _fit_basis(stream, config, spec, spaces, whole, expressed)
+    basis = basis or _fit_basis(stream, config, spec, spaces, whole, expressed, tell)
     null = fit_null(shown["rna"])
     depths = {modality: np.float32(shown[modality].depth) for modality in expressed}
     linear, depth_linear = {}, {}
@@ -71,7 +72,13 @@ def start_models(
 
 
 def _fit_basis(
-    stream: Stream, config: Config, spec: ModelSpec, spaces: Spaces, whole: Views, expressed: Views
+    stream: Stream,
+    config: Config,
+    spec: ModelSpec,
+    spaces: Spaces,
+    whole: Views,
+    expressed: Views,
+    tell: Callable[[str], object],
 ) -> Basis:
     """The linear model of cells, and how each other modality is read."""
     if "rna" in expressed:
@@ -79,9 +86,15 @@ def _fit_basis(
     else:
         most = max(spaces, key=stream.rows.__getitem__)
         fitted = gene_activity(expressed[most], most, spaces[most], spec.genes)
-    components = fit_components(
-        fitted, min(config.encoder.width, config.encoder.cell_width), config.data.expressed_fraction
-    )
+    width = min(config.encoder.width, config.encoder.cell_width)
+    fit = partial(fit_components, fitted, width, config.data.expressed_fraction)
+    components = fit()
+    if stream.technical_batches:
+        components, directions = fit_off_batches(fit, whole, spaces, components, stream.technical_batch)
+        tell(
+            f"data.batch_key={config.data.batch_key!r}: {len(stream.technical_batches):,} batches, the embedding begins off "
+            f"the {directions} directions in which they differ"
+        )
     profiles = {
         modality: fit_profile(whole[modality], modality, space, components) for modality, space in spaces.items()
     }

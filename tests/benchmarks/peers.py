@@ -1,6 +1,6 @@
 """Published methods on the same cells, in an environment of their own: this script imports nothing of mofm.
 
-    python -m venv PEERS && PEERS/bin/pip install scvi-tools scglue
+    python -m venv PEERS && PEERS/bin/pip install scvi-tools scglue harmonypy
     PEERS/bin/python tests/benchmarks/peers.py METHOD IN.h5mu OUT.npz [--epochs N] [--seed 0]
 
 `translation.py --peers PEERS/bin/python` writes IN, calls this, and reads OUT. IN holds raw counts; cells of one name
@@ -9,6 +9,9 @@ are one cell. What is asked of a method is what IN leaves out:
     totalvi   RNA and ADT; cells without ADT are imputed. OUT: cells, adt (expected counts, background left out)
     multivi   RNA and ATAC; cells without one of them are imputed. OUT: rna_cells, rna (frequencies), atac_cells, atac
               (chances that a peak is open), of the cells that lack it
+    scvi      RNA, obs `batch` and `shown`. Learned from the cells that are shown; the others are encoded, their batch known.
+              OUT: cells, embedding
+    harmony   RNA, obs `batch`: 30 components of all cells, corrected together (Harmony has no model of new cells). OUT: as scvi
     scglue    RNA and another modality, whose pairing is not used. OUT: rna, and atac or adt: embeddings of all cells.
               `var` has chrom, start, end (and strand of genes) of one build, or, of proteins, `genes` (ids that the index
               of RNA has, by ";"): the guidance graph is made of them
@@ -126,6 +129,36 @@ def multivi(mod, args):
     return found, ran(model)
 
 
+def scvi(mod, args):
+    """The latent means of all cells; scVI's defaults, with early stopping."""
+    import scvi as tools
+
+    tools.settings.seed = args.seed
+    rna = mod["rna"].copy()
+    rna = rna[:, variable(rna, 2_000)].copy()
+    shown = rna[rna.obs["shown"].to_numpy(bool)].copy()
+    tools.model.SCVI.setup_anndata(shown, batch_key="batch")
+    model = tools.model.SCVI(shown)
+    model.train(max_epochs=args.epochs, early_stopping=not args.patient, **ON_CPU)
+    return {"cells": rna.obs_names.to_numpy(str), "embedding": model.get_latent_representation(rna)}, ran(model)
+
+
+def harmony(mod, args):
+    """Components of all cells, corrected together."""
+    import harmonypy
+    import scanpy as sc
+
+    rna = mod["rna"].copy()
+    rna = rna[:, variable(rna, 2_000)].copy()
+    sc.pp.normalize_total(rna, target_sum=1e4)
+    sc.pp.log1p(rna)
+    sc.pp.scale(rna, max_value=10)
+    sc.pp.pca(rna, 30)
+    found = harmonypy.run_harmony(rna.obsm["X_pca"].astype(float), rna.obs, ["batch"], random_state=args.seed).Z_corr
+    embedding = np.asarray(found) if len(found) == rna.n_obs else np.asarray(found).T
+    return {"cells": rna.obs_names.to_numpy(str), "embedding": embedding}, 0
+
+
 def scglue(mod, args):
     """Embeddings of both modalities' cells, by a guidance graph and no pairs."""
     import networkx as nx
@@ -225,7 +258,7 @@ def ran(model) -> int:
     return len(next(iter(model.history.values())))
 
 
-METHODS = {"totalvi": totalvi, "multivi": multivi, "scglue": scglue}
+METHODS = {"totalvi": totalvi, "multivi": multivi, "scvi": scvi, "harmony": harmony, "scglue": scglue}
 ON_CPU = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False}
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ comes twice under two names, once with each modality, so that one model answers 
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,23 +65,34 @@ class Peers(NamedTuple):
                 yield "scglue", {name: found[name][-one.test[name].n_obs :] for name in shown}
 
     def _run(self, method: str, shown: dict[Modality, AnnData], folder: Path) -> dict[str, np.ndarray]:
-        given, answer = folder / f"{method}.h5mu", folder / f"{method}.npz"
         bare = {name: AnnData(adata.X, obs=adata.obs[[]], var=adata.var) for name, adata in shown.items()}
-        write_mudata(to_mudata(bare), given)
-        command = [self.python, str(SCRIPT), method, str(given), str(answer)]
-        if method == "totalvi":  # its early stopping ends small data sets' training while the KL term still warms up
-            command.append("--patient")
-        if method in self.epochs:
-            command += ["--epochs", str(self.epochs[method])]
-        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
-        # The peers' own packages, not those that this process was told of.
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | threads
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}:\n{done.stderr[-4000:]}")
-        with np.load(answer) as found:
-            print(f"{method}: {found['seconds']:.0f} s, {found['epochs']} epochs")
-            return dict(found)
+        # totalVI's early stopping ends small data sets' training while the KL term still warms up.
+        options = ["--patient"] if method == "totalvi" else []
+        options += ["--epochs", str(self.epochs[method])] if method in self.epochs else []
+        return run_peer(self.python, method, bare, folder, options, self.threads)
+
+
+def run_peer(
+    python: str,
+    method: str,
+    shown: dict[Modality, AnnData],
+    folder: Path,
+    options: Sequence[str] = (),
+    threads: int = 1,
+) -> dict[str, np.ndarray]:
+    """What `peers.py` answers, run by the interpreter of the peers' environment; how long it took is printed."""
+    given, answer = folder / f"{method}.h5mu", folder / f"{method}.npz"
+    write_mudata(to_mudata(shown), given)
+    command = [python, str(SCRIPT), method, str(given), str(answer), *options]
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    # The peers' own packages, not those that this process was told of.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | limits
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}:\n{done.stderr[-4000:]}")
+    with np.load(answer) as found:
+        print(f"{method}: {found['seconds']:.0f} s, {found['epochs']} epochs")
+        return dict(found)
 
 
 def _with(train: AnnData, test: AnnData, prefix: str) -> AnnData:
