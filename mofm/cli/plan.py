@@ -23,6 +23,13 @@ def add(verbs) -> None:
         "--config", required=True, type=Path, help="a config file, or the name of one that comes with mofm, such as pod"
     )
     verb.add_argument("--topology", required=True, help='"v5e:16x16", "v5p:2x2x4", "v6e:4x4", "h100:8", "a100:16", ...')
+    verb.add_argument(
+        "--slices",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="so many such TPU slices, joined by the data axis (default: 1)",
+    )
     verb.add_argument("--cells", type=_count, metavar="N", help="tell the days for so many cells (default: run.steps)")
     verb.add_argument(
         "--features",
@@ -51,7 +58,7 @@ def run(args) -> int:
     from mofm.planning.shapes import NO_CORPUS
     from mofm.training.config import load_config
 
-    topology = parse_topology(args.topology)
+    topology = parse_topology(args.topology, args.slices)
     config = load_config(args.config, args.overrides, corpus=NO_CORPUS)
     jax.config.update("jax_platforms", "cpu")  # a TPU or GPU that is here is left to who uses it
     planner = Planner(topology, _features(args.features), args.edges)
@@ -60,7 +67,7 @@ def run(args) -> int:
     plan = planner.plan(config)
     nearest = None
     if not plan.fits and not args.no_search:
-        print(f"it does not fit {topology.name}; trying less", file=sys.stderr)
+        print(f"it does not fit {topology.title}; trying less", file=sys.stderr)
         nearest = nearest_fit(planner, config, plan, say=lambda line: print(f"  {line}", file=sys.stderr))
     if args.json:
         print(json.dumps(as_json(plan, nearest), indent=2))

@@ -3,14 +3,19 @@
 The batch is laid over ("data", "fsdp") together, so that FSDP devices each see their own cells; weights are laid over
 "fsdp" and "tensor". Axis types are Auto: the compiler propagates shardings from the ones declared on weights and batch
 (on Explicit axes, `jax.make_mesh`'s default, Linen's logical partitioning fails).
+
+Several TPU slices share the data axis: the outer part of it goes from slice to slice over the data centre's network, which
+is tens of times slower than a slice's own links, and only sums of gradients have to go along data. fsdp and tensor stay within
+a slice.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
@@ -33,13 +38,31 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     """A mesh over `devices` (all of them when None).
 
     Raises:
-      InputError: a size is neither -1 nor positive, more than one is -1, or the sizes do not multiply to the devices.
+      InputError: a size is neither -1 nor positive, more than one is -1, the sizes do not multiply to the devices, or data is
+        no multiple of the slices.
     """
     devices = jax.devices() if devices is None else devices
-    shape, types = mesh_shape(config, len(devices)), (AxisType.Auto,) * len(MESH_AXES)
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    return Mesh(lay_devices(mesh_shape(config, len(devices)), devices), MESH_AXES, axis_types=types)
+
+
+def lay_devices(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices in the shape of MESH_AXES, neighbours along an axis near each other. Raises `InputError` as `make_mesh`."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
     # As `jax.make_mesh` does it, which on some TPUs does not split a side of the slice: of 8 x 8, no axis of 4 is a whole one.
-    split = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    return Mesh(split, MESH_AXES, axis_types=types)
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    data, *within = shape
+    if data % slices:
+        fsdp, tensor = within
+        raise InputError(
+            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} cannot be laid over {slices} slices: only data goes from slice "
+            f"to slice, so it is a multiple of {slices}; lower mesh.fsdp or mesh.tensor, and set mesh.data=-1"
+        )
+    between = (slices, *(1 for _ in within))
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *within), between, devices, allow_split_physical_axes=True
+    )
 
 
 def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:

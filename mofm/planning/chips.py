@@ -29,7 +29,7 @@ class Chip:
       float32_rate: of float32 products, as a share of `flops`, at JAX's default precision.
       memory_rate: bytes a second from and to its memory.
       link_rate: bytes a second that it sends to its neighbours in a ring over one axis of the mesh.
-      network_rate: the same where the axis leaves the host (GPUs); a TPU's axes are within its slice.
+      network_rate: the same where the axis leaves the host (GPUs) or the slice (TPUs).
       most: chips of the largest slice or, for GPUs, the most that a plan is made for.
       ranks: numbers that a topology may have: 4x4 has 2, 2x2x4 has 3, 8 has 1.
     """
@@ -46,9 +46,11 @@ class Chip:
     ranks: tuple[int, ...]
 
 
-def _tpu(title: str, gib: float, flops: float, memory_rate: float, port: float, most: int, ranks=(2,)) -> Chip:
+def _tpu(
+    title: str, gib: float, flops: float, memory_rate: float, port: float, network: float, most: int, ranks=(2,)
+) -> Chip:
     # A ring over one torus axis sends on both of its ports. float32 products are one bf16 pass by default.
-    return Chip(title, "tpu", round(gib * GIB), flops, 1.0, memory_rate, 2 * port, 2 * port, most, ranks)
+    return Chip(title, "tpu", round(gib * GIB), flops, 1.0, memory_rate, 2 * port, network, most, ranks)
 
 
 def _gpu(title: str, gigabytes: float, flops: float, memory_rate: float, nvlink: float, network: float) -> Chip:
@@ -58,9 +60,10 @@ def _gpu(title: str, gigabytes: float, flops: float, memory_rate: float, nvlink:
 
 CHIPS = {
     # cloud.google.com/tpu/docs: v5e 1,600 Gb/s a chip over 4 ports, v6e 3,200 over 4, v5p 4,800 over 6.
-    "v5e": _tpu("TPU v5e", 15.75, 197e12, 819e9, 50e9, 256),
-    "v5p": _tpu("TPU v5p", 95.74, 459e12, 2765e9, 100e9, 8960, ranks=(2, 3)),
-    "v6e": _tpu("TPU v6e", 31.25, 918e12, 1600e9, 100e9, 256),
+    # Between slices, a chip's share of its host's network cards (jax-ml.github.io/scaling-book).
+    "v5e": _tpu("TPU v5e", 15.75, 197e12, 819e9, 50e9, 3.125e9, 256),
+    "v5p": _tpu("TPU v5p", 95.74, 459e12, 2765e9, 100e9, 6.25e9, 8960, ranks=(2, 3)),
+    "v6e": _tpu("TPU v6e", 31.25, 918e12, 1600e9, 100e9, 12.5e9, 256),
     # NVIDIA's data sheets, SXM, dense; NVLink one way; one NIC a GPU of 200 (A100), 400 (H100, H200) or 800 Gb/s.
     "a100-40": _gpu("A100 40 GB", 42.9, 312e12, 1555e9, 300e9, 25e9),
     "a100": _gpu("A100 80 GB", 85.9, 312e12, 2039e9, 300e9, 25e9),
@@ -73,23 +76,29 @@ CHIPS = {
 
 @dataclass(frozen=True)
 class Topology:
-    """So many chips: `name` as it was given, `shape` as a slice has it."""
+    """So many chips: `name` of a slice as it was given, `shape` as a slice has it, and how many `slices`."""
 
     name: str
     chip: Chip
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def devices(self) -> int:
         """How many; JAX sees one device a chip."""
-        return math.prod(self.shape)
+        return math.prod(self.shape) * self.slices
+
+    @property
+    def title(self) -> str:
+        """With the number of slices, where there are several."""
+        return f"{self.slices} x {self.name}" if self.slices > 1 else self.name
 
 
-def parse_topology(name: str) -> Topology:
-    """The topology of "v5e:4x4", "v5p:2x2x4", "h100:8".
+def parse_topology(name: str, slices: int = 1) -> Topology:
+    """The topology of "v5e:4x4", "v5p:2x2x4", "h100:8"; of several such slices of TPUs.
 
     Raises:
-      InputError: a chip that is not known, or a shape that it does not come in.
+      InputError: a chip that is not known, or a shape that it does not come in; slices of GPUs.
     """
     kind, colon, size = name.strip().lower().partition(":")
     if kind not in CHIPS:
@@ -108,7 +117,11 @@ def parse_topology(name: str) -> Topology:
         raise InputError(
             f"--topology {name}: slices have sides of 2, 4, 8, 16, ... chips. Did you mean '{kind}:{near}'?"
         )
-    return Topology(f"{kind}:{size}", chip, shape)
+    if slices > 1 and (chip.maker == "gpu" or count == 1):
+        raise InputError(
+            f"--slices {slices}: several slices are of TPUs, of 4 or more chips each; of GPUs write {kind}:{count * slices}"
+        )
+    return Topology(f"{kind}:{size}", chip, shape, slices)
 
 
 def _is_a_slice(shape: tuple[int, ...]) -> bool:

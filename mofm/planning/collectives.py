@@ -6,6 +6,9 @@ Bytes are those that one device sends in a ring of n, the least that any algorit
     all-reduce                                twice that
     permute                                   the array
 
+What goes from slice to slice XLA:TPU has already taken apart: a collective within each slice, and a transfer, through the
+host, of what each device then holds. That transfer is counted as it stands.
+
 XLA:TPU splits a collective that it overlaps with products into several fusions; they share a channel and are one.
 """
 
@@ -18,6 +21,8 @@ import numpy as np
 from mofm.planning.hlo import Array, Computation, Instruction, Program
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+SLICES = "slices"
+"""Name of the way from slice to slice, which is no axis of its own."""
 UNKNOWN = "unknown"
 """Name of the axis where XLA's groups are in a form that is not known here."""
 
@@ -28,6 +33,7 @@ _MESH = re.compile(
 )
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_BETWEEN_SLICES = "xla_megascale_runtime"
 
 
 class Sent(NamedTuple):
@@ -73,6 +79,10 @@ def _count(program, computation, one, mesh, times, totals, seen: set[str]) -> No
         axes, devices = axes_of(one, mesh)
         entry = totals[kind, axes]
         entry[0] += times * ring_bytes(kind, devices, _size(computation, one, kind))
+        entry[1] += times
+    elif one.opcode == "send" and _BETWEEN_SLICES in one.attributes:
+        entry = totals["transfer", SLICES]
+        entry[0] += times * _total(computation.instructions[one.operands[0]].types)
         entry[1] += times
     elif one.opcode == "while":
         rounds = program.trips(one) or 1

@@ -97,7 +97,7 @@ def tpu_devices(topology: Topology) -> list[jax.Device]:
     os.environ.update({name: value for name, value in told.items() if before[name] is None})
     from jax.experimental import topologies
 
-    options = {"chips_per_host_bounds": [1, 1, 1]} if topology.devices == 1 else {}
+    options = {"chips_per_host_bounds": [1, 1, 1]} if topology.devices == 1 else {"num_slices": topology.slices}
     try:
         return topologies.get_topology_desc(topology.name, "tpu", **options).devices
     except Exception as error:

@@ -126,7 +126,7 @@ class Planner:
         if config.encoder.remat != "none":
             plain = _flops(make_step(with_remat(config, "none"), facts, mesh), mesh, PLATFORMS[chip.maker])
         plan = Plan(
-            topology=self.topology.name,
+            topology=self.topology.title,
             chip=chip.title,
             devices=self.topology.devices,
             mesh=dict(mesh.shape),

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mofm.planning.chips import GPUS_A_HOST, Chip
+from mofm.planning.collectives import SLICES
 
 SECONDS_A_DAY = 86_400
 
@@ -65,7 +66,10 @@ def step_times(
 
 
 def link_rate(chip: Chip, axes: str, mesh: Mapping[str, int]) -> float:
-    """Bytes a second that a device sends along axes: those of a host's own links, or of the network where they leave it."""
+    """Bytes a second that a device sends along axes: those of a host's or slice's own links, or of the network where they
+    leave it."""
+    if axes == SLICES:
+        return chip.network_rate
     names, inner = list(mesh), 1
     along = [names.index(name) for name in axes.split("+") if name in mesh] or range(len(names))
     for name in names[min(along) :]:

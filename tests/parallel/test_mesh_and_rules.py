@@ -1,5 +1,7 @@
 """Meshes that fit and meshes that do not; rules that refuse what they do not know."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from mofm import axes
 from mofm.batch import CellBatch
 from mofm.errors import InputError
-from mofm.parallel.mesh import MeshConfig, check_batch, check_views, make_mesh, one_at_a_time
+from mofm.parallel.mesh import MeshConfig, check_batch, check_views, lay_devices, make_mesh, one_at_a_time
 from mofm.parallel.place import place_batch
 from mofm.parallel.rules import RULES, constrain, partition, sharding
 
@@ -27,6 +29,27 @@ def test_minus_one_takes_what_is_left(config, shape):
 def test_a_mesh_that_does_not_fit_is_refused(config):
     with pytest.raises(InputError, match="mesh data="):
         make_mesh(config)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What laying out asks of a device."""
+
+    id: int
+    slice_index: int
+    platform: str = "pretended"
+    device_kind: str = "pretended"
+
+
+def test_only_data_goes_from_slice_to_slice():
+    """Whatever the order that the devices come in."""
+    devices = [Chip(number, number % 2) for number in range(16)]
+    laid = lay_devices((4, 2, 2), devices)
+    assert sorted(device.id for device in laid.flat) == list(range(16))
+    slices = np.vectorize(lambda place: laid.flat[place].slice_index)(np.arange(16).reshape(4, 2, 2))
+    np.testing.assert_array_equal(slices, np.broadcast_to(np.array([0, 0, 1, 1])[:, None, None], (4, 2, 2)))
+    with pytest.raises(InputError, match="cannot be laid over 2 slices: only data goes from slice to slice"):
+        lay_devices((1, 8, 2), devices)
 
 
 def test_a_batch_that_the_mesh_cannot_divide_is_refused_with_the_nearest():

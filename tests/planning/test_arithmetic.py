@@ -124,6 +124,7 @@ def test_an_axis_is_as_fast_as_where_it_lies(axes, mesh, rate):
 
 def test_a_slice_has_one_rate():
     assert {link_rate(V5E, axes, MESH) for axes in ("data", "fsdp", "data+fsdp")} == {2 * 50e9}
+    assert link_rate(V5E, "slices", MESH) == 3.125e9
 
 
 def test_the_bound_is_the_longest():

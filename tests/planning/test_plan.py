@@ -4,11 +4,15 @@ import dataclasses
 import importlib.util
 import json
 import types
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from mofm.cli import main
 from mofm.corpus.ingest import ingest
@@ -16,7 +20,9 @@ from mofm.errors import InputError
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.planning import compiled
 from mofm.planning.chips import CHIPS, GIB, parse_topology
+from mofm.planning.collectives import sent
 from mofm.planning.compiled import Memory, TooLargeError, tpu_devices
+from mofm.planning.hlo import parse
 from mofm.planning.nearest import as_options, nearest_fit
 from mofm.planning.plan import Plan, Planner
 from mofm.planning.report import as_json, as_text
@@ -220,6 +226,27 @@ def test_a_topology_that_there_is_not_is_refused_with_the_nearest(topology, word
     with pytest.raises(InputError) as told:
         parse_topology(topology)
     assert words in str(told.value)
+
+
+def test_slices_are_of_tpus():
+    topology = parse_topology("v5e:16x16", 4)
+    assert (topology.devices, topology.title) == (1024, "4 x v5e:16x16")
+    with pytest.raises(InputError, match="of GPUs write h100:16"):
+        parse_topology("h100:8", 2)
+
+
+@needs_libtpu
+def test_sums_of_gradients_alone_go_from_slice_to_slice():
+    """XLA:TPU's own program for two slices: weights are gathered within each, a device's part of the sum goes to the other."""
+    mesh = make_mesh(MeshConfig(2, 4, 1), tpu_devices(parse_topology("v5e:2x2", 2)))
+    place = partial(NamedSharding, mesh)
+    weight_DF = jax.ShapeDtypeStruct((512, 512), jnp.float32, sharding=place(P("fsdp")))
+    x_BD = jax.ShapeDtypeStruct((64, 512), jnp.float32, sharding=place(P(("data", "fsdp"))))
+    gradient = jax.jit(jax.grad(lambda w, x: jnp.sum(jnp.square(x @ w))), out_shardings=place(P("fsdp")))
+    compiled = gradient.trace(weight_DF, x_BD).lower(lowering_platforms=("tpu",)).compile()
+    found = {one.axes: one for one in sent(parse(compiled.as_text()), dict(mesh.shape))}
+    assert set(found) == {"fsdp", "slices"}
+    assert found["slices"].bytes == 512 * 512 * 4 / 4
 
 
 @pytest.mark.parametrize(("name", "devices"), [("v5e:16x16", 256), ("V5P:2x2x4", 16), ("h200:3", 3), ("v5e:1x1", 1)])
