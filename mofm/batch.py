@@ -168,6 +168,18 @@ class LinkQuestions(NamedTuple):
     mask_Q: Array
 
 
+class Kinship(NamedTuple):
+    """What is known of which genes and which labels are kin, where a run asks for it.
+
+    Attributes:
+      family_G: int32. Number of each known gene's family, less than G; -1 for none.
+      affinity_YY: float32, >= 0. How near two labels (`Stream.labels`) are by an ontology; 1 on the diagonal.
+    """
+
+    family_G: Array | None = None
+    affinity_YY: Array | None = None
+
+
 NO_EDGE, ACTIVATES, REPRESSES, REGULATES = range(4)
 """Answers to a link question; REGULATES is an edge whose sign is not known."""
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mofm.axes import MODALITIES, Modality
-from mofm.batch import CellBatch, Paired, Spaces, TokenBatch
+from mofm.batch import CellBatch, Kinship, Paired, Spaces, TokenBatch
 from mofm.errors import InputError, check_at_least
 from mofm.nn.model import Outputs
 from mofm.objectives.alignment import AlignmentConfig, align
@@ -35,6 +35,7 @@ class Answers(NamedTuple):
       mesh: over which the batch lies; None: on one device.
       heads: what tells labels from the embeddings of a modality; of none where labels are not told.
       classes: what each tells apart.
+      kinship: of genes and labels, for the contrasts.
     """
 
     see: See
@@ -45,6 +46,7 @@ class Answers(NamedTuple):
     mesh: Mesh | None = None
     heads: Mapping[Modality, LinearHead] = MappingProxyType({})
     classes: Mapping[Modality, Classes] = MappingProxyType({})
+    kinship: Kinship = Kinship()
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ def total(
             config.alignment,
             batch,
             seen,
+            answers.see,
+            answers.kinship,
             answers.shared_width,
             answers.log_temperature,
             jax.random.fold_in(key, ALIGNMENT_KEY),

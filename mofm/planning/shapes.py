@@ -13,10 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mofm.axes import CELLS, MODALITIES, Modality
-from mofm.batch import PLACES, CellBatch, FeatureSpace, GeneGraph, Paired, TokenBatch
+from mofm.batch import PLACES, CellBatch, FeatureSpace, GeneGraph, Kinship, Paired, TokenBatch
 from mofm.batches.graph import EDGE_MULTIPLE
 from mofm.batches.mixture import make_strata, paired_rows, parse_stratum, rows_of_views
 from mofm.batches.spaces import LINKS, corpus_spaces
@@ -148,7 +148,10 @@ def make_step(config: Config, facts: Facts, mesh: Mesh) -> Step:
     spaces = {modality: _space(facts.features[modality], mesh) for modality in facts.features if modality != "rna"}
     graph = _graph(facts.edges, spec.genes, mesh) if facts.edges else None
     state = abstract_state(spec, optimizer, mesh)
-    return Step(partial(train_step, recipe), (Knowledge(spaces, graph), state, batch), spec, recipe)
+    families = jax.ShapeDtypeStruct((facts.genes,), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+    kinship = Kinship(families if config.objectives.alignment.families else None)
+    known = Knowledge(spaces, graph, kinship=kinship)
+    return Step(partial(train_step, recipe), (known, state, batch), spec, recipe)
 
 
 def on_mesh(mesh: Mesh | AbstractMesh):

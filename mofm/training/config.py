@@ -125,6 +125,9 @@ class Config:
                 del everything["objectives"][key]
         if self.objectives.alignment == AlignmentConfig():
             del everything["objectives"]["alignment"]
+        elif not (self.objectives.alignment.augment_weight or self.objectives.alignment.ontology):
+            for key in ("augment_weight", "keep_least", "drop_rate", "families", "ontology", "ontology_weight"):
+                del everything["objectives"]["alignment"][key]  # older runs did not know them
         if not self.objectives.supervised_weight:
             del everything["objectives"]["supervised_weight"]
         if not self.adapters.rank:
@@ -150,7 +153,7 @@ def make_spec(config: Config, genes: int, relations: int, modalities: Sequence[M
     ordered = tuple(modality for modality in MODALITIES if modality in modalities)
     config.objectives.alignment.check_keys(config.data.label_key, config.data.batch_key)
     _check_parts(config)
-    contrasts = config.objectives.alignment.contrast_weight > 0
+    contrasts = config.objectives.alignment.contrasts
     spec = ModelSpec(config.encoder, genes, config.grn, relations, ordered, config.translator, contrasts)
     spec.check()
     if config.translator.blocks and len(ordered) < 2:

@@ -28,6 +28,7 @@ from mofm.parallel.processes import is_first, wait_for_all
 from mofm.training import workdir as workdirs
 from mofm.training.adopt import adopt_network, adopt_start, begin_from, known_basis, rows_of
 from mofm.training.config import Config, check_untuned, make_spec
+from mofm.training.kinship import read_kinship
 from mofm.training.linear_translation import make_readers
 from mofm.training.network import RunNetwork, read_network
 from mofm.training.optimizer import make_optimizer
@@ -89,6 +90,8 @@ def prepare(
         raise InputError(f"run.patience={config.run.patience}: no cell is held out; set data.holdout_fraction above 0")
     made = _model_of(config, corpus, origin)
     spec, network = made.spec, made.network
+    species = read_gene_table_of(corpus.path, corpus.manifest)
+    kinship, of_kin = read_kinship(config.objectives.alignment, made.genes, stream.labels, species)
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     graph = network and place_graph(network.graph(spec.genes, config.network.edge_budget), mesh)
     state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
@@ -96,7 +99,7 @@ def prepare(
         workdirs.open_workdir(workdir, config, corpus, made.genes, network, origin)
     wait_for_all("the directory of the run")
 
-    notes = list(made.notes)
+    notes = [*made.notes, *of_kin]
     fit = partial(_fit, config, corpus, stream, made, origin, notes.append)
     models = _once(workdir, workdirs.load_start, workdirs.save_start, fit, "the start of the run")
     begun = None if heads is None else _once(workdir, load_heads, save_heads, heads, "the heads of the run")
@@ -105,7 +108,8 @@ def prepare(
     everywhere = NamedSharding(mesh, PartitionSpec())
     readers = models.linear and make_readers(corpus.modalities, models.spaces, models.basis)
     classes = classes_of(begun, stream) if begun else {}
-    known = jax.device_put(Knowledge(models.spaces, None, models.linear, readers, classes), everywhere)
+    known = Knowledge(models.spaces, None, models.linear, readers, classes, kinship)
+    known = jax.device_put(known, everywhere)
     known = known._replace(graph=graph)
 
     def fresh() -> TrainState:

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from mofm.axes import MODALITIES, Modality
-from mofm.batch import CellBatch, GeneGraph, LinkQuestions, Paired, Spaces, TokenBatch
+from mofm.batch import CellBatch, GeneGraph, Kinship, LinkQuestions, Paired, Spaces, TokenBatch
 from mofm.nn import model
 from mofm.nn.decoder import Prediction
 from mofm.nn.grn import GeneStates
@@ -60,6 +60,7 @@ class Knowledge(NamedTuple):
       linear: loadings of the linear translation of each direction that has one.
       readers: how it reads each modality.
       classes: of a run whose labels move the encoder, what the head of each modality tells apart.
+      kinship: of genes and of labels, where the alignment asks for it.
     """
 
     spaces: Spaces
@@ -67,6 +68,7 @@ class Knowledge(NamedTuple):
     linear: LinearTranslation = {}  # noqa: RUF012
     readers: dict[Modality, Reader] = {}  # noqa: RUF012
     classes: dict[Modality, Classes] = {}  # noqa: RUF012
+    kinship: Kinship = Kinship()
 
 
 Heads = Mapping[Modality, LinearHead]
@@ -227,7 +229,8 @@ def answers(recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates,
 
     log_temperature = model.log_temperature(spec, params)
     told = translate if spec.translates else None
-    return Answers(see, told, spaces, spec.shared_width, log_temperature, recipe.mesh, heads, known.classes)
+    of = (log_temperature, recipe.mesh, heads, known.classes, known.kinship)
+    return Answers(see, told, spaces, spec.shared_width, *of)
 
 
 def null_predictor(
