@@ -15,8 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mofm.axes import EMBED, HEAD_WIDTH, HEADS
+from mofm.axes import CELLS, DATA, EMBED, FSDP, HEAD_WIDTH, HEADS, TENSOR
 from mofm.nn.layers import RMSNorm, declare
+from mofm.parallel.rules import partition
 
 POOL_START = 0.02
 """Scale of the pool's values at the start, against a profile of unit size: the embedding starts as the linear one."""
@@ -42,6 +43,20 @@ def _attend_fused(q_BLHK, k_BMHK, v_BMHK, mask_BM):
 
 
 def _attend_by_cell(q_BLHK, k_BMHK, v_BMHK, mask_BM):
+    """Each device's cells and heads by themselves: a scan over cells that lie on several would gather all of them on each."""
+    mesh, states, mask = (
+        jax.sharding.get_abstract_mesh(),
+        partition((CELLS, None, HEADS, None)),
+        partition((CELLS, None)),
+    )
+    cells, heads = q_BLHK.shape[0], q_BLHK.shape[2]
+    if mesh.empty or mesh.size == 1 or cells % (mesh.shape[DATA] * mesh.shape[FSDP]) or heads % mesh.shape[TENSOR]:
+        return _scan_cells(q_BLHK, k_BMHK, v_BMHK, mask_BM)
+    specs = (states, states, states, mask)
+    return jax.shard_map(_scan_cells, in_specs=specs, out_specs=states)(q_BLHK, k_BMHK, v_BMHK, mask_BM)
+
+
+def _scan_cells(q_BLHK, k_BMHK, v_BMHK, mask_BM):
     heads, width = q_BLHK.shape[-2:]
 
     @jax.checkpoint  # the probabilities are cheaper to take again than to store

@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mofm.axes import BINS, EMBED, MODALITIES, Modality
+from mofm.axes import BINS, CELLS, EMBED, GENES, MODALITIES, TOKENS, Modality
 from mofm.batch import PLACES, FeatureSpace, TokenBatch
 from mofm.nn.layers import declare
+from mofm.parallel.rules import constrain
 
 MAX_VALUE = {"rna": 8.0, "atac": 8.0, "adt": 8.0, "methylation": 1.0}
 """Upper end of the initial bin centres. RNA: log1p of 3,000 per ten thousand, above which hardly a value lies."""
@@ -64,7 +65,10 @@ class Tokenizer(nn.Module):
           tokens_BLD in `dtype`, and rows_BLD, the identities of the tokens' features, float32.
         """
         which = MODALITIES.index(modality)
-        rows_BLD = self._rows(genes_GD, view.features_BL, space)
+        # The table is gathered along fsdp before rows are taken of it, and its gradient is summed over devices as a table. Left
+        # to the partitioner, on a mesh of data and fsdp every token's gradient was gathered on every device.
+        genes_GD = constrain(genes_GD, (GENES, None))
+        rows_BLD = constrain(self._rows(genes_GD, view.features_BL, space), (CELLS, TOKENS, None))
         weights_BLV = _soft_bins(jnp.where(hidden_BL, 0.0, view.values_BL), hidden_BL, self.bins, MAX_VALUE[modality])
         # At the start the scale is the value itself, and 0 for [MASK]: the linear read-out.
         start_V = jnp.asarray(np.append(np.linspace(0.0, 4.0, self.bins), 0.0), jnp.float32)

@@ -60,7 +60,7 @@ def main() -> None:
     sources = {"simulated": simulated, "four": four, "kang": kang}
     arguments = parser(__doc__)
     arguments.add_argument("--data", nargs="+", choices=sources, default=list(sources))
-    arguments.add_argument("--steps", type=int, default=200)
+    arguments.add_argument("--steps", type=int, default=200, help="0: the start of a run alone")
     arguments.add_argument("--peers", metavar="PYTHON", help="of an environment that has what peers.py imports")
     arguments.add_argument("--epochs", nargs="*", default=[], metavar="METHOD=N", help="limits of the peers")
     args = arguments.parse_args()
@@ -147,7 +147,7 @@ def ours(of: Task, folder: Path, steps: int) -> Iterator[tuple[str, np.ndarray]]
         "mofm, data.batch_key, batch_weight 1": ["data.batch_key=batch", "objectives.alignment.batch_weight=1.0"],
     }
     for name, overrides in settings.items():
-        for count in (0, steps):
+        for count in sorted({0, steps}):
             if not count and "batch_weight" in name:
                 continue  # it has the start of the one before
             # One step too small to change anything stands for none.

@@ -1,11 +1,19 @@
 """Attention in every form against one written out in float64 numpy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mofm.axes import CELLS, HEADS
 from mofm.nn import attention
+from mofm.nn.attention import attend
+from mofm.parallel.mesh import MeshConfig, make_mesh
+from mofm.parallel.rules import sharding
+from mofm.planning.collectives import sent
+from mofm.planning.hlo import parse
 
 
 def reference(q_BLHK, k_BMHK, v_BMHK, mask_BM):
@@ -55,3 +63,24 @@ def test_bf16_stays_near_float32(inputs):
     out = attention.attend(*(x.astype(jnp.bfloat16) for x in qkv), mask_BM)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(out, np.float32), reference(*inputs), atol=0.03)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+def test_devices_attend_to_their_own_cells_and_heads(inputs, shape):
+    """Nothing is sent, and each cell's answer is the one that it has alone; where cells do not divide they are gathered."""
+    mesh = make_mesh(MeshConfig(*shape))
+    cells = 8
+    q_BLHK, k_BMHK, v_BMHK, mask_BM = (jnp.concatenate([leaf] * cells)[:cells] for leaf in inputs)
+    states, mask = sharding(mesh, (CELLS, None, HEADS, None)), sharding(mesh, (CELLS, None))
+    slope = jax.grad(lambda *of: jnp.sum(jnp.sin(attend(*of))), argnums=(0, 1, 2))
+    places = (states, states, states, mask)
+    for function, out in ((attend, states), (slope, (states,) * 3)):
+        plain = jax.jit(function)(q_BLHK, k_BMHK, v_BMHK, mask_BM)
+        with jax.set_mesh(mesh):
+            laid = jax.device_put((q_BLHK, k_BMHK, v_BMHK, mask_BM), places)
+            compiled = jax.jit(function, in_shardings=places, out_shardings=out).lower(*laid).compile()
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), compiled(*laid), plain)
+        assert not sent(parse(compiled.as_text()), dict(mesh.shape))
+    with jax.set_mesh(mesh):
+        few = jax.jit(attend)(q_BLHK[:3], k_BMHK[:3], v_BMHK[:3], mask_BM[:3])
+    np.testing.assert_allclose(few, attend(q_BLHK[:3], k_BMHK[:3], v_BMHK[:3], mask_BM[:3]), rtol=1e-6, atol=1e-7)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.planning.collectives import UNKNOWN, Sent, axes_of, ring_bytes, sent
 from mofm.planning.hlo import Array, parse
+from mofm.planning.shapes import find_facts, make_step
 from mofm.planning.traffic import memory_traffic
 
 MESH = {"data": 2, "fsdp": 4}
@@ -186,3 +188,18 @@ def test_pieces_of_one_collective_are_one_and_a_scattered_sum_is_sent_once():
 )
 def test_what_a_ring_sends(kind, devices, factor):
     np.testing.assert_allclose(ring_bytes(kind, devices, 1000), factor * 1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(4, 1), (1, 4), (2, 2)])
+def test_no_token_of_a_step_is_sent(small, mesh):
+    """Gradients and weights are; four times the tokens send a little more, of what there is one of a cell."""
+    total = []
+    for tokens in (32, 128):
+        config = small("encoder.blocks=1", f"data.tokens={tokens}")
+        devices = make_mesh(MeshConfig(*mesh, 1), jax.devices()[:4])
+        step = make_step(config, find_facts(config, {"rna": 500}, None), devices)
+        with jax.set_mesh(devices):
+            text = jax.jit(step.function, donate_argnums=1).lower(*step.arguments).compile().as_text()
+        total.append(sum(one.bytes for one in sent(parse(text), dict(devices.shape))))
+    assert 0 < total[0] <= total[1] < 1.02 * total[0]
