@@ -176,7 +176,7 @@ class Matrix:
 
     def n_bytes(self, spans: Sequence[Span]) -> int:
         """What `read_spans` takes of its buffers. Reads `indptr` the first time."""
-        entries = sum(int(self._indptr[stop] - self._indptr[start]) for start, stop in spans)
+        entries = sum(self._indptr.item(stop) - self._indptr.item(start) for start, stop in spans)
         return sum(aligned(entries * self._arrays[key].dtype.numpy_dtype.itemsize) for key in self._read_keys)
 
     def read_rows(self, start: int, stop: int, buffers: RowBuffers | None = None) -> PendingRows:
@@ -201,19 +201,17 @@ class Matrix:
         if buffers is None:
             buffers = RowBuffers()
             buffers.reserve(self.n_bytes(spans))
-        firsts = np.array([self._indptr[start] for start, _ in spans], np.int64)
-        lasts = np.array([self._indptr[stop] for _, stop in spans], np.int64)
-        ends = np.cumsum(lasts - firsts)
-        begins = ends - (lasts - firsts)
+        firsts, lasts = ([self._indptr.item(span[end]) for span in spans] for end in (0, 1))
+        ends = list(itertools.accumulate((last - first for first, last in zip(firsts, lasts, strict=True)), initial=0))
         pointers = [
-            self._indptr[start:stop] - first + begin
-            for (start, stop), first, begin in zip(spans, firsts, begins, strict=True)
+            self._indptr[start:stop] + (begin - first)
+            for (start, stop), first, begin in zip(spans, firsts, ends, strict=False)
         ]
-        indptr_N = np.concatenate([*pointers, ends[-1:] if len(spans) else [0]]).astype(np.int64)
-        arrays = {key: buffers.take(self._arrays[key].dtype.numpy_dtype, int(indptr_N[-1])) for key in self._read_keys}
+        indptr_N = np.concatenate([*pointers, ends[-1:]])
+        arrays = {key: buffers.take(self._arrays[key].dtype.numpy_dtype, ends[-1]) for key in self._read_keys}
         reads = [
             [self._read_into(arrays[key][begin:end], key, first, last) for key in self._read_keys if end > begin]
-            for begin, end, first, last in zip(*(x.tolist() for x in (begins, ends, firsts, lasts)), strict=True)
+            for (begin, end), first, last in zip(itertools.pairwise(ends), firsts, lasts, strict=True)
         ]
         return PendingRows(self, spans, reads, CountRows(indptr_N, *arrays.values()))
 
