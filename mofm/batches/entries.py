@@ -51,7 +51,7 @@ def cells_of(rows: CountRows, dataset: int) -> np.ndarray:
     return cells_N
 
 
-def _pointer_to(item: numba.types.Type):
+def pointer_to(item: numba.types.Type):
     """What makes an address a pointer to numbers of a type, in compiled code."""
 
     @intrinsic
@@ -64,7 +64,7 @@ def _pointer_to(item: numba.types.Type):
     return pointer
 
 
-_bytes, _halves, _words = (_pointer_to(item) for item in (numba.uint8, numba.uint16, numba.uint32))
+_bytes, _halves, _words = (pointer_to(item) for item in (numba.uint8, numba.uint16, numba.uint32))
 
 
 @numba.njit

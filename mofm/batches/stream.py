@@ -35,6 +35,7 @@ from mofm.batches.memory import Recycler
 from mofm.batches.mixture import Stratum, host_part, make_strata, paired_rows, rows_of_views, shares_of
 from mofm.batches.order import Order, counter_hash
 from mofm.batches.panels import Panels
+from mofm.batches.sequences import Sequences
 from mofm.batches.turns import Seats, Turns
 from mofm.batches.windows import Cells, WindowReader
 from mofm.corpus.datasets import Dataset
@@ -121,7 +122,7 @@ class Stream:
     def _begin_sequences(self, train_D: np.ndarray) -> None:
         """For each stratum this host's rows in each modality, and a reader of each of its sequences."""
         config = self._config
-        self._seats: dict[tuple[int, Modality], Seats] = {}
+        self._sequences: dict[tuple[int, Modality], Sequences] = {}
         self._readers: dict[tuple[int, int, Modality], WindowReader] = {}
         orders = []
         for position, stratum in enumerate(self.strata):
@@ -135,7 +136,6 @@ class Stream:
                 for share in shares_of(self.strata, modality, part)
                 if share.stratum == position
             }
-            self._seats |= {(position, modality): mine for modality, mine in seats.items()}
             for number, (datasets, weight) in enumerate(zip(groups, weights, strict=True)):
                 rows = stratum.quota * weight / sum(weights)
                 blocks = max(round(self._order.window_blocks * rows / config.batch_size), LEAST_BLOCKS)
@@ -147,7 +147,9 @@ class Stream:
                 for modality, mine in seats.items():
                     stores = {d: self._datasets[d].stores[modality] for d in datasets}
                     self._readers[position, number, modality] = WindowReader(order, stores, under_way, mine, number)
-
+            for modality, mine in seats.items():
+                readers = [self._readers[position, number, modality] for number in range(len(groups))]
+                self._sequences[position, modality] = Sequences(readers, mine)
         check_memory(config, self._datasets, orders)
 
     @property
@@ -247,10 +249,7 @@ class Stream:
         part = self._parts[modality]
         found = Cells(np.empty(part.stop - part.start, np.int64), np.empty(part.stop - part.start, CELL), [])
         for share in shares_of(self.strata, modality, part):
-            seats = self._seats[share.stratum, modality]
-            for seat in seats.at(step):
-                reader = self._readers[share.stratum, seat.number, modality]
-                reader.fill(found, share.place + seat.place - share.start, seat, seats.reached(seat.number, stop))
+            self._sequences[share.stratum, modality].fill(found, share.place - share.start, step, stop)
         return found
 
     def _heldout_batch(self, cells_S: list[np.ndarray], index: int) -> CellBatch:

@@ -48,17 +48,16 @@ class Turns:
         """Turns after which the pattern repeats."""
         return len(self._whose)
 
-    def take(self, position: int, count: int) -> list[tuple[int, int, int]]:
+    def take(self, position: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For each sequence that has turns among `count` from `position` on: its number, its first position, its turns.
 
-        Its positions are consecutive.
+        Its positions are consecutive. int64 all.
         """
         if len(self.counts) == 1:
-            return [(0, position, count)]
+            return np.zeros(1, np.int64), np.array([position]), np.array([count])
         period, turn = np.divmod(position + np.arange(count), len(self._whose))
         numbers, begins, counts = np.unique(self._whose[turn], return_index=True, return_counts=True)
-        firsts = period[begins] * self.counts[numbers] + self._rank[turn[begins]]
-        return list(zip(numbers.tolist(), firsts.tolist(), counts.tolist(), strict=True))
+        return numbers, period[begins] * self.counts[numbers] + self._rank[turn[begins]], counts
 
     def reached(self, number: int, position: int) -> int:
         """Turns of a sequence before `position`."""
@@ -90,6 +89,10 @@ class Seat(NamedTuple):
     place: int
 
 
+SEAT = np.dtype([(name, np.int64) for name in Seat._fields])
+"""The record of a `Seat`."""
+
+
 class Seats:
     """This host's rows of a stratum's part of every batch.
 
@@ -107,18 +110,18 @@ class Seats:
         """Whether every row is this host's."""
         return self._stop - self._start == self._quota
 
-    def at(self, step: int) -> list[Seat]:
-        """The seats of this host in the batch of a step, in the order of their rows."""
-        seats, place = [], 0
-        for number, first, count in self._turns.take(step * self._quota, self._quota):
-            seats.append(self._seat(number, first, count, place))
-            place += count
-        return [seat for seat in seats if seat is not None]
+    def at(self, step: int) -> np.ndarray:
+        """The seats (`SEAT`) of this host in the batch of a step, in the order of their rows."""
+        numbers, firsts, counts = self._turns.take(step * self._quota, self._quota)
+        return self._seated(numbers, firsts, counts, np.cumsum(counts) - counts)
 
-    def _seat(self, number: int, first: int, count: int, place: int) -> Seat | None:
-        """Of `count` rows from `place` on; None where none of them is this host's."""
-        start, stop = max(self._start - place, 0), min(self._stop - place, count)
-        return Seat(number, first, count, start, stop, place + start) if start < stop else None
+    def _seated(self, numbers: np.ndarray, firsts: np.ndarray, counts: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Those seats of `counts` rows from `places` on of which some are this host's."""
+        starts, stops = np.maximum(self._start - places, 0), np.minimum(self._stop - places, counts)
+        seats = np.empty(len(numbers), SEAT)
+        for name, values in zip(SEAT.names, (numbers, firsts, counts, starts, stops, places + starts), strict=True):
+            seats[name] = values
+        return seats[starts < stops]
 
     def reached(self, number: int, step: int) -> int:
         """Position of a sequence when a step begins."""
@@ -130,6 +133,6 @@ class Seats:
         for step in np.unique(turns // self._quota).tolist():
             first = self.reached(number, step)
             before = self._turns.of_others(number, step * self._quota, self._quota)
-            seat = self._seat(number, first, self.reached(number, step + 1) - first, before)
-            if seat is not None:
-                yield seat
+            row = (number, first, self.reached(number, step + 1) - first, before)
+            for seat in self._seated(*np.array(row)[:, None]).tolist():
+                yield Seat(*seat)

@@ -23,7 +23,8 @@ from mofm.batches.order import Order, Window
 from mofm.batches.order import Span as OrderSpan
 from mofm.batches.turns import Seat, Seats
 from mofm.corpus.buffers import RowBuffers
-from mofm.corpus.store import Span, Store
+from mofm.corpus.pending import Span
+from mofm.corpus.store import Store
 from mofm.omics.rows import CountRows
 
 
@@ -39,6 +40,24 @@ class Cells(NamedTuple):
     index_B: np.ndarray
     cells_B: np.ndarray
     held: list
+
+
+NEVER = np.iinfo(np.int64).max
+"""A position that no sequence comes to."""
+
+
+class Current(NamedTuple):
+    """A window from which cells are served.
+
+    Attributes:
+      first: position of its first cell in the sequence.
+      due: the reader has to be asked for cells up to this position or a later one: windows are to be let go or asked for.
+      blocks: what it is made of, waited for if any of its cells is this host's.
+    """
+
+    first: int
+    due: int
+    blocks: "Blocks"
 
 
 class WindowReader:
@@ -57,17 +76,21 @@ class WindowReader:
         self._under_way = under_way
         self._spare: list[RowBuffers] = []  # of this reader alone: windows of others may be of another size
         self._kept = 2 + -(-under_way // min(order.window_cells, order.n_train))
-        self._windows: OrderedDict[tuple[int, int], _Blocks] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], Blocks] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Windows held."""
         return len(self._windows)
 
-    def fill(self, out: Cells, place: int, seat: Seat, until: int) -> None:
+    def fill(self, out: Cells, place: int, seat: Seat, until: int) -> "Current":
         """Put the cells of a seat, waited for, into `out` from row `place` on. The window after them is asked for if a
         position before `until` will need it, once half of theirs has been served: it takes less time to read than to serve,
-        and earlier there is the one before in memory."""
+        and earlier there is the one before in memory.
+
+        Returns:
+          The window of the last of them.
+        """
         self._let_go_before(seat.first - self._under_way)
         for span, rows, places in self._laid(seat):
             if len(places):
@@ -75,10 +98,13 @@ class WindowReader:
                 out.index_B[place + places] = blocks.window.cells[rows]
                 out.cells_B[place + places] = blocks.cells()[rows]
                 out.held.append(blocks)
-        following = self._order.after(span.epoch, span.window)
-        is_half = 2 * span.stop >= len(self._order.window(span.epoch, span.window).cells)
-        if is_half and self._order.first(*following) < until:
+        blocks, first = self._window(span.epoch, span.window), self._order.first(span.epoch, span.window)
+        following, half = self._order.after(span.epoch, span.window), -(-len(blocks.window.cells) // 2)
+        if is_asked := span.stop >= half and self._order.first(*following) < until:
             self._window(*following)
+        is_alone = seat.first - self._under_way >= first
+        due = min(NEVER if is_asked else first + half, NEVER if is_alone else first + self._under_way)
+        return Current(first, due, blocks)
 
     def _laid(self, seat: Seat) -> list[tuple[OrderSpan, np.ndarray, np.ndarray]]:
         """For each window that has cells of a seat: a span of it, which of the window's cells, and their rows in the seat."""
@@ -116,20 +142,20 @@ class WindowReader:
                 if self._order.first(*self._order.after(*key)) <= position:
                     del self._windows[key]
 
-    def _window(self, epoch: int, index: int) -> "_Blocks":
+    def _window(self, epoch: int, index: int) -> "Blocks":
         """A window being read or read; the least recently used beyond a few are let go."""
         with self._lock:
             key = (epoch, index)
             if key not in self._windows:
                 window, needed = self._order.window(epoch, index), self._needed(epoch, index)
-                self._windows[key] = _Blocks(window, needed, self._stores, self._spare)
+                self._windows[key] = Blocks(window, needed, self._stores, self._spare)
             self._windows.move_to_end(key)
             while len(self._windows) > self._kept:
                 self._windows.popitem(last=False)
             return self._windows[key]
 
 
-class _Blocks:
+class Blocks:
     """The blocks of a window that are `needed`, on their way from the stores or arrived. Safe to share between threads.
 
     Those of one dataset are rows of one matrix. All lie in one memory, taken from `spare`, which goes back there when

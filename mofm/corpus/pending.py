@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from mofm.corpus.places import PATIENCE_S
 from mofm.omics.rows import CountRows, join_rows, take_cells
 
-if TYPE_CHECKING:  # store.py imports this file
-    from mofm.corpus.store import Store
+if TYPE_CHECKING:  # matrix.py imports this file
+    from mofm.corpus.matrix import Matrix
 
 Span = tuple[int, int]
 """The first of some consecutive cells, and the one behind the last."""
@@ -16,8 +16,8 @@ Span = tuple[int, int]
 class PendingRows:
     """Rows on their way. `result()` waits for them."""
 
-    def __init__(self, store: "Store", spans: Sequence[Span], reads: list, rows: CountRows):
-        self._store, self._spans, self._reads, self._rows = store, spans, reads, rows
+    def __init__(self, matrix: "Matrix", spans: Sequence[Span], reads: list, rows: CountRows):
+        self._matrix, self._spans, self._reads, self._rows = matrix, spans, reads, rows
         self._is_damaged = False
 
     @property
@@ -39,7 +39,7 @@ class PendingRows:
                 parts.append((self._rows, row, row + stop - start))
             except Exception as error:
                 self._is_damaged = True
-                parts.append((self._store.read_around(start, stop, error), 0, stop - start))
+                parts.append((self._matrix.read_around(start, stop, error), 0, stop - start))
             row += stop - start
         if self._is_damaged:
             self._rows = join_rows([take_cells(*part) for part in parts])

@@ -1,76 +1,38 @@
-"""Stores, read and written through TensorStore.
-
-A store's matrix is three arrays of zarr v3, `X/data`, `X/indices` and `X/indptr`; the methylated reads of a
-methylation store are `layers/methylated/data`, in the places of `X/data`. TensorStore decodes chunks in its own
-threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and their cost:
-
-- Reads start at once and are waited for later (`read_rows(...).result()`), so that many blocks are under way. `indptr`
-  is held in memory (8 bytes a cell), read once, at the first use.
-- Stores never change once they are in the manifest, so TensorStore is told not to look again whether a cached chunk is
-  still fresh: looking costs a system call a chunk and half the throughput. A corpus opened anew sees new stores.
-- blosc-lz4 with byte shuffle decodes two to three times as fast as zstd and is a third larger. A checksum a chunk
-  (crc32c) is worth its few per cent: a flipped bit is found, not trained on. A missing chunk is an error too, where
-  zarr would read zeros.
-- Fresh memory costs more than decoding into it. A caller that is done with rows before it asks for others gives
-  `RowBuffers` and gets them in memory that has been used before. Several spans of cells come as one `CountRows`, so that
-  what is made of them is made in one call.
-"""
+"""An open corpus's stores: each a matrix of counts (`matrix.py`), and what is told of its cells and features."""
 
 import functools
-import itertools
-import logging
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
 import tensorstore as ts
 
 from mofm.axes import Modality
-from mofm.corpus.buffers import RowBuffers, aligned
-from mofm.corpus.cache import CachedStore, ShardCache
+from mofm.corpus.cache import ShardCache
 from mofm.corpus.contents import read_features, read_manifest
-from mofm.corpus.damage import NO_RANGES, Damage
 from mofm.corpus.datasets import Corpus
 from mofm.corpus.manifest import MANIFEST, StoreEntry
-from mofm.corpus.pending import PendingRows, Span
-from mofm.corpus.places import PATIENCE_S, cause_of, context, is_url, join, kvstore, open_files, unreachable
-from mofm.corpus.tables import read_column, read_column_names, read_index, read_name_hashes, read_table
-from mofm.corpus.zarr_files import ZarrFiles
+from mofm.corpus.matrix import Matrix, OnDamage
+from mofm.corpus.places import PATIENCE_S, context, is_url, open_files
 from mofm.errors import InputError
-from mofm.omics.rows import CountRows, join_rows
+
+if TYPE_CHECKING:
+    from mofm.corpus.zarr_files import ZarrFiles
 
 T = TypeVar("T")
 
 CACHE_BYTES = 16 * 2**20
 
-OnDamage = Literal["stop", "skip"]
-_log = logging.getLogger("mofm")
 
-
-def create_array(folder: Path, metadata: dict) -> ts.TensorStore:
-    """A new zarr v3 array in a local folder. What goes wrong, here and in writing it, is a ValueError."""
-    # A chunk of zeros is stored like any other, so that a missing one can only mean damage.
-    spec = {"driver": "zarr3", "kvstore": kvstore(folder), "store_data_equal_to_fill_value": True}
-    return ts.open(spec | {"metadata": metadata}, create=True).result()
-
-
-HITS = "layers/methylated"
-"""Where a methylation store keeps the methylated reads; their totals are X."""
-
-
-class Store:
-    """The cells of one dataset and modality.
+class Store(Matrix):
+    """The cells of one dataset and modality: their matrix, and what is told of them.
 
     Attributes:
-      name: of the dataset.
       modality: what was measured.
       dataset: number of the dataset, the position of its name among those of the manifest.
-      n_cells, n_features: rows and columns of its matrix.
-      entry: all that the manifest says of it.
     """
 
     def __init__(
@@ -82,111 +44,8 @@ class Store:
         damaged: OnDamage = "stop",
         cache: ShardCache | None = None,
     ):
-        self.entry, self.dataset, self._on_damage, self._cache = entry, dataset, damaged, cache
-        self._lock = threading.Lock()
-        self.name, self.modality = entry.name, entry.modality
-        self.n_cells, self.n_features = entry.cells, entry.features
-        self._root, self._context = root, context
-        self._keys = {key: f"X/{key}" for key in ("data", "indices", "indptr")}
-        self._keys |= {"hits": f"{HITS}/data"} if entry.modality == "methylation" else {}
-        self._opening = {name: self._open(key) for name, key in self._keys.items()}
-        self._read_keys = tuple(name for name in ("indices", "data", "hits") if name in self._keys)
-
-    def _open(self, key: str) -> ts.Future:
-        spec = {
-            "driver": "zarr3",
-            "kvstore": kvstore(self._root, self.entry.path, *key.split("/")),
-            "recheck_cached_data": False,
-            "recheck_cached_metadata": False,
-            "fill_missing_data_reads": False,
-        }
-        return ts.open(spec, open=True, read=True, context=self._context)
-
-    @functools.cached_property
-    def _arrays(self) -> dict[str, ts.TensorStore]:
-        try:
-            arrays = {key: opening.result(PATIENCE_S) for key, opening in self._opening.items()}
-        except Exception as error:
-            raise self.damaged("X", error) from error
-        lengths = {key: array.size for key, array in arrays.items()}
-        expected = {name: self.n_cells + 1 if name == "indptr" else self.entry.entries for name in arrays}
-        if lengths != expected:
-            raise self.damaged("X", f"arrays of {lengths} where the manifest says {expected}")
-        return arrays
-
-    def check(self) -> None:
-        """Raises `InputError` where the store is missing or is not the one that the manifest describes."""
-        _ = self._arrays, self._cached
-
-    @functools.cached_property
-    def _cached(self) -> CachedStore | None:
-        if self._cache is None:
-            return None
-        arrays = {self._keys[name]: self._arrays[name] for name in self._read_keys}
-        return CachedStore(self._cache, self._root, self.entry, arrays, self._context)
-
-    def damaged(self, what: str, cause: Exception | str) -> InputError:
-        """The error that says that a part of this store cannot be read: it is damaged, or its server does not give it."""
-        where = join(self._root, self.entry.path)
-        if isinstance(cause, Exception) and (refused := unreachable(where, what, cause)):
-            return refused
-        cause = cause if isinstance(cause, str) else cause_of(cause)
-        if NO_RANGES in cause:
-            return InputError(f"{where}: its web server gives no byte ranges; use one that does, or copy the corpus")
-        return InputError(
-            f"{where}: {what} of store {self.name!r} cannot be read: the store is damaged or incomplete ({cause}); "
-            f"copy the corpus again, or ingest {self.entry.source} into a new one"
-        )
-
-    @functools.cached_property
-    def _indptr(self) -> np.ndarray:
-        try:
-            indptr = np.asarray(self._arrays["indptr"].read().result(PATIENCE_S), np.int64)
-        except InputError:
-            raise
-        except Exception as error:
-            raise self.damaged("X/indptr", error) from error
-        if indptr[0] != 0 or indptr[-1] != self.entry.entries or (np.diff(indptr) < 0).any():
-            raise self.damaged("X/indptr", "it does not grow steadily")
-        return indptr
-
-    @functools.cached_property
-    def _damage(self) -> Damage:
-        return Damage({self._keys[name]: self._arrays[name] for name in self._read_keys}, self._indptr)
-
-    @property
-    def n_lost(self) -> int:
-        """Cells that were found damaged and are left out."""
-        return self._damage.n_lost if "_damage" in self.__dict__ else 0
-
-    def read_around(self, start: int, stop: int, error: Exception) -> CountRows:
-        """Cells start..stop-1, whose reading failed with `error`, without those that are damaged: read anew, waited for.
-
-        Raises:
-          InputError: damage is not to be skipped, or something else is the matter.
-        """
-        what = f"cells {start:,} to {stop - 1:,}"
-        try:
-            with self._lock:
-                damage = self._damage
-            found, new = damage.look(start, stop)
-            lost = damage.lost(start, stop)
-        except Exception as other:
-            raise self.damaged(what, other) from other
-        if not lost.any():  # whatever else is damaged, it is not that
-            raise self.damaged(what, error) from error
-        if self._on_damage == "stop":
-            raise self.damaged(what, "; ".join(map(str, found))) from error
-        for file in new:
-            where = join(self._root, self.entry.path)
-            _log.warning("%s/%s; these cells of store %r are left out", where, file, self.name)
-        bounds = [0, *(np.flatnonzero(np.diff(lost)) + 1).tolist(), stop - start]
-        nothing = self.read_spans([]).result()
-        parts = []
-        for first, last in itertools.pairwise(bounds):
-            gone = nothing._replace(indptr_N=np.zeros(last - first + 1, np.int64), lost_N=np.ones(last - first, bool))
-            parts.append(gone if lost[first] else self.read_rows(start + first, start + last).result())
-        return join_rows(parts)
+        super().__init__(root, entry, context, damaged, cache)
+        self.modality, self.dataset = entry.modality, dataset
 
     @functools.cached_property
     def feature_rows(self) -> np.ndarray:
@@ -199,83 +58,29 @@ class Store:
             raise self.damaged("var/feature_row", f"{rows.dtype}{rows.shape} for {self.n_features:,} features")
         return rows
 
-    def n_bytes(self, spans: Sequence[Span]) -> int:
-        """What `read_spans` takes of its buffers. Reads `indptr` the first time."""
-        entries = sum(int(self._indptr[stop] - self._indptr[start]) for start, stop in spans)
-        return sum(aligned(entries * self._arrays[key].dtype.numpy_dtype.itemsize) for key in self._read_keys)
-
-    def read_rows(self, start: int, stop: int, buffers: RowBuffers | None = None) -> PendingRows:
-        """Starts reading cells start..stop-1, into all of `buffers` where they are given; see `read_spans`."""
-        if not 0 <= start <= stop <= self.n_cells:
-            raise ValueError(f"cells {start}:{stop} of a store of {self.n_cells}")
-        if buffers is not None:
-            buffers.reserve(self.n_bytes([(start, stop)]))
-        return self.read_spans([(start, stop)], buffers)
-
-    def read_spans(self, spans: Sequence[Span], buffers: RowBuffers | None = None) -> PendingRows:
-        """Starts reading the cells of some spans, one span behind the other; does not wait.
-
-        Args:
-          spans: first cell and the one behind the last, of each.
-          buffers: of which `n_bytes` are reserved. The rows live until it is next reserved. None: memory of their own.
-
-        Returns:
-          What gives the `CountRows` at `.result()`: indices are uint16 (uint32 from 65,536 features on) columns of the
-          store, data the store's uint8, uint16 or uint32, and so are the hits of a methylation store.
-        """
-        if buffers is None:
-            buffers = RowBuffers()
-            buffers.reserve(self.n_bytes(spans))
-        firsts = np.array([self._indptr[start] for start, _ in spans], np.int64)
-        lasts = np.array([self._indptr[stop] for _, stop in spans], np.int64)
-        ends = np.cumsum(lasts - firsts)
-        begins = ends - (lasts - firsts)
-        pointers = [
-            self._indptr[start:stop] - first + begin
-            for (start, stop), first, begin in zip(spans, firsts, begins, strict=True)
-        ]
-        indptr_N = np.concatenate([*pointers, ends[-1:] if len(spans) else [0]]).astype(np.int64)
-        arrays = {key: buffers.take(self._arrays[key].dtype.numpy_dtype, int(indptr_N[-1])) for key in self._read_keys}
-        reads = [
-            [self._read_into(arrays[key][begin:end], key, first, last) for key in self._read_keys if end > begin]
-            for begin, end, first, last in zip(*(x.tolist() for x in (begins, ends, firsts, lasts)), strict=True)
-        ]
-        return PendingRows(self, spans, reads, CountRows(indptr_N, *arrays.values()))
-
-    def _read_into(self, array: np.ndarray, key: str, first: int, last: int) -> ts.Future | Future:
-        if self._cached is not None:
-            return self._cached.read_into(array, self._keys[key], first, last)
-        return ts.array(array, context=self._context, copy=False).write(self._arrays[key][first:last])
-
     def obs(self) -> pd.DataFrame:
         """The cells' annotations, the index their names."""
-        return self._read(read_table, "obs")
+        return self._read("obs", lambda tables, files: tables.read_table(files, "obs"))
 
     def obs_columns(self) -> list[str]:
         """What `obs` has columns of."""
-        return self._read(read_column_names, "obs")
+        return self._read("obs", lambda tables, files: tables.read_column_names(files, "obs"))
 
     def obs_column(self, name: str) -> pd.Categorical | np.ndarray | pd.api.extensions.ExtensionArray:
         """One column of `obs` as it is stored, the others not read; text that repeats is a categorical."""
-        return self._read(lambda files, _: read_column(files, "obs", name), f"obs/{name}")
+        return self._read(f"obs/{name}", lambda tables, files: tables.read_column(files, "obs", name))
 
     def var(self) -> pd.DataFrame:
         """The columns: the index their identities; symbol, name_in_file (joined by ";"), resolved, feature_row."""
-        return self._read(read_table, "var")
-
-    def _read(self, read: Callable[[ZarrFiles, str], T], key: str) -> T:
-        try:
-            return read(ZarrFiles(open_files(self._root, self.entry.path)), key)
-        except Exception as error:
-            raise self.damaged(key, error) from error
+        return self._read("var", lambda tables, files: tables.read_table(files, "var"))
 
     def cell_names(self) -> np.ndarray:
         """The names of all cells, in their file; object."""
-        return self._read(read_index, "obs")
+        return self._read("obs", lambda tables, files: tables.read_index(files, "obs"))
 
     def name_hashes(self) -> np.ndarray:
         """uint64, a hash of each cell's name: the same in every store. Read anew at every call."""
-        return self._read(lambda files, _: read_name_hashes(files), "uns/name_hashes")
+        return self._read("uns/name_hashes", lambda tables, files: tables.read_name_hashes(files))
 
     @functools.cached_property
     def _cell_names(self) -> np.ndarray:
@@ -284,6 +89,17 @@ class Store:
     def cell_name(self, row: int) -> str:
         """The name of a cell in its file. Reads all names at the first call."""
         return str(self._cell_names[row])
+
+    def _read(self, key: str, read: Callable[[ModuleType, "ZarrFiles"], T]) -> T:
+        """What `read` makes of the functions of `tables.py` and of the store's files; `key` is named where it fails."""
+        # Imported here: anndata and zarr take two seconds and 50 MB, and a stream of counts needs neither.
+        from mofm.corpus import tables
+        from mofm.corpus.zarr_files import ZarrFiles
+
+        try:
+            return read(tables, ZarrFiles(open_files(self._root, self.entry.path)))
+        except Exception as error:
+            raise self.damaged(key, error) from error
 
 
 def open_corpus(

@@ -28,8 +28,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from mofm.corpus.matrix import HITS, create_array
 from mofm.corpus.places import cause_of
-from mofm.corpus.store import HITS, create_array
 from mofm.corpus.tables import write_obs, write_var
 from mofm.omics.rows import CountRows
 

@@ -65,6 +65,7 @@ _ID_IN_NAME = re.compile(rf"(?:.*[^A-Za-z0-9])?({_GENE_ID})(?:\.\d+)?(?:[^A-Za-z
 _ORF = re.compile(r"^(C(?:\d+|X|Y))orf(\d+)$")  # Ensembl writes the aliases C1ORF228, HGNC wrote the symbols C1orf228
 _REPEAT = re.compile(r"(.+)[-.]\d{1,3}")
 _PUNCTUATION = re.compile(r"[^A-Za-z0-9]")
+_NAMES_KEPT = 2**16  # an ingest resolves each file's names twice, and files share most of theirs
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -198,6 +199,7 @@ def _lookups(table: GeneTable) -> _Lookups:
     return _Lookups(table.species, ids, symbols, aliases, folded, punctuated, pattern, id_prefix)
 
 
+@functools.lru_cache(_NAMES_KEPT)
 def _resolve(name: str, lookups: _Lookups) -> tuple[int, str]:
     """Row of a name (-1 where unresolved), and the rule that applied."""
     if lookups.genome and (genome := lookups.genome.match(name)):

@@ -11,6 +11,7 @@ import pandas as pd
 from mofm.axes import Modality
 from mofm.errors import InputError
 from mofm.files import Location
+from mofm.omics.ahead import read_ahead
 from mofm.omics.checks import BadValue
 from mofm.omics.choice import Candidate
 from mofm.omics.counts import to_counts, to_recovered_counts
@@ -43,7 +44,9 @@ class CountSource:
 
     def blocks(self, block_entries: int) -> Iterator[CountRows]:
         """See `Source`."""
-        yield from map(to_recovered_counts if self.recovered else to_counts, self.candidate.rows(block_entries))
+        # Read in a thread, so that a block is checked while the next one is read.
+        stored = read_ahead(self.candidate.rows(block_entries))
+        yield from map(to_recovered_counts if self.recovered else to_counts, stored)
 
     def take(self, wanted: np.ndarray) -> "CountSource":
         """See `Source`."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mofm.batches.config import DataConfig
 from mofm.batches.mixture import view_rows
 from mofm.batches.stream import Stream
+from mofm.batches.windows import WindowReader
 from mofm.corpus.buffers import RowBuffers
 from mofm.corpus.datasets import Dataset
 from mofm.corpus.ingest import ingest
@@ -236,7 +237,7 @@ def test_hosts_together_make_the_batch_of_one(hosts, temperature):
     changes = dict(temperature=temperature, quota_multiple=4, batch_size=64)
     one = stream_of(**changes)
     many = [stream_of(host=host, hosts=hosts, **changes) for host in range(hosts)]
-    pairs = [(one.batch(step), [stream.batch(step) for stream in many]) for step in (0, 3, 50)]
+    pairs = [(one.batch(step), [stream.batch(step) for stream in many]) for step in (0, 1, 2, 3, 50)]
     heldout = [list(stream.heldout_batches(60)) for stream in (one, *many)]
     assert len({len(batches) for batches in heldout}) == 1
     pairs += [(whole, parts) for whole, *parts in zip(*heldout, strict=True)]
@@ -333,6 +334,27 @@ def test_windows_are_shared_out_among_sequences():
         pass
     (reader,) = one._readers.values()
     assert blocks <= 2 * sum(len(window.window.stores) for window in reader._windows.values())
+
+
+def test_readers_are_asked_where_a_sequence_moves_on_and_not_for_every_batch(monkeypatch):
+    asked, fill = [], WindowReader.fill
+
+    def counted(reader, out, place, seat, until):
+        asked.append((seat.number, seat.first))
+        return fill(reader, out, place, seat, until)
+
+    monkeypatch.setattr(WindowReader, "fill", counted)
+    corpus = FakeCorpus(("atlas",) * 10, sizes=(1200,) * 10)
+    stream = stream_of(
+        corpus, temperature=0.5, holdout_fraction=0.0, batch_size=40, block_cells=32, prefetch=0, window_blocks=40
+    )
+    served = list(stream.batches(0, 96))  # 4 cells of each in a batch, 128 in a window: 3 windows
+    assert 3 * 10 <= len(asked) < 0.25 * 96 * 10
+    assert {number for number, _ in asked} == set(range(10))
+    for step in (0, 31, 32, 95):
+        assert_same(served[step], stream_of(
+            corpus, temperature=0.5, holdout_fraction=0.0, batch_size=40, block_cells=32, window_blocks=40
+        ).batch(step))  # fmt: skip
 
 
 def test_a_host_reads_only_the_strata_of_its_rows():

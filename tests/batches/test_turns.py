@@ -6,9 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mofm.batches.turns import Seats, Turns
+from mofm.batches.turns import Seat, Seats, Turns
 
 WEIGHTS = st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=12)
+
+
+def rows_of(taken):
+    return list(zip(*(values.tolist() for values in taken), strict=True))
 
 
 @settings(max_examples=60, deadline=None)
@@ -18,12 +22,12 @@ def test_turns_are_found_without_counting(weights, position, count, cut):
 
     def all_of(position, count):
         """(sequence, its position) of each turn."""
-        return {(k, first + i) for k, first, taken in turns.take(position, count) for i in range(taken)}
+        return {(k, first + i) for k, first, taken in rows_of(turns.take(position, count)) for i in range(taken)}
 
     whole = all_of(position, count)
     assert len(whole) == count
     assert all_of(position, cut) | all_of(position + cut, count - cut) == whole
-    for number, first, _ in turns.take(position, count):
+    for number, first, _ in rows_of(turns.take(position, count)):
         assert turns.reached(number, position) == first
     assert sum(turns.reached(k, position) for k in range(len(weights))) == position
 
@@ -36,13 +40,13 @@ def test_turns_are_spread_evenly(weights, position):
     shares = turns.counts / turns.counts.sum()
     np.testing.assert_allclose(shares, np.array(weights) / sum(weights), atol=1 / 4096)
     had = np.zeros(len(weights))
-    for number, _, taken in turns.take(position, count):
+    for number, _, taken in rows_of(turns.take(position, count)):
         had[number] = taken
     assert np.abs(had - shares * count).max() <= 2
 
 
 def test_one_sequence_has_every_turn():
-    assert Turns([3.0]).take(10**9, 5) == [(0, 10**9, 5)]
+    assert rows_of(Turns([3.0]).take(10**9, 5)) == [(0, 10**9, 5)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -55,13 +59,13 @@ def test_seats_of_hosts_are_the_rows_of_the_stratum(weights, quota, step, cuts):
     hosts = [Seats(turns, quota, start, stop) for start, stop in itertools.pairwise(bounds)]
     places, cells = [], []
     for host in hosts:
-        for seat in host.at(step):
+        for seat in map(Seat._make, host.at(step).tolist()):
             rows = seat.stop - seat.start
             assert 0 <= seat.start < seat.stop <= seat.count
             places += range(seat.place, seat.place + rows)
             cells += [(seat.number, seat.first, seat.count, row) for row in range(seat.start, seat.stop)]
     assert places == list(range(quota))
-    whole = turns.take(step * quota, quota)
+    whole = rows_of(turns.take(step * quota, quota))
     assert cells == [(number, first, count, row) for number, first, count in whole for row in range(count)]
 
 
@@ -80,4 +84,4 @@ def test_a_host_of_all_rows_knows_it():
     turns = Turns([1.0])
     assert Seats(turns, 8, 0, 8).has_all
     assert not Seats(turns, 8, 0, 4).has_all
-    assert Seats(turns, 8, 4, 4).at(3) == []
+    assert len(Seats(turns, 8, 4, 4).at(3)) == 0

@@ -17,7 +17,8 @@ import tensorstore as ts
 from common import machine, parser, show, write_cells
 
 from mofm.corpus.ingest import ingest
-from mofm.corpus.store import CACHE_BYTES, create_array, open_corpus
+from mofm.corpus.matrix import create_array
+from mofm.corpus.store import CACHE_BYTES, open_corpus
 from mofm.omics.rows import CountRows
 
 BLOCKS = (64, 128, 256)
