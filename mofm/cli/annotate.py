@@ -1,5 +1,7 @@
 """`mofm annotate`: a model, a file and perhaps a labelled reference to the file's cells labelled."""
 
+from pathlib import Path
+
 from mofm.cli.options import (
     add_cells_options,
     add_copy_argument,
@@ -22,12 +24,16 @@ def add(verbs) -> None:
         run,
         "Label cells by their nearest neighbours among the labelled cells of a reference, or by the model's annotation head.",
         "Both files are embedded by the model. OUT is a copy of IN with obs columns mofm_label, mofm_label_confidence (the\n"
-        "share of the neighbours that say so; not a calibrated probability) and mofm_label_nearest (the nearest of them).\n"
-        "A type that the reference lacks gets the name of the likest that it has; take a reference of the same technique.\n"
-        "Without a reference the head of `mofm finetune --task annotation:COLUMN` tells them: the confidence is calibrated on\n"
-        'held-out cells, mofm_label is "unknown" where it is low, and mofm_label_likeliest says the label all the same.\n'
+        "chance that it is right, by how the reference's own cells are named by the others), mofm_label_likeliest (the label\n"
+        'also where mofm_label is "unknown"), mofm_label_voices (the share of the neighbours that have it) and\n'
+        'mofm_label_nearest. "unknown" are cells below --confidence, and cells farther from the reference than 99 of 100 of\n'
+        "its own are. That is promised of cells like the reference's: take one of the same technique. With fewer than 50\n"
+        "labelled cells it cannot be judged: the confidence is the share of the neighbours then, and none is far.\n"
+        "Without a reference the head of `mofm finetune --task annotation:COLUMN` tells them, calibrated on held-out cells.\n"
+        "--ontology tells what can be told where no label is sure enough: CD4 T .45 and CD8 T .45 are a T cell of .90;\n"
+        "mofm_label_term is the term's id.\n"
         "  mofm annotate MODEL IN OUT --reference LABELLED.h5ad --label cell_type\n"
-        "  mofm annotate MODEL IN OUT",
+        "  mofm annotate MODEL IN OUT --ontology cl-basic.obo --confidence 0.8",
     )
     add_model_argument(verb)
     add_input_argument(verb)
@@ -37,6 +43,20 @@ def add(verbs) -> None:
     )
     verb.add_argument("--label", metavar="COLUMN", help="the column of the reference's obs, such as cell_type")
     verb.add_argument("--voters", type=int, default=15, metavar="N", help="neighbours that vote (default: 15)")
+    verb.add_argument(
+        "--ontology",
+        type=Path,
+        metavar="OBO",
+        help="of cells that no label is sure enough of, tell the most specific term of this ontology that is, such as the "
+        "Cell Ontology's cl-basic.obo (default: they are unknown)",
+    )
+    verb.add_argument(
+        "--confidence",
+        type=float,
+        metavar="SHARE",
+        help="what is told must be as sure as this (default: as 95%% of the rightly named cells are, among those that the "
+        "head, or the reference, is judged by)",
+    )
     verb.add_argument("--key-added", default="mofm_label", help="the column of obs (default: mofm_label)")
     add_cells_options(verb)
 
@@ -59,19 +79,23 @@ def run(args) -> int:
     reading = arguments.pop("reading")
     reading = replace(reading, modality=reading.modality or "rna")
     model = load(args.model, step=args.step)
+    naming = {"key_added": args.key_added, "ontology": args.ontology, "confidence": args.confidence}
     if args.reference is None:
-        found = label_by_head(model, args.input, reading, key_added=args.key_added, **arguments)
-        by, said = "the model's head", "mean confidence {:.2f}"
+        found = label_by_head(model, args.input, reading, **naming, **arguments)
+        by = "the model's head"
     else:
-        told = {"voters": args.voters, "key_added": args.key_added}
+        told = naming | {"voters": args.voters}
         found = label_cells(model, args.input, args.reference, args.label, reading, **told, **arguments)
-        by, said = f"{found.report['reference_cells']:,} of the reference", "{:.0%} of the neighbours say so"
+        by = f"{found.report['reference_cells']:,} of the reference"
     write_copy(args.input, args.output, {found.embedding.modality: found.embedding}, found.added)
     labels, confidence_N = found.columns[args.key_added], found.columns[f"{args.key_added}_confidence"]
     print(f"{args.output}: obs[{args.key_added!r}], {len(labels):,} cells by {by}")
+    said = "mean confidence {:.2f}" if found.report.get("calibrated", True) else "{:.0%} of the neighbours say so"
     counts = pd.Series(labels).value_counts()
     for name, count in counts.head(PRINTED).items():
         print(f"  {count:>9,}  {name}  ({said.format(confidence_N[labels == name].mean())})")
     if len(counts) > PRINTED:
         print(f"  and {len(counts) - PRINTED} more labels")
+    for line in found.lines():
+        print(f"  {line}")
     return 0

@@ -20,6 +20,12 @@ def add(verbs) -> None:
         "A server that was killed goes on where it was when it is started again. The REST API is told under /api.",
     )
     verb.add_argument("model", metavar="MODEL", help="the workdir of a `mofm train` run, or a bundle")
+    verb.add_argument(
+        "--ontology",
+        metavar="OBO",
+        help="where the model has an annotation head: cells that no label is sure enough of are named by the most specific "
+        "term of this ontology that is, such as the Cell Ontology's cl-basic.obo (default: they are unknown)",
+    )
     verb.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
     verb.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
     verb.add_argument(
@@ -82,5 +88,6 @@ def run(args) -> int:
         )
     redis = args.redis or os.environ.get(REDIS_VARIABLE) or None
     told = {name: getattr(args, name) for name in names}
+    told |= {} if args.ontology is None else {"ontology": str(Path(args.ontology).absolute())}
     serve(Settings(args.model, args.data_dir.absolute(), token=token, redis=redis, **told))
     return 0

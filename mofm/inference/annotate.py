@@ -1,31 +1,32 @@
-"""Labels of cells by those of their nearest neighbours in a reference, both embedded by one model; or by the model's own
-annotation head, where it has one (`head.py`).
+"""Labels of cells by those of their nearest neighbours in a reference, both embedded by one model (`vote.py`); or by the
+model's own annotation head, where it has one (`head.py`). Either gives chances of labels, and `naming.py` says what is told of
+a cell by them; figures are in tests/benchmarks/RESULTS.md.
 
-The vote is that of `evaluation/annotation.py`, but for ties; its figures are in tests/benchmarks/RESULTS.md. Voters are the K
-reference cells whose embeddings, centred on the reference, point most nearly the same way (cosine), each with one voice.
-Nothing is trained.
-
-The confidence of a label is the share of the voices that it has. It is no probability: it was not calibrated, and a type that
-the reference lacks gets the name of the likest that it has, maybe with all voices. Batches are not mixed by the embedding, so
-take a reference of the same technique.
+Batches are not mixed by the embedding, so take a reference of the same technique. What a reference of fewer than LEAST_JUDGED
+labelled cells says is worth cannot be told: confidences are then shares of the voices, and no cell is strange.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.neighbors import NearestNeighbors
 
 from mofm.errors import InputError, nearest_name
 from mofm.export.heads import load_heads
 from mofm.inference.head import head_of, tell
 from mofm.inference.model import Embedding, Options, PretrainedModel
+from mofm.inference.naming import UNKNOWN, Lineage, Names, check_confidence, lineage_of, name_cells
 from mofm.inference.output import Added
+from mofm.inference.vote import LEAST_JUDGED, VOTERS, electorate
+from mofm.omics.ontology import read_ontology
 from mofm.omics.readers import Reading
 
-VOTERS = 15
 REPORT_KEY = "mofm_annotation"
+MOST_VOICES = 0.5
+"""The share of the voices that a label or term needs where an ontology is given, nothing else asked for, and the reference too
+small to be judged."""
 
 
 class Annotation(NamedTuple):
@@ -51,24 +52,9 @@ def annotate(embedding_NE: np.ndarray, reference_ME: np.ndarray, labels: pd.Seri
     Raises:
       InputError: no reference cell has a label, or `voters` is below 1.
     """
-    if voters < 1:
-        raise InputError(f"voters {voters}: must be at least 1")
-    votes = np.flatnonzero(labels.notna().to_numpy())
-    if not len(votes):
-        raise InputError(
-            f"obs[{str(labels.name)!r}] labels none of the {len(labels):,} reference cells; give another column"
-        )
-    codes_M, names = pd.factorize(labels.iloc[votes].astype(str), sort=True)
-    centre_E = reference_ME[votes].mean(axis=0)
-    nearest = NearestNeighbors(n_neighbors=min(voters, len(votes)), metric="cosine", algorithm="brute")
-    nearest.fit(reference_ME[votes] - centre_E)
-    place_NK = nearest.kneighbors(embedding_NE - centre_E, return_distance=False)
-    code_NK = codes_M[place_NK]
-    voices_NK = (code_NK[:, :, None] == code_NK[:, None, :]).sum(axis=2)
-    first_N1 = voices_NK.argmax(axis=1)[:, None]  # the first of the most, and so the nearest
-    share_N = np.take_along_axis(voices_NK, first_N1, axis=1)[:, 0] / code_NK.shape[1]
-    code_N = np.take_along_axis(code_NK, first_N1, axis=1)[:, 0]
-    return Annotation(names.to_numpy(object)[code_N], share_N.astype(np.float32), votes[place_NK])
+    asked = electorate(reference_ME, labels, voters)
+    votes = asked.ask(embedding_NE)
+    return Annotation(asked.labels[votes.likeliest_N], votes.share_N, votes.neighbours_NK)
 
 
 @dataclass(frozen=True)
@@ -77,9 +63,11 @@ class LabelledCells:
 
     Attributes:
       embedding: of the cells.
-      columns: for obs: KEY, the label; KEY_confidence; by a reference KEY_nearest, the name of the nearest reference cell
-        that voted; by a head KEY_likeliest, the label also where KEY is "unknown".
-      report: by which model, and by which reference with how many voters, or what its head learned.
+      columns: for obs: KEY, the label; KEY_confidence, its chance; KEY_likeliest, the label also where KEY is a broader term
+        or "unknown"; with an ontology KEY_term, the id; by a reference KEY_voices, the likeliest label's share of them, and
+        KEY_nearest, the name of the nearest reference cell that voted.
+      report: by which model, and by which reference with how many voters, or what its head learned; threshold; how many
+        cells are told at broader terms, are unknown, and are so for being far from the reference; notes for people.
     """
 
     embedding: Embedding
@@ -91,6 +79,19 @@ class LabelledCells:
         table = pd.DataFrame(self.columns, index=self.embedding.cells).reindex(cells)
         return Added({}, {REPORT_KEY: self.report}, {name: table[name] for name in self.columns})
 
+    def lines(self) -> list[str]:
+        """For people: how many cells are not named by a label, and why."""
+        told, lines = self.report, list(self.report.get("notes", ()))
+        if "broader_cells" in told:
+            lines.append(f"{told['broader_cells']:,} cells are told at a broader term")
+        far = f", {told['far_cells']:,} of them as far from the reference" if told.get("far_cells") else ""
+        lines.append(f"{told['unknown_cells']:,} cells are unknown{far}")
+        if not told.get("calibrated", True):
+            lines.append(
+                f"with fewer than {LEAST_JUDGED} reference cells confidences are shares of the voices, no chances"
+            )
+        return lines
+
 
 def label_cells(
     model: PretrainedModel,
@@ -101,6 +102,8 @@ def label_cells(
     *,
     voters: int = VOTERS,
     key_added: str = "mofm_label",
+    ontology: str | Path | None = None,
+    confidence: float | None = None,
     **options,
 ) -> LabelledCells:
     """Embed the cells of `source` and of `reference` in one modality, and label the first by the second.
@@ -108,43 +111,90 @@ def label_cells(
     Args:
       source, reference: files, or AnnData, as `PretrainedModel.embed` takes them; the same options hold for both.
       label_key: column of the reference's obs; cells without a label there have no voice.
+      ontology: an OBO file, by whose broader terms cells are told where no label is sure enough.
+      confidence: below it a cell is not told; None for the chance that most of the rightly named reference cells have.
       options: fields of `Options`.
 
     Raises:
-      InputError: as `PretrainedModel.embed`; or the reference has no such column, or no label in it.
+      InputError: as `PretrainedModel.embed`; or the reference has no such column, or no label in it; or `ontology` cannot be
+        read, or has no label as a term.
     """
+    check_confidence(confidence)
     chosen = Options(**options)
     with model.opened(reference, reading, chosen) as [(table, matching)]:
         if label_key not in table.obs:
             raise InputError(f"the reference's obs has no column {label_key!r}.{nearest_name(label_key, table.obs)}")
-        labels, known = table.obs[label_key], model.embed_table(table, matching, chosen)
+        labels = table.obs[label_key]
+        lineage = _lineage(sorted(set(labels.dropna().astype(str))), ontology)
+        known = model.embed_table(table, matching, chosen)
+    voting = electorate(known.embedding_NE, labels, voters)
+    worth = voting.judge()
     asked = model.embed(source, reading, **options)
-    found = annotate(asked.embedding_NE, known.embedding_NE, labels, voters)
-    columns = {
-        key_added: pd.Categorical(found.labels),
-        f"{key_added}_confidence": found.confidence_N,
-        f"{key_added}_nearest": known.cells.to_numpy(object)[found.neighbours_NK[:, 0]],
+    votes = voting.ask(asked.embedding_NE)
+    chance_NC = votes.voices_NC / votes.neighbours_NK.shape[1] if worth is None else worth.chances(votes.voices_NC)
+    is_far_N = np.zeros(len(chance_NC), bool) if worth is None else votes.distance_N > worth.far
+    if confidence is None:
+        confidence = worth.threshold if worth else MOST_VOICES if lineage else 0.0
+    given = {"likeliest_N": votes.likeliest_N, "is_strange_N": is_far_N}
+    names = name_cells(chance_NC, voting.labels, confidence, lineage, **given)
+    columns = _columns(names, key_added) | {
+        f"{key_added}_voices": votes.share_N,
+        f"{key_added}_nearest": known.cells.to_numpy(object)[votes.neighbours_NK[:, 0]],
     }
-    said = {"label_key": label_key, "voters": voters, "reference_cells": int(labels.notna().sum())}
-    return LabelledCells(asked, columns, {**said, "model": model.name, "step": model.step})
+    said = {"label_key": label_key, "voters": voters, "reference_cells": len(voting.code_M)}
+    said |= {"calibrated": worth is not None, "threshold": confidence, "far_cells": int(is_far_N.sum())}
+    said |= {} if worth is None else {"reference_rightly_named": worth.right, "farthest": worth.far}
+    return LabelledCells(asked, columns, said | _counts(names, lineage) | {"model": model.name, "step": model.step})
 
 
 def label_by_head(
-    model: PretrainedModel, source, reading: Reading, *, key_added: str = "mofm_label", **options
+    model: PretrainedModel,
+    source,
+    reading: Reading,
+    *,
+    key_added: str = "mofm_label",
+    ontology: str | Path | None = None,
+    confidence: float | None = None,
+    **options,
 ) -> LabelledCells:
     """Label the cells of `source` by the model's annotation head for their modality.
 
+    Args:
+      ontology: as `label_cells`.
+      confidence: below it a cell is not told; None for the head's own threshold.
+
     Raises:
-      InputError: as `PretrainedModel.embed`; or the model has no such head.
+      InputError: as `PretrainedModel.embed`; or the model has no such head; or `ontology` is as `label_cells` says.
     """
+    check_confidence(confidence)
     heads = load_heads(model.workdir)
     head = head_of(model, heads, reading.modality)
+    lineage = _lineage(head.labels, ontology)
+    least = head.threshold if confidence is None else confidence
     asked = model.embed(source, reading, **options)
-    found = tell(head, asked.embedding_NE)
+    names = tell(head, asked.embedding_NE, least, lineage)
+    said = {"label_key": heads.label_key, "threshold": least, "labels": np.array(head.labels, dtype=str)}
+    said |= _counts(names, lineage) | {"model": model.name, "step": model.step}
+    return LabelledCells(asked, _columns(names, key_added), said)
+
+
+def _lineage(labels, ontology: str | Path | None) -> Lineage | None:
+    return None if ontology is None else lineage_of(labels, read_ontology(Path(ontology)))
+
+
+def _columns(names: Names, key: str) -> dict[str, np.ndarray | pd.Categorical]:
+    """What obs gets of the names."""
     columns = {
-        key_added: pd.Categorical(found.labels),
-        f"{key_added}_confidence": found.confidence_N,
-        f"{key_added}_likeliest": pd.Categorical(found.likeliest),
+        key: pd.Categorical(names.labels),
+        f"{key}_confidence": names.confidence_N,
+        f"{key}_likeliest": pd.Categorical(names.likeliest),
     }
-    said = {"label_key": heads.label_key, "threshold": head.threshold, "labels": np.array(head.labels, dtype=str)}
-    return LabelledCells(asked, columns, {**said, "model": model.name, "step": model.step})
+    return columns | ({} if names.terms is None else {f"{key}_term": pd.Categorical(names.terms)})
+
+
+def _counts(names: Names, lineage: Lineage | None) -> dict[str, object]:
+    """What the report gets of the names."""
+    told = {"unknown_cells": int((names.labels == UNKNOWN).sum())}
+    if lineage is None:
+        return told
+    return told | {"broader_cells": int(names.is_broader_N.sum()), "notes": np.array(lineage.notes, dtype=str)}

@@ -34,7 +34,7 @@ import pandas as pd
 
 from mofm.axes import Modality
 from mofm.errors import InputError
-from mofm.inference.annotate import VOTERS, label_by_head, label_cells
+from mofm.inference.annotate import label_by_head, label_cells
 from mofm.inference.model import PretrainedModel, Step, load
 from mofm.inference.output import Added, added_embedding
 from mofm.inference.perturb import FOLD, Change, perturb
@@ -43,6 +43,7 @@ from mofm.inference.regulators import regulators
 from mofm.inference.scverse import as_names, asked_for, checked, said_for_python, table_of, write_to
 from mofm.inference.targets import Depth, find_targets, read_names
 from mofm.inference.translate import translate_cells, translate_file
+from mofm.inference.vote import VOTERS
 from mofm.omics.held import Held
 
 PERTURBATION_KEY = "mofm_perturbation"
@@ -234,6 +235,8 @@ class Model:
         label_key: str | None = None,
         *,
         voters: int = VOTERS,
+        ontology: str | Path | None = None,
+        confidence: float | None = None,
         key_added: str = "mofm_label",
         layer: str | None = None,
         modality: Modality = "rna",
@@ -244,25 +247,31 @@ class Model:
         """Label cells by their nearest neighbours, in the embedding, among the labelled cells of a reference; without one by
         the model's annotation head.
 
-        Written are obs[key_added], obs[key_added + "_confidence"], the share of the neighbours that say so (no calibrated
-        probability: see `inference/annotate.py`), obs[key_added + "_nearest"], the name of the nearest of them, and
-        uns["mofm_annotation"]. Both are embedded anew, and the same options hold for both. By a head the confidence is
-        calibrated (`inference/head.py`), obs[key_added] is "unknown" where it is low, and obs[key_added + "_likeliest"]
-        the label all the same.
+        Written are obs[key_added], a label, a broader term, or "unknown"; obs[key_added + "_confidence"], the chance that it
+        is right; obs[key_added + "_likeliest"], the label all the same; with an ontology obs[key_added + "_term"], the id of
+        the term; and uns["mofm_annotation"]. By a reference also obs[key_added + "_voices"], the share of the neighbours that
+        have the likeliest label, and obs[key_added + "_nearest"], the name of the nearest of them. Both are embedded anew,
+        and the same options hold for both. How chances are told, and of which cells they hold: `inference/vote.py`,
+        `inference/head.py`.
 
         Args:
           label_key: column of the reference's obs; cells without a label there have no voice.
           voters: neighbours of a cell that vote.
+          ontology: an OBO file, as the Cell Ontology's; where no label is sure enough, its most specific term that is.
+          confidence: what is told is to be as sure as this; None: as most rightly named cells are, of those that the head or
+            the reference is judged by.
 
         Raises:
-          InputError: as `embed`; or the reference has no such column, or no label in it; or the model has no head.
+          InputError: as `embed`; or the reference has no such column, or no label in it; or the model has no head; or the
+            ontology cannot be read, or has no label as a term.
         """
         with said_for_python():
             how = asked_for(layer, modality, progress, options)
+            naming = {"key_added": key_added, "ontology": ontology, "confidence": confidence}
             if reference is None:
                 if label_key is not None:
                     raise InputError(f"label_key {label_key!r} is a column of a reference: give the reference too")
-                found = label_by_head(self.pretrained, checked(data, copy), key_added=key_added, **how)
+                found = label_by_head(self.pretrained, checked(data, copy), **naming, **how)
                 return write_to(data, found.added, copy)
             if label_key is None:
                 raise InputError("a reference needs label_key, the column of its obs that names its cells")
@@ -272,7 +281,7 @@ class Model:
                 checked(reference),
                 label_key,
                 voters=voters,
-                key_added=key_added,
+                **naming,
                 **how,
             )
             return write_to(data, found.added, copy)

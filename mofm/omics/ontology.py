@@ -1,4 +1,5 @@
-"""How near labels of cells are to each other by an ontology: 1 for the same term, less for a parent, a child, a sibling.
+"""Labels of cells as terms of an ontology, and how near they are to each other by it: 1 for the same term, less for a
+parent, a child, a sibling.
 
 The ontology is a file in OBO, such as the Cell Ontology's cl-basic.obo; mofm ships none. obonet reads it: of the readers of
 OBO it is the light one (pure Python over networkx, which scanpy brings) and takes what the strict ones refuse. Choices:
@@ -33,13 +34,15 @@ class Ontology(NamedTuple):
 
     Attributes:
       path: the file.
-      kin: undirected, an edge for each is_a between terms that are in use.
+      is_a: an edge from each term to each that it is a kind of, all in use. It may have circles, where the file has.
+      name_of: the name of each term.
       term_of_id: term of each id, of those merged into another and of those that one term replaced.
       terms_of_name: the terms that a name or an exact synonym (see `plain_label`) is of; names before synonyms.
     """
 
     path: Path
-    kin: networkx.Graph
+    is_a: networkx.DiGraph
+    name_of: dict[str, str]
     term_of_id: dict[str, str]
     terms_of_name: dict[str, tuple[str, ...]]
 
@@ -49,6 +52,27 @@ class Ontology(NamedTuple):
             return (term,)
         name = plain_label(label)
         return self.terms_of_name.get(name) or self.terms_of_name.get(name.removesuffix("s"), ())
+
+
+class LabelTerms(NamedTuple):
+    """What labels are in an ontology.
+
+    Attributes:
+      terms: id of the term that each label is; None where it is none, or could be several.
+      unknown, ambiguous: the labels of which that holds.
+    """
+
+    terms: tuple[str | None, ...]
+    unknown: list[str]
+    ambiguous: list[str]
+
+    def told(self) -> list[str]:
+        """For a person: how many labels are terms, and which are not."""
+        known = sum(term is not None for term in self.terms)
+        told = [f"{known:,} of {len(self.terms):,} labels are terms"]
+        told += [f"{len(self.unknown):,} are none ({_some(self.unknown)})"] if self.unknown else []
+        told += [f"{len(self.ambiguous):,} could be several ({_some(self.ambiguous)})"] if self.ambiguous else []
+        return told
 
 
 class LabelKinship(NamedTuple):
@@ -83,30 +107,41 @@ def label_kinship(labels: Sequence[str], path: str | Path, *, decay: float = 0.5
     if reach < 0:
         raise InputError(f"reach={reach} of an ontology: must not be negative")
     ontology = read_ontology(Path(path))
-    meant = [ontology.terms(label) for label in labels]
-    terms = tuple(some[0] if len(some) == 1 else None for some in meant)
-    unknown = [label for label, some in zip(labels, meant, strict=True) if not some]
-    ambiguous = [label for label, some in zip(labels, meant, strict=True) if len(some) > 1]
-    if labels and not any(terms):
-        raise InputError(
-            f"{path}: none of {len(labels):,} labels is one of its terms ({_some(labels)}); give the ontology that they "
-            "are of, or leave it out"
-        )
+    found = terms_of_labels(labels, ontology)
     affinity_CC = np.eye(len(labels), dtype=np.float32)
+    kin = ontology.is_a.to_undirected()
     places: dict[str, list[int]] = {}
-    for place, term in enumerate(terms):
+    for place, term in enumerate(found.terms):
         if term is not None:
             places.setdefault(term, []).append(place)
     for term, mine in places.items():
-        for other, steps in networkx.single_source_shortest_path_length(ontology.kin, term, reach).items():
+        for other, steps in networkx.single_source_shortest_path_length(kin, term, reach).items():
             affinity_CC[np.ix_(mine, places.get(other, []))] = decay**steps
     pairs = (int(np.count_nonzero(affinity_CC)) - len(labels)) // 2
-    report = {"labels": len(labels), "terms": len(places), "pairs": pairs, "unknown": unknown, "ambiguous": ambiguous}
-    known = sum(term is not None for term in terms)
-    told = [f"{known:,} of {len(labels):,} labels are terms, {pairs:,} pairs of them within {reach} steps"]
-    told += [f"{len(unknown):,} are none ({_some(unknown)})"] if unknown else []
-    told += [f"{len(ambiguous):,} could be several ({_some(ambiguous)})"] if ambiguous else []
-    return LabelKinship(affinity_CC, terms, report, (f"{Path(path).name}: {'; '.join(told)}",))
+    report = {
+        "labels": len(labels), "terms": len(places), "pairs": pairs, "unknown": found.unknown, "ambiguous": found.ambiguous
+    }  # fmt: skip
+    first, *rest = found.told()
+    told = [f"{first}, {pairs:,} pairs of them within {reach} steps", *rest]
+    return LabelKinship(affinity_CC, found.terms, report, (f"{Path(path).name}: {'; '.join(told)}",))
+
+
+def terms_of_labels(labels: Sequence[str], ontology: Ontology) -> LabelTerms:
+    """Which terms labels are.
+
+    Raises:
+      InputError: there are labels, and none is a term.
+    """
+    meant = [ontology.terms(label) for label in labels]
+    terms = tuple(some[0] if len(some) == 1 else None for some in meant)
+    if len(labels) and not any(terms):
+        raise InputError(
+            f"{ontology.path}: none of {len(labels):,} labels is one of its terms ({_some(labels)}); give the ontology that "
+            "they are of, or leave it out"
+        )
+    unknown = [label for label, some in zip(labels, meant, strict=True) if not some]
+    ambiguous = [label for label, some in zip(labels, meant, strict=True) if len(some) > 1]
+    return LabelTerms(terms, unknown, ambiguous)
 
 
 def read_ontology(path: Path) -> Ontology:
@@ -125,10 +160,11 @@ def read_ontology(path: Path) -> Ontology:
     used = {term for term, about in graph.nodes(data=True) if "name" in about and about.get("is_obsolete") != "true"}
     if not used:
         raise InputError(f"{path}: no term with a name in it; give an ontology in OBO, not in OWL or JSON")
-    kin = networkx.Graph()
-    kin.add_nodes_from(used)
-    kin.add_edges_from((child, parent) for child, parent, kind in graph.edges(keys=True) if kind == "is_a")
-    kin.remove_nodes_from(set(kin) - used)
+    is_a = networkx.DiGraph()
+    is_a.add_nodes_from(used)
+    is_a.add_edges_from((child, parent) for child, parent, kind in graph.edges(keys=True) if kind == "is_a")
+    is_a.remove_nodes_from(set(is_a) - used)
+    name_of = {term: graph.nodes[term]["name"] for term in used}
     term_of_id, names, synonyms = {}, {}, {}
     for term, about in graph.nodes(data=True):
         replaced = [other for other in about.get("replaced_by", ()) if other in used]
@@ -140,7 +176,7 @@ def read_ontology(path: Path) -> Ontology:
         for synonym in about.get("synonym", ()):
             if (exact := _EXACT.match(synonym)) and term not in synonyms.setdefault(plain_label(exact[1]), []):
                 synonyms[plain_label(exact[1])].append(term)
-    return Ontology(path, kin, term_of_id, {name: tuple(some) for name, some in (synonyms | names).items()})
+    return Ontology(path, is_a, name_of, term_of_id, {name: tuple(some) for name, some in (synonyms | names).items()})
 
 
 def plain_label(label: str) -> str:

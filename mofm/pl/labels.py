@@ -11,13 +11,13 @@ from mofm.pl.paper import axes_for, checked, column, name_axes, name_rows
 
 MAKES = "model.annotate(adata, ...) or `mofm annotate`"
 UNKNOWN = "unknown"
-"""What a head calls a cell of too low a confidence."""
+"""What a cell of too low a confidence is called."""
 
 
 def confidence(adata: Held, key: str = "mofm_label", *, ax: Axes | None = None) -> Axes:
     """The confidence of each label's cells, the label of most cells first: quartiles as a box, the median in it, whiskers
-    from the 5th to the 95th percentile. Where labels are a head's, a line shows the confidence below which a cell is
-    "unknown"; its chances are calibrated, the share of neighbours by which a reference votes is not.
+    from the 5th to the 95th percentile. A line shows the confidence below which nothing is told. It is the chance that
+    the label is right, but that of a small reference is the share of its voters (see `inference/vote.py`).
 
     Args:
       key: of obs, as `key_added` of `model.annotate`.
@@ -46,8 +46,8 @@ def confidence(adata: Held, key: str = "mofm_label", *, ax: Axes | None = None) 
     dress(axes, "How sure each label is")
     name_rows(axes, [f"{name}  {counts[name]:,}" for name in names])
     axes.set_xlim(0, 1.02)
-    voters = f"share of the {int(told['voters'])} nearest reference cells" if "voters" in told else "chance"
-    name_axes(axes, f"confidence: {voters}")
+    share = f"share of the {int(told.get('voters', 0))} nearest reference cells"
+    name_axes(axes, f"confidence: {'chance' if told.get('calibrated', 'voters' not in told) else share}")
     return axes
 
 

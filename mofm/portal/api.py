@@ -30,6 +30,7 @@ class ModelOut(BaseModel):
     networks: list[str]
     labels: str = Field(description="what its annotation head tells; empty where it has none")
     labelled: list[str] = Field(description="modalities that the head reads")
+    ontology: str = Field(description="the ontology whose broader terms it tells too; empty where there is none")
     version: str
 
 
@@ -58,10 +59,10 @@ class JobIn(BaseModel):
 
     file: str = Field(description="id of an upload")
     verb: Literal["embed", "annotate", "translate", "regulators"]
-    options: dict[str, str | int | bool | None] = Field(
+    options: dict[str, str | int | float | bool | None] = Field(
         default_factory=dict,
-        description="embed, annotate: modality. translate: to, modality, features (a name or BED line each). "
-        "regulators: groupby, min_cells, network",
+        description="embed: modality. annotate: modality, confidence (what is told must be as sure). translate: to, "
+        "modality, features (a name or BED line each). regulators: groupby, min_cells, network",
     )
 
 

@@ -41,7 +41,7 @@ def perform(model: PretrainedModel, source: Path, folder: Path, what: dict) -> N
     """Do a job: the folder gets its files, result.json last.
 
     Args:
-      what: verb; options, as `verbs.check_job` gives them; name: the file's, as its user knows it.
+      what: verb; options, as `verbs.check_job` gives them; name: the file's, as its user knows it; ontology: the portal's.
 
     Raises:
       InputError: the file or an option turns out not to be usable, or the disk is full.
@@ -49,6 +49,7 @@ def perform(model: PretrainedModel, source: Path, folder: Path, what: dict) -> N
     options = what["options"]
     reading = Reading(options.get("modality") or None, recover_counts=bool(options.get("recover_counts")))
     common = {"build": options.get("build"), "quiet": True}
+    options = options | {"ontology": what.get("ontology")}
     result = DO[what["verb"]](model, source, folder, options, reading, common)
     result.write()
 
@@ -90,29 +91,39 @@ def embed(model, source, folder, options, reading, common) -> Result:
 def annotate(model, source, folder, options, reading, common) -> Result:
     """`mofm annotate` by the model's head: as `perform`."""
     from mofm.inference.annotate import label_by_head
-    from mofm.inference.head import UNKNOWN
+    from mofm.inference.naming import UNKNOWN
     from mofm.inference.output import write_copy
 
-    found = label_by_head(model, source, reading, **common)
+    asked = {key: options.get(key) for key in ("ontology", "confidence")}
+    found = label_by_head(model, source, reading, **asked, **common)
     told = found.report
     result = Result(folder, f"Cells by {told['label_key']}")
     embedding, name = found.embedding, "cells.h5mu" if _is_mudata(source) else "cells.h5ad"
     what = 'Your file with obs["mofm_label"], its confidence, and the likeliest label'
+    key = "mofm_label"
     write_copy(source, result.add_file(name, what), {embedding.modality: embedding}, found.added)
     table = pd.DataFrame({key: np.asarray(column) for key, column in found.columns.items()}, index=embedding.cells)
     result.add_map("the cells by their embedding", embedding.embedding_NE, table)
-    known = table["mofm_label"] != UNKNOWN
+    named = int((table[key] != UNKNOWN).sum())
     result.say(
-        f"{known.sum():,} of {len(table):,} cells are named; of the others the confidence is below {told['threshold']:.2f}."
+        f"{named:,} of {len(table):,} cells are named; of the others the confidence is below {told['threshold']:.2f}."
     )
+    if "broader_cells" in told:
+        result.say(
+            f"{told['broader_cells']:,} of them are named by a broader term, as no label is as sure: the most specific that is."
+        )
+        for note in told["notes"]:
+            result.say(f"{note}.")
     result.say(
         f"The model knows {len(told['labels'])} labels. Confidence is calibrated on cells as it was trained on: of another "
         "tissue or technique it promises nothing."
     )
     _say_notes(result, embedding.modality, embedding.report["notes"], embedding.report["share_of_counts_known"])
-    by_label = table.groupby("mofm_label", observed=True)["mofm_label_confidence"]
+    columns = [name for name in (key, f"{key}_term") if name in table]
+    by_label = table.groupby(columns, observed=True)[f"{key}_confidence"]
     counted = by_label.agg(cells="size", confidence="mean").sort_values("cells", ascending=False).reset_index()
-    result.add_table("Cells of each label", counted.rename(columns={"mofm_label": "label"}), "Mean confidence.")
+    counted = counted.rename(columns={key: "label", f"{key}_term": "term"})
+    result.add_table("Cells of each label", counted, "Mean confidence.")
     result.add_csv("labels.csv", "The label of each cell", table.rename_axis("cell").reset_index())
     return result
 

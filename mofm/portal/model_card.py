@@ -29,6 +29,7 @@ class ModelCard:
       networks: names of its regulatory networks.
       labels: what its annotation head tells, such as cell_type; "" where it has none.
       labelled: modalities that the head reads.
+      ontology: the file whose broader terms it tells too; "" for none.
       version: of mofm.
     """
 
@@ -43,6 +44,7 @@ class ModelCard:
     networks: tuple[str, ...]
     labels: str
     labelled: tuple[str, ...]
+    ontology: str
     version: str
 
 
@@ -59,21 +61,27 @@ def read_known(folder: Path, card: ModelCard):
     return pd.read_parquet(folder / GENES), folder / GENE_TABLE if card.has_own_genes else card.species
 
 
-def main(model: str, out: str) -> int:
-    """Load a model and write what it is into a folder."""
+def main(model: str, out: str, ontology: str = "") -> int:
+    """Load a model and write what it is into a folder; `ontology` is the file that its labels are to be terms of, if any."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     import mofm
     from mofm.inference.model import load
+    from mofm.inference.naming import lineage_of
     from mofm.omics.genome import COLUMNS, METADATA, is_bundled
+    from mofm.omics.ontology import read_ontology
 
     try:
         loaded, folder = load(model), Path(out)
+        named_by, heads = loaded.named_by, loaded.heads
+        if ontology and not heads:
+            raise InputError(f"--ontology {ontology}: the model has no annotation head whose labels it could broaden")
+        for head in heads.of.values() if ontology else ():
+            lineage_of(head.labels, read_ontology(Path(ontology)))
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    named_by, heads = loaded.named_by, loaded.heads
     card = ModelCard(
         name=Path(model).resolve().name,
         step=loaded.step,
@@ -86,6 +94,7 @@ def main(model: str, out: str) -> int:
         networks=() if loaded.network is None else tuple(loaded.network.relations),
         labels=heads.label_key if heads else "",
         labelled=tuple(heads.of) if heads else (),
+        ontology=Path(ontology).name if ontology else "",
         version=mofm.__version__,
     )
     loaded.genes.to_parquet(folder / GENES)

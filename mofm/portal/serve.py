@@ -76,10 +76,18 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def describe_model(settings: Settings) -> None:
-    """Load the model once and write down what it is (`model_card.py`). Raises `InputError` where it cannot be loaded."""
+    """Load the model once and write down what it is (`model_card.py`). Raises `InputError` where it cannot be loaded, or
+    the ontology is none of its labels."""
     errors = settings.model_dir / "log.txt"
     errors.unlink(missing_ok=True)
-    command = (sys.executable, "-m", "mofm.portal.model_card", settings.model, str(settings.model_dir))
+    command = (
+        sys.executable,
+        "-m",
+        "mofm.portal.model_card",
+        settings.model,
+        str(settings.model_dir),
+        settings.ontology or "",
+    )
     try:
         run_child(command, errors, seconds=LOAD_SECONDS, gigabytes=settings.job_gb)
     except ChildError as error:

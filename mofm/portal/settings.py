@@ -32,6 +32,7 @@ class Settings:
 
     Attributes:
       model: what `mofm.inference.model.load` takes.
+      ontology: an OBO file, by whose broader terms cells are named that no label is sure enough of; None for none.
       data_dir: where it keeps what is uploaded and made.
       host, port: where it listens.
       token: what a user must show; None asks for nothing.
@@ -48,6 +49,7 @@ class Settings:
 
     model: str
     data_dir: Path
+    ontology: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = field(default=None, repr=False)

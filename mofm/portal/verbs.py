@@ -97,7 +97,20 @@ def _embed(card: ModelCard, report: dict, given: Mapping[str, Any]) -> dict[str,
 
 def _annotate(card: ModelCard, report: dict, given: Mapping[str, Any]) -> dict[str, Any]:
     possible = readable(card, report)
-    return {"modality": _one_of(given, "modality", possible, possible[0])}
+    return {"modality": _one_of(given, "modality", possible, possible[0]), "confidence": _confidence(given)}
+
+
+def _confidence(given: Mapping[str, Any]) -> float | None:
+    """The least confidence that is asked for; None for the head's own."""
+    if not (text := given.get("confidence")):
+        return None
+    try:
+        confidence = float(text)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"confidence: {str(text)[:40]!r} is no number") from error
+    if not 0 < confidence <= 1:
+        raise InputError(f"confidence: {confidence:g} must be more than 0 and at most 1")
+    return confidence
 
 
 def _translate(card: ModelCard, report: dict, given: Mapping[str, Any]) -> dict[str, Any]:

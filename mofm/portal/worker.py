@@ -37,7 +37,8 @@ log = logging.getLogger("mofm.portal.worker")
 def job_command(settings: Settings, job: Job, folder: Path) -> Sequence[str]:
     """The process that does a job."""
     what = folder.parent / "what.json"  # too long for a command line, it may be
-    what.write_text(json.dumps({"verb": job.verb, "options": job.options, "name": job.file_name}), encoding="utf-8")
+    told = {"verb": job.verb, "options": job.options, "name": job.file_name, "ontology": settings.ontology}
+    what.write_text(json.dumps(told), encoding="utf-8")
     paths = (settings.file_path(job.file_id), folder, what)
     return (sys.executable, "-m", "mofm.portal.job", settings.model, *map(str, paths))
 

@@ -118,6 +118,8 @@ def test_what_the_command_and_python_write_is_drawn_alike(regulated, bundled, ce
     bundled.perturb(cells, knock_out=cells.uns["mofm_regulators"]["top"]["tf"].iloc[0])
     cells.obsm["X_mofm"] = cells.obsm["X_mofm"][:, :2]  # UMAP is long to compile
     assert mofm.pl.embedding(cells, "mofm_label_confidence").get_title(loc="left") == "mofm_label_confidence"
+    assert mofm.pl.confidence(cells).get_xlabel() == "confidence: chance"
+    cells.uns["mofm_annotation"]["calibrated"] = False
     assert "15 nearest" in mofm.pl.confidence(cells).get_xlabel()
     table = pd.crosstab(cells.obs["group"], cells.obs["mofm_label"], normalize="index")
     np.testing.assert_allclose(
@@ -205,12 +207,18 @@ def test_annotate_is_a_vote_of_the_nearest(bundled, cells):
     nearest_NK = np.argsort(-asked_NE @ known_ME.T, axis=1)[:, :7]
     labels = cells.obs["group"].to_numpy(object)[7:250][nearest_NK]
     for place, row in enumerate(labels):
-        share = asked.obs["mofm_label_confidence"].iloc[place]
-        assert np.mean(row == asked.obs["mofm_label"].iloc[place]) == pytest.approx(share)
+        share = asked.obs["mofm_label_voices"].iloc[place]
+        assert np.mean(row == asked.obs["mofm_label_likeliest"].iloc[place]) == pytest.approx(share)
         assert share == pytest.approx(max(np.mean(row == name) for name in set(row)))
     assert (asked.obs["mofm_label_nearest"] == cells.obs_names[7:250][nearest_NK[:, 0]]).mean() > 0.95
-    assert (asked.obs["mofm_label"] == asked.obs["cell_type"].astype(str)).mean() > 0.8  # the largest type has 40%
-    assert asked.uns["mofm_annotation"]["reference_cells"] == 243
+    right = asked.obs["mofm_label_likeliest"].astype(str) == asked.obs["cell_type"].astype(str)
+    assert right.mean() > 0.8  # the largest type has 40%
+    told, known = asked.uns["mofm_annotation"], asked.obs["mofm_label"] != "unknown"
+    assert (told["reference_cells"], told["calibrated"]) == (243, True)
+    assert told["unknown_cells"] == (~known).sum() < 0.3 * len(asked)
+    assert (asked.obs["mofm_label"][known].astype(str) == asked.obs["mofm_label_likeliest"][known].astype(str)).all()
+    assert asked.obs["mofm_label_confidence"].mean() == pytest.approx(right.mean(), abs=0.1)
+    assert (asked.obs["mofm_label_confidence"][known] >= told["threshold"] - 1e-6).all()
     with pytest.raises(InputError, match="Did you mean 'group'"):
         bundled.annotate(asked, reference, "gruop")
     with pytest.raises(InputError, match="a reference needs label_key"):
@@ -219,18 +227,42 @@ def test_annotate_is_a_vote_of_the_nearest(bundled, cells):
         bundled.annotate(asked, cells[:7], "group")
 
 
-def test_annotate_is_the_command_s_to_the_bit(regulated, bundled, cells, tmp_path):
+def test_a_reference_that_is_too_small_to_be_judged_gives_shares(bundled, cells):
+    """By all voices, whatever they are worth; by a majority of them where broader terms may be told."""
+    bundled.annotate(cells, cells[7:50].copy(), "cell_type")
+    assert cells.uns["mofm_annotation"]["calibrated"] is False
+    np.testing.assert_array_equal(cells.obs["mofm_label_confidence"], cells.obs["mofm_label_voices"])
+    assert (cells.obs["mofm_label"] == cells.obs["mofm_label_likeliest"]).all()
+    bundled.annotate(cells, cells[7:50].copy(), "cell_type", confidence=0.5)
+    unsure = cells.obs["mofm_label_voices"] < 0.5
+    assert 0 < unsure.sum() < len(cells)
+    np.testing.assert_array_equal(cells.obs["mofm_label"] == "unknown", unsure)
+
+
+def test_annotate_is_the_command_s_to_the_bit(regulated, bundled, cells, tmp_path, capsys):
     reference, asked = cells[:250].copy(), cells[250:].copy()
     for name, part in (("reference", reference), ("asked", asked)):
         part.write_h5ad(tmp_path / f"{name}.h5ad")
     asked_file, reference_file, out = (str(tmp_path / f"{name}.h5ad") for name in ("asked", "reference", "out"))
     files = [asked_file, "--reference", reference_file, out]  # options anywhere
-    assert main(["annotate", str(regulated.workdir), *files, "--label", "group", "--voters", "7"]) == 0
-    bundled.annotate(asked, reference, "group", voters=7)
+    types = sorted(cells.obs["cell_type"].unique())
+    terms = [f"[Term]\nid: X:{place}\nname: {name}\nis_a: X:{8 + place // 3}\n" for place, name in enumerate(types)]
+    terms += ["[Term]\nid: X:8\nname: some\nis_a: X:10\n", "[Term]\nid: X:9\nname: others\nis_a: X:10\n"]
+    (tmp_path / "x.obo").write_text("ontology: x\n\n" + "\n".join([*terms, "[Term]\nid: X:10\nname: all\n"]))
+    how = ["--label", "group", "--voters", "7", "--ontology", str(tmp_path / "x.obo"), "--confidence", "0.9"]
+    assert main(["annotate", str(regulated.workdir), *files, *how]) == 0
+    printed = capsys.readouterr().out
+    bundled.annotate(asked, reference, "group", voters=7, ontology=tmp_path / "x.obo", confidence=0.9)
     wanted = ad.read_h5ad(tmp_path / "out.h5ad")
-    names = ["mofm_label", "mofm_label_confidence", "mofm_label_nearest"]
-    assert wanted.obs["mofm_label"].nunique() > 1
-    same(wanted.obs[names].astype({"mofm_label": str}), asked.obs[names].astype({"mofm_label": str}))
+    names = [f"mofm_label{end}" for end in ("", "_confidence", "_likeliest", "_term", "_voices", "_nearest")]
+    said = asked.uns["mofm_annotation"]
+    is_broad = asked.obs["mofm_label"] == "some"
+    assert said["broader_cells"] == is_broad.sum() > 0
+    assert set(asked.obs["mofm_label_term"][is_broad]) == {"X:8"}
+    assert f"{said['broader_cells']:,} cells are told at a broader term" in printed
+    assert "x.obo: 4 of 5 labels are terms; 1 are none ('few')" in printed
+    for name in names:
+        assert wanted.obs[name].tolist() == asked.obs[name].tolist()
     np.testing.assert_array_equal(wanted.X.toarray(), asked.X.toarray())
     assert main(["annotate", str(regulated.workdir), *files, "--label", "gruop", "--overwrite"]) == 2
 

@@ -14,9 +14,10 @@ from sklearn.linear_model import LogisticRegression
 import mofm
 from mofm.cli import main
 from mofm.errors import InputError
-from mofm.export.heads import FILES, AnnotationHeads, load_heads, save_heads
-from mofm.inference.head import FEW, SHARE_KEPT, UNKNOWN, fit_head, reliability, tell
+from mofm.export.heads import FILES, AnnotationHeads, LabelHead, load_heads, save_heads
+from mofm.inference.head import FEW, fit_head, reliability, tell
 from mofm.inference.model import load
+from mofm.inference.naming import SHARE_KEPT, UNKNOWN
 from mofm.omics.simulate import SimulationConfig, simulate
 
 FINETUNE = Path(__file__).parent.parent.parent / "configs" / "finetune.py"
@@ -97,8 +98,8 @@ def test_two_types_are_told_apart(fitted):
 @pytest.mark.parametrize(
     ("names", "heldout", "said"),
     [
-        (["a"] * 100, 30, "1 of the labels have 10 or more training cells"),
-        (["a"] * 95 + ["b"] * 5, 30, "1 of the labels"),
+        (["a"] * 100, 30, f"1 of the labels have {FEW} or more training cells"),
+        (["a"] * 98 + ["b"] * (FEW - 1), 30, "1 of the labels"),
         (["a", "b"] * 50, 10, "10 labelled cells are held out, and at least 20"),
         ([None] * 100, 30, "0 of the labels"),
     ],
@@ -133,9 +134,10 @@ def test_heads_come_back_as_they_were_or_are_refused(fitted, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def headed(trained, tmp_path_factory):
-    """A run begun from the tiny model, its encoder as it was, with a head for cell types."""
+def headed(trained, make_cells, tmp_path_factory):
+    """A run begun from the tiny model, its encoder as it was, with a head for cell types; beside it new cells."""
     place = tmp_path_factory.mktemp("headed") / "run"
+    make_cells(80, seed=5).write_h5ad(place.parent / "new.h5ad")
     words = ["--config", str(FINETUNE), f"--config.data.corpus={trained.corpus}", "--config.data.holdout_fraction=0.4"]
     words += ["--config.data.batch_size=16", "--config.run.eval_cells=8", "--workdir", str(place), "--quiet"]
     assert main(["finetune", str(trained.workdir), *words, "--tune", "probe", "--task", "annotation:cell_type"]) == 0
@@ -161,7 +163,56 @@ def test_the_command_python_and_the_bundle_label_alike(headed, trained, make_cel
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_the_portal_labels_as_the_command_line_does(headed, trained, make_cells, tmp_path, monkeypatch):
+@pytest.fixture
+def three(headed, tmp_path):
+    """The model with a head that is never sure of a T cell which it is, and an ontology of its labels."""
+    shutil.copytree(headed, tmp_path / "three")
+    weight_EC = np.zeros((8, 3), np.float32)
+    embedding_NE = load(headed).embed(ad.read_h5ad(headed.parent / "new.h5ad"), quiet=True).embedding_NE
+    weight_EC[0, 2] = 12 / np.ptp(embedding_NE[:, 0])
+    bias_C = np.array([0.1, 0.0, -weight_EC[0, 2] * np.median(embedding_NE[:, 0])], np.float32)
+    head = LabelHead(("CD4 T cell", "CD8 T cells", "B cell"), weight_EC, bias_C, 1.0, 0.55, {})
+    save_heads(tmp_path / "three", AnnotationHeads("cell_type", 0, {"rna": head}))
+    obo = "[Term]\nid: CL:{0:07}\nname: {1}\nis_a: CL:{2:07}\n"
+    terms = [
+        (624, "CD4 T cell", 84),
+        (625, "CD8 T cell", 84),
+        (84, "T cell", 542),
+        (236, "B cell", 542),
+        (542, "lymphocyte", 0),
+    ]
+    (tmp_path / "cl.obo").write_text("ontology: cl\n\n" + "\n".join(obo.format(*term) for term in terms))
+    return tmp_path / "three", tmp_path / "cl.obo", head.probabilities(embedding_NE)
+
+
+def test_where_no_label_is_sure_enough_a_broader_term_is_told(three, headed, tmp_path, capsys):
+    place, ontology, chance_NC = three
+    words = [str(place), str(headed.parent / "new.h5ad"), str(tmp_path / "out.h5ad"), "--ontology", str(ontology)]
+    assert main(["annotate", *words]) == 0
+    told = ad.read_h5ad(tmp_path / "out.h5ad")
+    t_cell_N = chance_NC[:, :2].sum(axis=1)
+    is_t_N, is_b_N = t_cell_N >= 0.55, chance_NC[:, 2] >= 0.55
+    assert is_t_N.sum() > 5 < is_b_N.sum()
+    expected = np.select([is_t_N, is_b_N], ["T cell", "B cell"], UNKNOWN)
+    assert told.obs["mofm_label"].tolist() == expected.tolist()
+    terms = {"T cell": "CL:0000084", "B cell": "CL:0000236", UNKNOWN: ""}
+    assert told.obs["mofm_label_term"].tolist() == [terms[name] for name in expected]
+    np.testing.assert_allclose(told.obs["mofm_label_confidence"][is_t_N], t_cell_N[is_t_N], rtol=1e-5)
+    assert set(told.obs["mofm_label_likeliest"][is_t_N]) <= {"CD4 T cell", "B cell"}
+    printed = capsys.readouterr().out
+    assert f"{is_t_N.sum()} cells are told at a broader term" in printed
+    assert told.uns["mofm_annotation"]["broader_cells"] == is_t_N.sum()
+    assert main(["annotate", *words[:3], "--overwrite", "--confidence", "0.999"]) == 0
+    assert set(ad.read_h5ad(tmp_path / "out.h5ad").obs["mofm_label"]) == {UNKNOWN}
+    for wrong, said in (
+        (["--confidence", "1.2"], "more than 0 and at most 1"),
+        (["--ontology", "no.obo"], "no such file"),
+    ):
+        assert main(["annotate", *words[:3], "--overwrite", *wrong]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_portal_labels_as_the_command_line_does(headed, three, trained, tmp_path, capsys, monkeypatch):
     """The card of its model, and a job with its map, tables and files; UMAP is long to compile, and two columns do."""
     job, model_card = (
         pytest.importorskip(f"mofm.portal.{name}", exc_type=ImportError) for name in ("job", "model_card")
@@ -171,15 +222,27 @@ def test_the_portal_labels_as_the_command_line_does(headed, trained, make_cells,
         (tmp_path / "card").mkdir(exist_ok=True)
         assert model_card.main(str(place), str(tmp_path / "card")) == 0
         card = model_card.read_card(tmp_path / "card")
-        assert (card.labels, card.labelled) == (labels, ("rna",) if labels else ())
-    make_cells(80, seed=5).write_h5ad(tmp_path / "new.h5ad")
+        assert (card.labels, card.labelled, card.ontology) == (labels, ("rna",) if labels else (), "")
+    place, ontology, _ = three
+    assert model_card.main(str(place), str(tmp_path / "card"), str(ontology)) == 0
+    assert model_card.read_card(tmp_path / "card").ontology == "cl.obo"
+    for wrong, said in ((headed, "none of 2 labels is one of its terms"), (trained.workdir, "has no annotation head")):
+        assert model_card.main(str(wrong), str(tmp_path / "card"), str(ontology)) == 2
+        assert said in capsys.readouterr().err
     (folder := tmp_path / "job").mkdir()
-    what = {"verb": "annotate", "options": {"modality": "rna"}, "name": "new.h5ad"}
-    job.perform(load(headed), tmp_path / "new.h5ad", folder, what)
-    assert main(["annotate", str(headed), str(tmp_path / "new.h5ad"), str(tmp_path / "out.h5ad")]) == 0
+    what = {"verb": "annotate", "options": {"modality": "rna", "confidence": 0.6}, "name": "new.h5ad"}
+    new = headed.parent / "new.h5ad"
+    job.perform(load(place), new, folder, what | {"ontology": str(ontology)})
+    words = [str(place), str(new), str(tmp_path / "out.h5ad"), "--ontology", str(ontology), "--confidence", "0.6"]
+    assert main(["annotate", *words]) == 0
     ours, theirs = ad.read_h5ad(folder / "cells.h5ad").obs, ad.read_h5ad(tmp_path / "out.h5ad").obs
     pd.testing.assert_frame_equal(ours, theirs)
     page = json.loads((folder / "result.json").read_text())
+    (table,) = page["tables"]
+    assert table["columns"] == ["label", "term", "cells", "confidence"]
+    assert {row[0]: int(row[2]) for row in table["rows"]} == theirs["mofm_label"].value_counts().to_dict()
+    assert page["map"]["keys"][0] == "mofm_label"
+    assert any("are named by a broader term" in line for line in page["lines"])
     assert {file["name"] for file in page["files"]} == {one.name for one in folder.iterdir()} - {
         "result.json",
         "points.json",

@@ -190,7 +190,7 @@ def test_no_labels_are_an_empty_table(obo):
 
 
 def test_terms_of_other_ontologies_that_have_no_name_here_are_none(obo):
-    assert set(read_ontology(obo).kin) == set(TERMS)
+    assert set(read_ontology(obo).is_a) == set(TERMS)
 
 
 def refusal(call):

@@ -142,9 +142,22 @@ def test_annotation_is_offered_where_the_model_has_a_head_for_the_file(portal, f
     assert "reads none of the file" in portal.client.get(f"/files/{file_id}").text
     portal.desk.card = replace(portal.desk.card, labelled=("rna", "atac"))
     assert portal.client.get("/").text.count("<dd>cell_type</dd>") == 1
+    page = portal.client.get(f"/files/{file_id}").text
+    assert 'name="confidence"' in page
+    assert "broader term" not in page
     job = portal.client.post("/api/jobs", json=asked)
     assert job.status_code == 201
-    assert portal.desk.job(job.json()["id"]).options["modality"] == "rna"
+    assert portal.desk.job(job.json()["id"]).options == {"modality": "rna", "confidence": None}
+    portal.desk.card = replace(portal.desk.card, ontology="cl-basic.obo")
+    assert "told by a broader term of cl-basic.obo" in portal.client.get(f"/files/{file_id}").text
+    assert portal.client.get("/api/model").json()["ontology"] == "cl-basic.obo"
+    job = portal.client.post("/api/jobs", json=asked | {"options": {"confidence": 0.8}})
+    assert job.json()["options"] == {"modality": "rna", "confidence": 0.8}
+    for wrong, said in (("1.5", "must be more than 0 and at most 1"), ("sure", "is no number")):
+        refused = post(portal, f"/files/{file_id}/jobs", f"/files/{file_id}", verb="annotate", confidence=wrong)
+        assert refused.status_code == 422
+        assert said in refused.text
+        assert f'value="{wrong}"' in refused.text
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@ does not know.
 
 - accuracy and macro-F1 of two readers (`annotation.py`): the vote of 15 nearest neighbours, and a linear probe. Readers,
   and the components that mofm stands beside, are fitted on the other folds; every cell is judged once.
-- unknown labels told apart: each label in turn is taken from the training cells; with the confidence of the 15 neighbours
-  that `mofm annotate` gives, the AUROC with which its cells are told, as the less sure, from all others. Mean over labels.
+- unknown labels told apart: each label in turn is taken from the training cells; with the share of the voices of 15
+  neighbours that the likeliest label has, the AUROC with which its cells are told, as the less sure, from all others. Mean
+  over labels.
 
 Readers run on one thread of BLAS: their products are small, of which two threads on a busy machine made ten times the time,
 and what they find does not depend on the number of cores.
