@@ -147,14 +147,15 @@ def _energy(held: Held, answer: Answer) -> np.ndarray:
 
 
 def agreement(control: sp.csr_matrix, treated: sp.csr_matrix, seed: int) -> float:
-    """Pearson's correlation of the change by one half of the cells with that by the other: who tells the truth has no more."""
+    """About how well as many new cells would agree on the change, Pearson: two halves, by Spearman and Brown's formula."""
     rng, sides = np.random.default_rng([seed, 5]), ([], [])
     for x in (control, treated):
         order = rng.permutation(x.shape[0])
         for side, part in zip(sides, np.array_split(order, 2), strict=True):
             side.append(np.asarray(x[np.sort(part)].mean(axis=0)).ravel())
     one_G, other_G = (treated_G - control_G for control_G, treated_G in sides)
-    return float(row_correlations(one_G[None], other_G[None])[0])
+    half = float(row_correlations(one_G[None], other_G[None])[0])
+    return 2 * half / (1 + half) if half > 0 else half
 
 
 def over_groups(estimates: list[Estimate], weights_DK: np.ndarray) -> Estimate:

@@ -29,10 +29,10 @@ from mofm.omics.table import CountTable
 
 BY_CELL, UNSEEN = "cell", "unseen"
 """Values of `split` that are no obs column."""
-LIKEST = f"likest groups, PCA ({COMPONENTS})"
+BY_PCA = f"weights by PCA ({COMPONENTS})"
 """A baseline of perturbation."""
 TAKEN = frozenset(["mofm", f"PCA ({COMPONENTS})", "majority", "noise", "chance", "gene activity", "ridge on pairs"])
-TAKEN |= {LIKEST, "no change", "mean change", "ridge on profiles"}
+TAKEN |= {BY_PCA, "no change", "mean change", "ridge on profiles"}
 """Names of methods that no peer may have."""
 
 

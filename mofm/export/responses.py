@@ -29,14 +29,15 @@ class Response:
 
     Attributes:
       groups: their names.
-      sharpness: how much nearness in the embedding counts.
+      how, strength: the recipe by which groups are weighed.
       centre_KE, move_KE: float32, mean embedding of a group's control cells; that of its treated cells less it.
       change_KG: float32, mean log1p of counts per 10,000 of treated cells less that of control cells, of `ResponseHead.genes`.
       held_out: a row a group, told by the others; plain values (see `inference.response.held_out_figures`).
     """
 
     groups: tuple[str, ...]
-    sharpness: float
+    how: str
+    strength: float
     centre_KE: np.ndarray
     move_KE: np.ndarray
     change_KG: np.ndarray
@@ -69,7 +70,13 @@ def save_responses(folder: Path, head: ResponseHead) -> None:
     for number, (name, one) in enumerate(head.of.items()):
         arrays |= {f"{number}/{key}": getattr(one, key).astype(np.float32) for key in ARRAYS}
         said.append(
-            {"treatment": name, "groups": list(one.groups), "sharpness": one.sharpness, "held_out": one.held_out}
+            {
+                "treatment": name,
+                "groups": list(one.groups),
+                "how": one.how,
+                "strength": one.strength,
+                "held_out": one.held_out,
+            }
         )
     (folder / FILE).unlink(missing_ok=True)  # never the table of one head with the arrays of another
     save_tensors(folder, STEM, arrays)
@@ -102,7 +109,7 @@ def load_responses(folder: Path) -> ResponseHead | None:
             if {len(one) for one in own.values()} != {len(said["groups"])}:
                 raise ValueError("groups and arrays differ in number")
             told[said["treatment"]] = Response(
-                tuple(said["groups"]), float(said["sharpness"]), **own, held_out=said["held_out"]
+                tuple(said["groups"]), str(said["how"]), float(said["strength"]), **own, held_out=said["held_out"]
             )
         keys = {key: str(record[key]) for key in ("condition_key", "control", "groups_key")}
         return ResponseHead(**keys, step=int(record["step"]), genes=arrays["genes"], of=told)

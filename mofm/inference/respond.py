@@ -26,7 +26,7 @@ from mofm.inference.matching import Matching
 from mofm.inference.model import RNA, Options, PretrainedModel, encode
 from mofm.inference.perturb import EVERY_CELL
 from mofm.inference.profiles import normalised
-from mofm.inference.response import similarity
+from mofm.inference.response import Recipe, weigh
 from mofm.inference.response_head import mean_figures, response_of
 from mofm.inference.scverse import table_of
 from mofm.omics.readers import Reading, Source
@@ -189,6 +189,7 @@ def _fill(
 ) -> Responded:
     """Fills the cells' rows, a batch at a time, and sums them up by group."""
     known, start = asked.known, 0
+    recipe = Recipe(known.how, known.strength)
     sums_2CF = np.zeros((2, len(groups.names), len(asked.var)))
     weight_CK = np.zeros((len(groups.names), len(known.groups)))
     centre_KE = known.centre_KE.astype(np.float64)
@@ -198,7 +199,7 @@ def _fill(
             start += part.n_cells
             said_BE = encode(model.spec, model.params, model.states.rows_GD, view, "rna", matching.space)
             embedding_BE = np.asarray(said_BE)[: part.n_cells]
-            weight_BK = similarity(embedding_BE, centre_KE, known.sharpness)
+            weight_BK = weigh(embedding_BE, centre_KE, recipe)
             control_BF = normalised(part, matching.rows_F, len(model.genes))[:, asked.rows].toarray()
             response_BF = np.maximum(control_BF + weight_BK @ asked.change_KF, 0)
             sinks.control[rows], sinks.response[rows] = control_BF.astype(np.float32), response_BF.astype(np.float32)
@@ -251,7 +252,8 @@ def _summary(
         "condition_key": head.condition_key,
         "control": head.control,
         "groups_key": head.groups_key,
-        "sharpness": known.sharpness,
+        "recipe": known.how,
+        "strength": known.strength,
         "held_out": table_of(pd.DataFrame(known.held_out)),
         "held_out_mean": mean_figures(known),
         "groups": table_of(likest),

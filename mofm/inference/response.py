@@ -1,19 +1,21 @@
 """How cells respond to a treatment, learned from groups of which both control and treated cells were measured.
 
 A group is a cell type, or a donor. What is learned of it is its change: the mean log1p of counts per 10,000 of its treated
-cells less that of its control cells. A cell that nobody treated is told to change as a mean of the groups' changes, in which
-a group weighs the more the nearer its control cells lie in the embedding:
+cells less that of its control cells. A cell that nobody treated is told to change as a weighted sum of the groups' changes, the
+weights being of one of three recipes, by where the groups' control cells lie in the embedding:
 
-    weight_NK = softmax over groups of -sharpness * distance^2 / mean distance^2 between groups
-    change_NG = weight_NK @ change_KG
+    alike  1 / K. The additive baseline, which deep models of perturbation seldom beat (Ahlmann-Eltze et al. 2025)
+    near   softmax over groups of -strength * distance^2 / mean distance^2 between groups
+    line   ridge regression of changes on the groups' mean embeddings, in its dual form: weights sum to 1 and may be negative;
+           strength is 1 / its penalty, in units of the mean squared length of a centred embedding
 
-At sharpness 0 all groups weigh the same, which is the additive baseline that deep models of perturbation seldom beat
-(Ahlmann-Eltze et al. 2025). How sharp it is, is chosen among groups that are known: each is held out in turn and told by
-the others. So the embedding has a say only where it helped there, and a told change is always a mean of measured ones.
+Which recipe, of which strength, is chosen among groups that are known: each is held out in turn and told by the others. So the
+embedding has a say only where it helped there. On simulated types whose response is linear in their profiles `line` is chosen
+and best, on RESULTS.md's real cells see there.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,12 +27,22 @@ FEWEST_CELLS = 30
 """A group of fewer control or treated cells does not tell its change."""
 TOP = 50
 """Genes that change most."""
-SHARPNESS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""From the additive baseline to the nearest group alone."""
-PENALTIES = (np.inf, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
-"""Of ridge over groups, times the mean squared length of a centred predictor, strongest first."""
 MOST_OF_A_GROUP = 500
-"""Control cells of a group by whose embeddings the sharpness is chosen."""
+"""Control cells of a group by whose embeddings the recipe is chosen."""
+
+
+class Recipe(NamedTuple):
+    """How the groups are weighed; see above."""
+
+    how: Literal["alike", "near", "line"]
+    strength: float
+
+
+ALIKE = Recipe("alike", 0.0)
+NEAR = tuple(Recipe("near", strength) for strength in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0))
+LINE = tuple(Recipe("line", strength) for strength in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
+RECIPES = (ALIKE, *NEAR, *LINE)
+"""Of recipes that are as good, the first is chosen."""
 
 
 class Group(NamedTuple):
@@ -124,45 +136,44 @@ def group_of(
     return Group(name, cells, control_G, treated_G - control_G, control_NE[rows], centre_E, moved_E - centre_E)
 
 
-def similarity(embedding_NE: np.ndarray, centre_KE: np.ndarray, sharpness: float) -> np.ndarray:
+def weigh(embedding_NE: np.ndarray, centre_KE: np.ndarray, recipe: Recipe) -> np.ndarray:
     """weight_NK, float64, of each group for each cell; a row sums to 1."""
-    if len(centre_KE) == 1 or sharpness == 0:
-        return np.full((len(embedding_NE), len(centre_KE)), 1 / len(centre_KE))
-    apart = 2 * len(centre_KE) / (len(centre_KE) - 1) * centre_KE.var(axis=0).sum()  # mean over pairs of distance^2
-    # |e|^2 is the same for all groups: softmax forgets it
-    near_NK = 2 * embedding_NE.astype(np.float64) @ centre_KE.T - (centre_KE**2).sum(axis=1)
-    return softmax(sharpness * near_NK / max(apart, 1e-12), axis=1)
+    groups = len(centre_KE)
+    if groups == 1 or recipe.how == "alike":
+        return np.full((len(embedding_NE), groups), 1 / groups)
+    x_NE, middle_E = embedding_NE.astype(np.float64), centre_KE.mean(axis=0)
+    x_NE, z_KE = x_NE - middle_E, centre_KE - middle_E
+    size = max(float((z_KE**2).sum() / groups), 1e-12)
+    if recipe.how == "near":  # |x|^2 is the same for all groups: softmax forgets it
+        apart = 2 * groups / (groups - 1) * size  # mean distance^2 over pairs
+        return softmax(recipe.strength / apart * (2 * x_NE @ z_KE.T - (z_KE**2).sum(axis=1)), axis=1)
+    gram_KK = z_KE @ z_KE.T + size / recipe.strength * np.eye(groups)
+    weight_NK = np.linalg.solve(gram_KK, z_KE @ x_NE.T).T
+    return 1 / groups + weight_NK - weight_NK.mean(axis=1, keepdims=True)  # of changes that are centred, too
 
 
-def choose_sharpness(groups: Sequence[Group]) -> tuple[float, np.ndarray]:
-    """The sharpness by which groups are told best by the others; and the errors of each group at that and at 0.
-
-    Returns:
-      sharpness: the least of those of equal error.
-      error_2K: squared error of a group's change over its squared change: told so, and by the plain mean of the others.
-    """
-    error_SK = np.stack([[_error(groups, k, sharpness) for k in range(len(groups))] for sharpness in SHARPNESS])
-    best = int(np.argmin(error_SK.mean(axis=1).round(9)))
-    return SHARPNESS[best], error_SK[[best, 0]]
+def choose_recipe(groups: Sequence[Group], recipes: Sequence[Recipe] = RECIPES) -> Recipe:
+    """The recipe by which groups are told best by the others: of the least relative error of their changes, on average."""
+    if len(groups) < 3:  # what is told by one group alone is the same by any
+        return recipes[0]
+    errors = [[_error(groups, held, recipe) for held in range(len(groups))] for recipe in recipes]
+    return recipes[int(np.argmin(np.mean(errors, axis=1).round(9)))]
 
 
-def _error(groups: Sequence[Group], held: int, sharpness: float) -> float:
+def _error(groups: Sequence[Group], held: int, recipe: Recipe) -> float:
     others = [group for place, group in enumerate(groups) if place != held]
-    if not others:
-        return 1.0
-    return relative_error(tell_change(others, groups[held].embedding_NE, sharpness), groups[held].change_G)
+    return relative_error(tell_change(others, groups[held].embedding_NE, recipe), groups[held].change_G)
 
 
 def held_out_figures(groups: Sequence[Group]) -> list[dict[str, float | str | int]]:
-    """Of each group, told by the others with the sharpness that these would choose: name, cells, and Pearson's correlation and
+    """Of each group, told by the others with the recipe that these would choose: name, cells, and Pearson's correlation and
     skill (1 - relative error on the TOP genes) of its change; beside them those of the mean change of the others."""
     rows = []
     for held, group in enumerate(groups):
         others = [one for place, one in enumerate(groups) if place != held]
-        sharpness, _ = choose_sharpness(others)
         row = {"group": group.name, "control_cells": group.cells[0], "treated_cells": group.cells[1]}
-        for name, sharp in (("", sharpness), ("_of_mean_change", 0.0)):
-            told_G = tell_change(others, group.embedding_NE, sharp)
+        for name, recipe in (("", choose_recipe(others)), ("_of_mean_change", ALIKE)):
+            told_G = tell_change(others, group.embedding_NE, recipe)
             top = np.argsort(-np.abs(group.change_G), kind="stable")[:TOP]
             row[f"pearson{name}"] = correlation(told_G, group.change_G)
             row[f"skill{name}"] = 1 - relative_error(told_G[top], group.change_G[top])
@@ -170,9 +181,9 @@ def held_out_figures(groups: Sequence[Group]) -> list[dict[str, float | str | in
     return rows
 
 
-def tell_change(groups: Sequence[Group], embedding_NE: np.ndarray, sharpness: float) -> np.ndarray:
+def tell_change(groups: Sequence[Group], embedding_NE: np.ndarray, recipe: Recipe) -> np.ndarray:
     """change_G, the mean over cells of what the groups tell of them."""
-    weight_NK = similarity(embedding_NE, np.stack([one.centre_E for one in groups]), sharpness)
+    weight_NK = weigh(embedding_NE, np.stack([one.centre_E for one in groups]), recipe)
     return weight_NK.mean(axis=0) @ np.stack([one.change_G for one in groups])
 
 
@@ -186,34 +197,3 @@ def correlation(told_G: np.ndarray, change_G: np.ndarray) -> float:
 def relative_error(told_G: np.ndarray, change_G: np.ndarray) -> float:
     """Squared error over the squared change: 1 for who tells no change."""
     return float(np.sum((told_G - change_G) ** 2) / max(np.sum(change_G**2), 1e-12))
-
-
-def ridge_weights(known_KX: np.ndarray, change_KG: np.ndarray, asked_X: np.ndarray) -> np.ndarray:
-    """weight_K of groups by ridge regression of their changes on a predictor of each, the penalty chosen by leaving one out.
-
-    Weights sum to 1 and may be negative: ridge goes beyond the groups.
-    """
-    places = np.arange(len(known_KX))
-
-    def loss(penalty: float) -> float:
-        errors = []
-        for held in places:
-            others = places != held
-            weight_K = _ridge(known_KX[others], known_KX[held], penalty)
-            errors.append(relative_error(weight_K @ change_KG[others], change_KG[held]))
-        return round(float(np.mean(errors)), 9)
-
-    return _ridge(known_KX, asked_X, min(PENALTIES, key=loss))
-
-
-def _ridge(known_KX: np.ndarray, asked_X: np.ndarray, penalty: float) -> np.ndarray:
-    """weight_K: the mean of the changes, and in dual form how ridge departs from it."""
-    mean_K = np.full(len(known_KX), 1 / len(known_KX))
-    if np.isinf(penalty):
-        return mean_K
-    centre_X = known_KX.mean(axis=0)
-    x_KX = known_KX - centre_X
-    gram_KK = x_KX @ x_KX.T
-    size = max(np.trace(gram_KK) / len(gram_KK), 1e-12)
-    weight_K = np.linalg.solve(gram_KK + penalty * size * np.eye(len(gram_KK)), x_KX @ (asked_X - centre_X))
-    return mean_K + weight_K - weight_K.mean()  # of changes that are centred, too

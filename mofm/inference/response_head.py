@@ -20,7 +20,7 @@ from mofm.inference.profiles import log_values
 from mofm.inference.response import (
     FEWEST_CELLS,
     Group,
-    choose_sharpness,
+    choose_recipe,
     group_of,
     held_out_figures,
     treatments_of,
@@ -151,10 +151,9 @@ def _means(sums: _Sums, pairs: tuple[int, int], genes: np.ndarray):
 
 
 def _response(groups: list[Group]) -> Response:
-    sharpness, _ = choose_sharpness(groups)
     return Response(
         tuple(group.name for group in groups),
-        sharpness,
+        *choose_recipe(groups),
         np.stack([group.centre_E for group in groups]).astype(np.float32),
         np.stack([group.move_E for group in groups]).astype(np.float32),
         np.stack([group.change_G for group in groups]).astype(np.float32),

@@ -7,7 +7,7 @@ sums of the changes that were measured in the others, and differ in the weights:
     no change                0
     mean change              the same for all: the additive model
     ridge on profiles        ridge regression of the changes on the groups' mean control profiles
-    likest groups, PCA (30)  by nearness in principal components of all control cells (`inference/response.py`)
+    weights by PCA (30)      by principal components of all control cells (`inference/response.py`)
     mofm, and peers          the same by their embedding
 
 Intervals are over cells and groups, both drawn: with few groups they are wide, and rightly.
@@ -31,17 +31,19 @@ from mofm.evaluation.perturbation import (
     score,
 )
 from mofm.evaluation.resample import draw_weights
-from mofm.evaluation.subject import BY_CELL, COMPONENTS, LIKEST, UNSEEN, View
+from mofm.evaluation.subject import BY_CELL, BY_PCA, COMPONENTS, UNSEEN, View
 from mofm.evaluation.tasks.score import OURS, Judged, Kind, Score, Situation, Subject
 from mofm.inference.response import (
+    ALIKE,
     FEWEST_CELLS,
+    LINE,
     Group,
-    choose_sharpness,
+    Recipe,
+    choose_recipe,
     groups_of_both,
     measure_group,
-    ridge_weights,
-    similarity,
     treatments_of,
+    weigh,
 )
 
 FEWEST_FOR_RIDGE = 4
@@ -127,22 +129,22 @@ def _measured(values: sp.csr_matrix, rows: dict, most: int) -> np.ndarray:
 def _embeddings(view: View, control: np.ndarray) -> dict[str, tuple[Kind, np.ndarray]]:
     components_ND = pca_embedding(view.measured.counts[control], view.measured.counts, COMPONENTS).test_ND
     peers = {name: ("peer", x_ND) for name, x_ND in view.peers.items()}
-    return {OURS: ("mofm", view.embedding_NE), **peers, LIKEST: ("linear", components_ND)}
+    return {OURS: ("mofm", view.embedding_NE), **peers, BY_PCA: ("linear", components_ND)}
 
 
 def _judge_treatment(subject: Subject, treatment: str, cells: Cells) -> tuple[list[Score], list[str]]:
     settings = subject.settings
     known = {name: _measure(cells, name, settings.seed) for name in cells.rows}
-    found, agreed, sharp = {}, {}, []
+    found, agreed, recipes = {}, {}, []
     for place, name in enumerate(cells.rows):
         control, treated = (rows[cells.judged[rows]] for rows in cells.rows[name])
         if min(len(control), len(treated)) < FEWEST_CELLS:
             continue
         held = hold(cells.values[control], cells.values[treated], settings.bootstrap, settings.seed + 2 * place)
         agreed[name] = agreement(held.control, held.treated, settings.seed)
-        for method, (kind, answer, sharpness) in _answers(cells, known, name, control).items():
+        for method, (kind, answer, recipe) in _answers(cells, known, name, control).items():
             found.setdefault((method, kind), {})[name] = score(held, answer)
-            sharp += [sharpness] if method == OURS else []
+            recipes += [recipe] if method == OURS else []
     if not found:
         return [], [f"no group has {FEWEST_CELLS} judged cells of both conditions: not judged"]
     weights_DK = draw_weights(len(agreed), settings.bootstrap, settings.seed)
@@ -155,7 +157,7 @@ def _judge_treatment(subject: Subject, treatment: str, cells: Cells) -> tuple[li
         for metric in next(iter(found.values()))[next(iter(agreed))]
         for (method, kind), by_group in complete.items()
     ]  # fmt: skip
-    return scores, _said(found, complete, agreed, sharp, len(cells.genes))
+    return scores, _said(found, complete, agreed, recipes, len(cells.genes))
 
 
 def _measure(cells: Cells, name: str, seed: int) -> dict[str, Group]:
@@ -168,33 +170,45 @@ def _measure(cells: Cells, name: str, seed: int) -> dict[str, Group]:
     }
 
 
-def _answers(cells: Cells, known: dict, held: str, control: np.ndarray) -> dict[str, tuple[Kind, Answer, float]]:
-    """Method -> (kind, what it tells of the held group's control cells, how sharply it chose)."""
+def _answers(cells: Cells, known: dict, held: str, control: np.ndarray) -> dict[str, tuple[Kind, Answer, Recipe]]:
+    """Method -> (kind, what it tells of the held group's control cells, by which recipe)."""
     others = [name for name in known if name != held]
     change_KG = np.stack([known[name][OURS].change_G for name in others])
     answers = {}
     for method, (kind, x_NE) in cells.embeddings.items():
         groups = [known[name][method] for name in others]
-        sharpness, _ = choose_sharpness(groups)
+        recipe = choose_recipe(groups)
         centre_KE = np.stack([group.centre_E for group in groups])
-        answers[method] = kind, Answer(similarity(x_NE[control], centre_KE, sharpness), change_KG), sharpness
+        answers[method] = kind, Answer(weigh(x_NE[control], centre_KE, recipe), change_KG), recipe
     even_NK = np.full((len(control), len(others)), 1 / len(others))
-    answers["mean change"] = "linear", Answer(even_NK, change_KG), 0.0
+    answers["mean change"] = "linear", Answer(even_NK, change_KG), ALIKE
     if len(others) >= FEWEST_FOR_RIDGE:
-        profile_KG = np.stack([known[name][OURS].control_G for name in others])
-        weight_K = ridge_weights(profile_KG, change_KG, known[held][OURS].control_G)
-        answers["ridge on profiles"] = "linear", Answer(np.tile(weight_K, (len(control), 1)), change_KG), 0.0
-    answers["no change"] = "trivial", Answer(even_NK * 0, change_KG), 0.0
+        groups = [_by_profile(known[name][OURS]) for name in (*others, held)]
+        recipe = choose_recipe(groups[:-1], (ALIKE, *LINE))
+        weight_1K = weigh(groups[-1].embedding_NE, np.stack([one.centre_E for one in groups[:-1]]), recipe)
+        answers["ridge on profiles"] = "linear", Answer(np.repeat(weight_1K, len(control), axis=0), change_KG), recipe
+    answers["no change"] = "trivial", Answer(even_NK * 0, change_KG), ALIKE
     return answers
 
 
-def _said(found: dict, complete: dict, agreed: dict, sharp: list, genes: int) -> list[str]:
+def _by_profile(group: Group) -> Group:
+    """The group as if its mean control profile were its embedding."""
+    return group._replace(embedding_NE=group.control_G[None], centre_E=group.control_G)
+
+
+def _counted(recipes: list[Recipe]) -> str:
+    names = {"alike": "all alike, as the mean change", "near": "by nearness", "line": "by ridge on the embedding"}
+    counts = {said: sum(one.how == how for one in recipes) for how, said in names.items()}
+    return ", ".join(f"{said} {count}" for said, count in counts.items() if count)
+
+
+def _said(found: dict, complete: dict, agreed: dict, recipes: list, genes: int) -> list[str]:
     """What a person is to be told of the groups."""
     lines = [
         f"judged are {len(agreed)} groups, each told from the others, over {genes:,} genes measured in most cells",
-        f"two halves of a group's own cells agree on its change to a Pearson of {np.mean(list(agreed.values())):.3f}: what "
-        "comes near that cannot be told from perfect",
-        f"mofm weighs the others alike in {sum(one == 0 for one in sharp)} of {len(sharp)} groups, as the mean change does",
+        "as many new cells of a group itself would agree on its change to a Pearson of about "
+        f"{np.mean(list(agreed.values())):.3f} (two halves, by Spearman and Brown)",
+        f"mofm's recipe for each group was chosen on the others: {_counted(recipes)}",
     ]
     ours, plain = (next(by for (method, _), by in found.items() if method == name) for name in (OURS, "mean change"))
     for metric in (PEARSON, SKILL):
