@@ -27,6 +27,8 @@ numbers. The report says which of the cells the model's training saw, where its 
   translation   is one omics type told from another, feature by feature across cells?   beside ridge, 15-NN and the mean
   matching      do the two views of a cell find each other?   beside gene activity, ridge on pairs and chance
   regulation    are edges told that training was not told?   beside degrees, correlation and regulons; needs --network
+  perturbation  is the response of a held-out label (or group of --split) told from the others'?   beside no change, the mean
+                change and ridge; needs --condition-key, --control, and --label-key or a --split of groups
 
 examples:
   mofm evaluate runs/mine cells.h5ad --label-key cell_type --out report/
@@ -34,6 +36,7 @@ examples:
   mofm evaluate runs/mine cells.h5ad --label-key cell_type --compare scVI=X_scVI Harmony=X_pca_harmony --out report/
   mofm evaluate runs/mosaic multiome.h5mu --tasks translation,matching --split unseen --out report/
   mofm evaluate runs/grn cells.h5ad --tasks regulation --network collectri.tsv --out report/
+  mofm evaluate runs/mine cells.h5ad --label-key cell_type --condition-key condition --control ctrl --out report/
 """
 
 
@@ -70,6 +73,10 @@ def add(verbs) -> None:
     )
     verb.add_argument("--network", type=Path, metavar="TABLE", help="TF -> target edges that regulation is judged by")
     verb.add_argument(
+        "--condition-key", metavar="COLUMN", help="the column of obs that says what was done to a cell, as condition"
+    )
+    verb.add_argument("--control", metavar="VALUE", help="its value for untreated cells; each other is a treatment")
+    verb.add_argument(
         "--corpus", type=Path, metavar="DIR", help="where the model's training corpus lies now (default: where it lay)"
     )
     verb.add_argument(
@@ -80,8 +87,8 @@ def add(verbs) -> None:
         type=int,
         default=2_000,
         metavar="N",
-        help="of a translation, judge the N features measured in most cells, regions nearest to open in half of them "
-        "(default: 2000)",
+        help="of a translation or a response, judge the N features measured in most cells, regions nearest to open in half of "
+        "them (default: 2000)",
     )
     verb.add_argument("--no-umap", action="store_true", help="leave out the maps, which take long of many cells")
     verb.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -99,7 +106,8 @@ def run(args) -> int:
         check_free(args.out / name, args.overwrite)
     _check_writable(args.out)
     asked = {name: getattr(args, name) for name in (
-        "label_key", "batch_key", "split", "folds", "seed", "bootstrap", "network", "corpus", "max_cells", "max_features",
+        "label_key", "batch_key", "split", "folds", "seed", "bootstrap", "network", "condition_key", "control", "corpus",
+        "max_cells", "max_features",
     )}  # fmt: skip
     settings = Settings(tasks=_tasks(args.tasks), compare=_compared(args.compare), umap=not args.no_umap, **asked)
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from mofm.cli.options import add_model_argument, add_step_option, add_verb
 from mofm.cli.train import add_run_options, run_to_its_end
@@ -23,16 +24,28 @@ def add(verbs) -> None:
         "With --task it ends with a head that tells a column of obs, cell types, disease states or any other, and --tune says\n"
         "what that may move. Labels of new donors are told as well as the held-out ones were, if donors were held out:\n"
         "  mofm finetune blood-v1 ... --task annotation:disease --tune lora --config.data.holdout_fraction=0 \\\n"
-        "    --config.data.holdout_groups=\"{'donor': ['d3', 'd7']}\"",
+        "    --config.data.holdout_groups=\"{'donor': ['d3', 'd7']}\"\n"
+        "--task perturbation:COLUMN ends with what treatments did to each group of cells, for `mofm perturb --response`:\n"
+        "  mofm finetune blood-v1 ... --task perturbation:condition --control ctrl --groups cell_type",
     )
     add_model_argument(verb)
     add_step_option(verb)
     verb.add_argument(
         "--task",
         type=_task,
-        metavar="annotation:COLUMN",
-        help="then fit a head that tells this column of the corpus's obs, such as cell_type or disease, from the embeddings of "
-        "the best step; calibrated on the held-out cells, for `mofm annotate` (default: no head)",
+        metavar="annotation:COLUMN|perturbation:COLUMN",
+        help="then fit a head on the embeddings of the best step. annotation: that tells this column of the corpus's obs, as "
+        "cell_type or disease; calibrated on the held-out cells, for `mofm annotate`. perturbation: the column says what was "
+        "done to a cell; for `mofm perturb --response` (default: no head)",
+    )
+    verb.add_argument(
+        "--control", metavar="VALUE", help="with --task perturbation, the column's value for untreated cells"
+    )
+    verb.add_argument(
+        "--groups",
+        metavar="COLUMN",
+        help="with --task perturbation, the column of obs that says of which group a cell is, such as cell_type: new cells "
+        "respond as the groups that they are like",
     )
     verb.add_argument(
         "--tune",
@@ -49,14 +62,24 @@ def add(verbs) -> None:
 PROBE, UNSUPERVISED, LORA, FULL = TUNE = ("probe", "unsupervised", "lora", "full")
 
 
-def _task(text: str) -> str:
-    """The column that an annotation task names."""
+ANNOTATION, PERTURBATION = TASKS = ("annotation", "perturbation")
+
+
+class Task(NamedTuple):
+    """Attributes: kind, of TASKS; column, of obs."""
+
+    kind: str
+    column: str
+
+
+def _task(text: str) -> Task:
+    """KIND:COLUMN."""
     kind, colon, column = text.partition(":")
-    if kind != "annotation" or not colon or not column:
+    if kind not in TASKS or not colon or not column:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no task; annotation:COLUMN is expected, such as annotation:cell_type"
+            f"{text!r} is no task; annotation:COLUMN or perturbation:COLUMN is expected, such as annotation:cell_type"
         )
-    return column
+    return Task(kind, column)
 
 
 def run(args) -> int:
@@ -68,11 +91,15 @@ def run(args) -> int:
     from mofm.training.config import read_values
     from mofm.training.origin import RANK, finetune_config
 
+    responses = _responses_asked(args)
+    labels = args.task.column if args.task is not None and responses is None else None
     if args.task is None and args.tune != UNSUPERVISED:
         raise InputError(f"--tune {args.tune}: which labels? give --task annotation:COLUMN")
-    values = read_values(args.config)
     by_labels = args.tune in (LORA, FULL)
-    tune = (args.task if by_labels else None, RANK if args.tune == LORA else 0)
+    if by_labels and labels is None:
+        raise InputError(f"--tune {args.tune}: responses do not move the encoder; choose probe or unsupervised")
+    values = read_values(args.config)
+    tune = (labels if by_labels else None, RANK if args.tune == LORA else 0)
 
     def begin():
         if jax.process_count() > 1 and not str(args.model).startswith("hf:") and not is_bundle(Path(args.model)):
@@ -81,18 +108,67 @@ def run(args) -> int:
             )
         origin = read_parts(args.model, args.step).origin()
         config = finetune_config(values, args.overrides, origin, *tune)
-        if args.task is not None:
-            _check_labels(config, args.task)
+        if labels is not None:
+            _check_labels(config, labels)
+        if responses is not None:
+            _check_responses(config, responses)
         if not args.quiet:
             print(f"from {origin.name}, step {origin.step}", file=sys.stderr)
         return config, origin
 
     def then(config):
         if args.task is not None and jax.process_index() == 0:
-            _fit_heads(args, config)
+            _fit_heads(args, config) if responses is None else _fit_responses(args, config, responses)
 
     heads = partial(_first_heads, args) if by_labels else None
     return run_to_its_end(args, begin, then, frozen=args.tune == PROBE, heads=heads)
+
+
+def _responses_asked(args):
+    """What `--task perturbation` is asked for; None of other tasks."""
+    from mofm.errors import InputError
+    from mofm.inference.response_head import Asked
+
+    if args.task is None or args.task.kind != PERTURBATION:
+        for option, value in (("--control", args.control), ("--groups", args.groups)):
+            if value is not None:
+                raise InputError(f"{option} {value} belongs to --task perturbation:COLUMN")
+        return None
+    if args.control is None or args.groups is None:
+        raise InputError(
+            "--task perturbation needs --control, the column's value for untreated cells, and --groups, the column that says "
+            "of which group a cell is, such as cell_type"
+        )
+    return Asked(args.task.column, args.control, args.groups)
+
+
+def _check_responses(config, asked) -> None:
+    """Responses that cannot be learned are told before anything is trained."""
+    from mofm.corpus.store import open_corpus
+    from mofm.inference.response_head import read_conditions
+
+    read_conditions(open_corpus(config.data.corpus, damaged=config.data.damaged), asked)
+
+
+def _fit_responses(args, config, asked) -> None:
+    """Fits the responses of the run's best step, and writes them beside it."""
+    from mofm.corpus.store import open_corpus
+    from mofm.export.responses import save_responses
+    from mofm.inference.model import load
+    from mofm.inference.response_head import fit_responses, mean_figures
+
+    corpus = open_corpus(config.data.corpus, damaged=config.data.damaged)
+    head = fit_responses(load(args.workdir), corpus, asked, args.quiet)
+    save_responses(args.workdir, head)
+    for treatment, response in head.of.items():
+        said = mean_figures(response)
+        lines = [
+            f"response to {treatment}, step {head.step}: {len(response.groups)} groups, {len(head.genes):,} genes",
+            f"each told by the others: Pearson of the change {said['pearson']:.3f}, skill on the genes that change most "
+            f"{said['skill']:.3f}",
+            f"the mean change of the others: {said['pearson_of_mean_change']:.3f} and {said['skill_of_mean_change']:.3f}",
+        ]
+        print(*lines, sep="\n  ", file=sys.stderr)
 
 
 def _check_labels(config, column: str) -> None:
@@ -117,7 +193,7 @@ def _heads_of(model, args, config):
 
     corpus = open_corpus(config.data.corpus, damaged=config.data.damaged)
     heldout = Stream(corpus, config.data, config.seed).heldout_cells()
-    return fit_heads(model, corpus, args.task, heldout, args.quiet)
+    return fit_heads(model, corpus, args.task.column, heldout, args.quiet)
 
 
 def _first_heads(args, config) -> dict:
@@ -139,7 +215,7 @@ def _fit_heads(args, config) -> None:
     for modality, head in heads.of.items():
         said = head.figures
         lines = [
-            f"{args.task} from {modality}, step {heads.step}: {len(head.labels)} labels",
+            f"{args.task.column} from {modality}, step {heads.step}: {len(head.labels)} labels",
             f"{said['heldout_cells']:,} cells held out",
             f"{said['accuracy']:.1%} right, mean recall {said['mean_recall']:.1%}, calibration error "
             f"{said['calibration_error']:.3f}",

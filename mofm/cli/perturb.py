@@ -1,4 +1,4 @@
-"""`mofm perturb`: TFs knocked out or overexpressed in a file's cells, in silico."""
+"""`mofm perturb`: TFs knocked out or overexpressed in a file's cells, in silico; or cells treated, as others were."""
 
 from pathlib import Path
 
@@ -22,15 +22,22 @@ def add(verbs) -> None:
         verbs,
         "perturb",
         run,
-        "Knock out or overexpress TFs in your cells, in silico: which genes follow, and where the cells go.",
-        "MODEL is a run with a network (--config.network.tables). OUT is a folder of\n"
+        "Knock out or overexpress TFs in your cells, or treat them, in silico: which genes follow, and where the cells go.",
+        "For TFs MODEL is a run with a network (--config.network.tables). OUT is a folder of\n"
         "  genes.parquet  a line a gene and group: `network`, the change of the TF's activity passed on along the edges that\n"
         "                 are known or likely, in units of a sure edge; `model`, the shift of the log rate when the cell\n"
         "                 without the TF is embedded and decoded again, nats; known and sign of the TF's edge to it.\n"
         "                 A masked model knows what goes along, not what follows: go by `network` (see\n"
         "                 mofm/inference/perturb.py for what was measured)\n"
         "  groups.tsv     how far each group moves (1: the file's typical distance), and toward which other group\n"
-        '  cells.h5ad     a copy of IN with obs["mofm_shift"] and obsm["X_mofm_perturbed"] beside obsm["X_mofm"]',
+        '  cells.h5ad     a copy of IN with obs["mofm_shift"] and obsm["X_mofm_perturbed"] beside obsm["X_mofm"]\n'
+        "With --response MODEL knows what a treatment did to other groups of cells, by `mofm finetune --task\n"
+        "perturbation:COLUMN`. IN are untreated cells. OUT then has\n"
+        '  cells.h5ad     log1p of counts per 10,000 of each cell in X, and after the treatment in layers["response"];\n'
+        '                 obsm["X_mofm_response"]; uns["mofm_response"] says how well held-out groups were told\n'
+        "  genes.parquet  a line a gene and group: control, response, change\n"
+        "  groups.tsv     which known group each is likened to most\n"
+        "  mofm perturb runs/mine cells.h5ad treated/ --response stim --groupby cell_type",
     )
     add_model_argument(verb)
     add_input_argument(verb, " of RNA")
@@ -41,6 +48,7 @@ def add(verbs) -> None:
     verb.add_argument(
         "--overexpress", nargs="+", default=[], metavar="TF[=FOLD]", help="counts times FOLD (default: 10)"
     )
+    verb.add_argument("--response", metavar="TREATMENT", help="what this treatment does, as the model's head knows it")
     verb.add_argument(
         "--groupby", metavar="COLUMN", help="the column of obs that says each cell's group (default: none)"
     )
@@ -58,8 +66,14 @@ def run(args) -> int:
     for path in (genes, groups, cells):
         check_free(path, args.overwrite)
     changes = [Change(name) for name in args.knock_out] + [_overexpressed(word) for word in args.overexpress]
+    if args.response is not None:
+        if changes or args.network is not None:
+            raise InputError(
+                "--response goes without --knock-out, --overexpress and --network: it asks another head of MODEL"
+            )
+        return _respond(args, genes, groups, cells)
     if not changes:
-        raise InputError("nothing to do: name TFs with --knock-out or --overexpress")
+        raise InputError("nothing to do: name TFs with --knock-out or --overexpress, or a treatment with --response")
     found = perturb(
         load(args.model, step=args.step),
         args.input,
@@ -73,6 +87,35 @@ def run(args) -> int:
     _print(found)
     print(f"{genes}: {len(found.genes):,} lines, a gene and group each")
     print(f'{cells}: obs["mofm_shift"], obsm["X_mofm"] and obsm["X_mofm_perturbed"], {len(found.shift_N):,} cells')
+    return 0
+
+
+def _respond(args, genes: Path, groups: Path, cells: Path) -> int:
+    from mofm.inference.model import load
+    from mofm.inference.regulator_output import write_table
+    from mofm.inference.respond import respond_file
+
+    arguments = network_arguments(args)
+    arguments.pop("network")
+    cells = cells.with_suffix(".h5ad")
+    check_free(cells, args.overwrite)
+    cells.parent.mkdir(parents=True, exist_ok=True)
+    found = respond_file(load(args.model, step=args.step), args.input, cells, args.response, args.groupby, **arguments)
+    write_table(found.genes, genes)
+    write_table(found.groups, groups)
+    for row in found.groups.itertuples():
+        first = found.genes[found.genes["group"] == row.group].head(PRINTED)
+        said = "  ".join(f"{gene.gene} {gene.change:+.2f}" for gene in first.itertuples())
+        print(f"{row.group}: {row.cells:,} cells, likest {row.likest} ({row.weight:.2f}): {said}")
+    for note in found.notes:
+        print(f"  {note}")
+    said = found.report["held_out_mean"]
+    print(
+        f"held-out groups of training: Pearson of the change {said['pearson']:.3f} (the mean change of the others "
+        f"{said['pearson_of_mean_change']:.3f}), skill {said['skill']:.3f} ({said['skill_of_mean_change']:.3f})"
+    )
+    print(f'{cells}: layers["response"] and obsm["X_mofm_response"] beside X and obsm["X_mofm"]')
+    print(f"{genes}: {len(found.genes):,} lines, a gene and group each")
     return 0
 
 

@@ -30,7 +30,7 @@ from mofm.evaluation import subject as subjects
 from mofm.evaluation.peers import peers_of, read_peers
 from mofm.evaluation.seen import Seen, seen_cells
 from mofm.evaluation.subject import BY_CELL, UNSEEN, Cells, Settings, View
-from mofm.evaluation.tasks import annotation, integration, matching, regulation, translation
+from mofm.evaluation.tasks import annotation, integration, matching, perturbation, regulation, translation
 from mofm.evaluation.tasks.score import Judged, Situation, Subject
 from mofm.inference.model import EVERYTHING, Options, PretrainedModel
 from mofm.omics.readers import Reading, Source, Tables, open_tables
@@ -42,6 +42,7 @@ TASKS: dict[str, ModuleType] = {
     "translation": translation,
     "matching": matching,
     "regulation": regulation,
+    "perturbation": perturbation,
 }
 Say = Callable[[str], None]
 
@@ -94,9 +95,8 @@ def evaluate(
         if len(names) < everyone:
             notes.append(f"{len(names):,} of {everyone:,} cells are judged, by lot (--max-cells).")
         columns = _columns(shown, names, settings)
-        chosen, skipped = _choose(
-            Situation(model, {one.modality: names.intersection(one.obs.index.astype(str)) for one in shown}, settings)
-        )
+        cells_of = {one.modality: names.intersection(one.obs.index.astype(str)) for one in shown}
+        chosen, skipped = _choose(Situation(model, cells_of, settings, columns))
         peers = read_peers(source, tables.layout, settings.compare)
         about_data = _about_data(source, tables, names)
         say(f"reading {len(names):,} cells")
@@ -166,6 +166,7 @@ def _choose(situation: Situation) -> tuple[list[str], dict[str, str]]:
 def _columns(tables: list, names, settings: Settings) -> dict[str, np.ndarray | None]:
     """The obs columns that are asked for, by what they are for."""
     asked = {"labels": ("--label-key", settings.label_key), "batches": ("--batch-key", settings.batch_key)}
+    asked["conditions"] = ("--condition-key", settings.condition_key)
     asked["groups"] = ("--split", None if settings.split in (BY_CELL, UNSEEN) else settings.split)
     return {
         use: None if key is None else subjects.column(tables, names, key, option)
@@ -175,7 +176,7 @@ def _columns(tables: list, names, settings: Settings) -> dict[str, np.ndarray | 
 
 def _cells(names, columns: dict[str, np.ndarray | None], settings: Settings, seen: Seen) -> Cells:
     fold_N = subjects.deal(settings.split, len(names), columns["labels"], columns["groups"], settings, seen.is_seen_N)
-    return Cells(names, columns["labels"], columns["batches"], columns["groups"], fold_N)
+    return Cells(names, **columns, fold_N=fold_N)
 
 
 def _totals(held: Mapping[Modality, tuple], cells: int) -> dict[Modality, np.ndarray]:

@@ -29,7 +29,10 @@ from mofm.omics.table import CountTable
 
 BY_CELL, UNSEEN = "cell", "unseen"
 """Values of `split` that are no obs column."""
+BY_PCA = f"weights by PCA ({COMPONENTS})"
+"""A baseline of perturbation."""
 TAKEN = frozenset(["mofm", f"PCA ({COMPONENTS})", "majority", "noise", "chance", "gene activity", "ridge on pairs"])
+TAKEN |= {BY_PCA, "no change", "mean change", "ridge on profiles"}
 """Names of methods that no peer may have."""
 
 
@@ -46,6 +49,7 @@ class Settings:
       bootstrap: draws of an interval.
       compare: name -> key of obsm: embeddings that are judged beside mofm's.
       network: a table of TF -> target edges, for the task of regulation.
+      condition_key, control: obs column of what was done to a cell, and its value for nothing, for the task of perturbation.
       corpus: where the model's training corpus lies now; None for where it lay.
       max_cells, max_features: the most that are judged.
       umap: draw the map of the embedding.
@@ -60,6 +64,8 @@ class Settings:
     bootstrap: int = 1000
     compare: Mapping[str, str] = field(default_factory=dict)
     network: Path | None = None
+    condition_key: str | None = None
+    control: str | None = None
     corpus: Path | None = None
     max_cells: int = 20_000
     max_features: int = 2_000
@@ -106,7 +112,7 @@ class Cells:
 
     Attributes:
       names: unique.
-      labels, batches: object, None where missing; None where none were asked for.
+      labels, batches, conditions: object, None where missing; None where none were asked for.
       groups: what the folds keep whole; None where they keep nothing.
       fold_N: int64, the fold that each is judged in; -1 for one that is only learned from.
     """
@@ -114,6 +120,7 @@ class Cells:
     names: pd.Index
     labels: np.ndarray | None
     batches: np.ndarray | None
+    conditions: np.ndarray | None
     groups: np.ndarray | None
     fold_N: np.ndarray
 

@@ -6,6 +6,7 @@
     model.safetensors     the parameters; several files and an index where they are large (`tensors.py`)
     start.safetensors     the mean predictors and the linear model that the run began from, and what its features are
     annotation.json, annotation.safetensors   its annotation head, where it has one of this step (`heads.py`)
+    response.json, response.safetensors       its responses to treatments, the same (`responses.py`)
     genes.parquet, features.parquet, network.parquet   as in a run (`training/workdir.py`)
     gene_table.parquet    the species' genes, always, as a later mofm may ship others
     compiled/             StableHLO, where it was asked for (`compiled.py`)
@@ -34,6 +35,7 @@ from mofm.export.checksums import COMPILED, write_checksums
 from mofm.export.compiled import write_compiled
 from mofm.export.heads import save_heads
 from mofm.export.parts import CONFIG, FORMAT, FORMAT_VERSION, MODEL, START, TABLES, Parts, is_bundle, start_arrays
+from mofm.export.responses import save_responses
 from mofm.export.tensors import SHARD_BYTES, by_name, save_tensors
 from mofm.omics.genome import bundled_path
 from mofm.training import workdir as workdirs
@@ -83,6 +85,8 @@ def write_bundle(
         _copy_tables(parts, folder)
         if (heads := parts.heads) is not None:
             save_heads(folder, heads)
+        if (responses := parts.responses) is not None:
+            save_responses(folder, responses)
         if compiled:
             write_compiled(parts, folder / COMPILED)
         if terms.text is not None:

@@ -82,6 +82,7 @@ def model_card(parts: Parts, record: dict[str, Any], licence: Licence, compiled:
         _training(parts, record),
         _figures(record),
         *_heads(parts),
+        *_responses(parts),
         _limits(parts),
         _terms(parts, record, licence),
     )
@@ -187,6 +188,25 @@ def _heads(parts: Parts) -> list[str]:
         'held-out cells of the training data sets; those below the threshold are called "unknown", the others are kept:\n\n'
         "| cells | labels | held out | accuracy | mean recall | calibration error | kept |\n"
         "|---|---:|---:|---:|---:|---:|---:|\n" + "\n".join(rows)
+    ]
+
+
+def _responses(parts: Parts) -> list[str]:
+    """What it knows of treatments, and how well groups were told that were held out."""
+    if (head := parts.responses) is None:
+        return []
+    keys = ("pearson", "pearson_of_mean_change", "skill", "skill_of_mean_change")
+    rows = []
+    for treatment, response in head.of.items():
+        means = [sum(row[key] for row in response.held_out) / len(response.held_out) for key in keys]
+        rows.append(f"| {treatment} | {len(response.groups)} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
+    return [
+        "## Responses\n\n`mofm perturb MODEL IN OUT --response TREATMENT` tells what a treatment "
+        f"(`{head.condition_key}`) would do to untreated cells (`{head.control}`), from what it did to groups "
+        f"(`{head.groups_key}`) that they are like. Each group told by the others, beside the mean change of these; skill is "
+        "1 - squared error / squared change, of the 50 genes that change most:\n\n"
+        "| treatment | groups | Pearson of the change | mean change | skill | mean change |\n"
+        "|---|---:|---:|---:|---:|---:|\n" + "\n".join(rows)
     ]
 
 

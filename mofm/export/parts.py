@@ -21,6 +21,7 @@ from mofm.errors import InputError
 from mofm.export.checksums import AGAIN, CHECKSUMS, verify
 from mofm.export.heads import AnnotationHeads, load_heads
 from mofm.export.hub import HUB, fetch
+from mofm.export.responses import ResponseHead, load_responses
 from mofm.export.tensors import as_tree, load_tensors
 from mofm.nn import model
 from mofm.nn.model import Params
@@ -83,6 +84,12 @@ class Parts:
         """Its annotation heads; None where it has none, or those of another step. Raises as `load_heads`."""
         heads = load_heads(self.workdir)
         return heads if heads is not None and heads.step == self.step else None
+
+    @property
+    def responses(self) -> ResponseHead | None:
+        """Its head of responses; None where it has none, or one of another step. Raises as `load_responses`."""
+        head = load_responses(self.workdir)
+        return head if head is not None and head.step == self.step else None
 
     def origin(self) -> Origin:
         """The model as a run begins from it."""

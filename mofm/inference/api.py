@@ -5,6 +5,7 @@
     told = model.translate(adata, to="atac")          an AnnData
     model.regulators(adata, groupby="cell_type")      obsm["mofm_tf_activity"], uns["mofm_regulators"]
     model.perturb(adata, knock_out="GATA1")           obs["mofm_shift"], obsm["X_mofm_perturbed"], uns["mofm_perturbation"]
+    told = model.respond(adata, "stim")               an AnnData: layers["response"], by the model's head of responses
     model.annotate(adata, reference, "cell_type")     obs["mofm_label"], obs["mofm_label_confidence"]
     model.annotate(adata)                             the same by the model's annotation head
 
@@ -40,6 +41,7 @@ from mofm.inference.output import Added, added_embedding
 from mofm.inference.perturb import FOLD, Change, perturb
 from mofm.inference.regulator_output import KEY, REPORT_KEY, added_activities, added_perturbation
 from mofm.inference.regulators import regulators
+from mofm.inference.respond import respond_cells, respond_file
 from mofm.inference.scverse import as_names, asked_for, checked, said_for_python, table_of, write_to
 from mofm.inference.targets import Depth, find_targets, read_names
 from mofm.inference.translate import translate_cells, translate_file
@@ -227,6 +229,43 @@ class Model:
                 return plain._replace(uns=plain.uns | {PERTURBATION_KEY: tables})
 
             return write_to(data, added, copy)
+
+    def respond(
+        self,
+        data: Held,
+        treatment: str,
+        *,
+        groupby: str | None = None,
+        min_cells: int = 10,
+        output: str | Path | None = None,
+        layer: str | None = None,
+        progress: bool = True,
+        **options,
+    ) -> anndata.AnnData:
+        """Tell what a treatment would do to untreated cells, from what it did to groups of cells that they are like.
+
+        By the model's head of responses (`mofm finetune --task perturbation:COLUMN`); an estimate, no experiment.
+
+        Returns:
+          An AnnData: X log1p of counts per 10,000 of the cells as they are, layers["response"] the same after the treatment,
+          obsm["X_mofm"] and obsm["X_mofm_response"] the embedding before and after, and uns["mofm_response"] with how well
+          groups of training were told that were held out ("held_out"), and the group that each group here is likened to
+          most ("groups").
+
+        Args:
+          groupby: a column of obs, for that table.
+          min_cells: groups of fewer are left out of it.
+          output: an .h5ad to write to in blocks, which is given back backed; None keeps all in memory.
+
+        Raises:
+          InputError: as `embed`; the model has no such head, or one that knows other treatments.
+        """
+        with said_for_python():
+            how = asked_for(layer, "rna", progress, options) | {"min_cells": min_cells}
+            if output is None:
+                return respond_cells(self.pretrained, checked(data), treatment, groupby, **how)[0]
+            respond_file(self.pretrained, checked(data), Path(output), treatment, groupby, **how)
+            return anndata.read_h5ad(output, backed="r")
 
     def annotate(
         self,

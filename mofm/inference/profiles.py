@@ -38,7 +38,7 @@ class Profiles:
         offset_T, total_T = self.mean_G @ scaled_GT, np.asarray(loading_GT.sum(axis=0)).ravel()
         own_offset = self.mean_G @ self.scale_G
         varying = max(np.count_nonzero(self.scale_G), 1)
-        for values_NG in _values(self.table, self.matching, len(self.mean_G)):
+        for values_NG in log_values(self.table, self.matching, len(self.mean_G)):
             own_N = (values_NG @ self.scale_G - own_offset) / varying
             yield (values_NG @ scaled_GT).toarray() - offset_T - np.outer(own_N, total_T)
 
@@ -51,7 +51,7 @@ def read_profiles(table: CountTable, matching: Matching, genes: int, group_N: np
       group_N: each cell's group, -1 for none.
     """
     total_CG, squares_G, start = np.zeros((groups + 1, genes)), np.zeros(genes), 0
-    for values_NG in _values(table, matching, genes):
+    for values_NG in log_values(table, matching, genes):
         cells = values_NG.shape[0]
         code = group_N[start : start + cells]
         code = np.where(code < 0, groups, code)  # the last row is of no group
@@ -69,13 +69,14 @@ def read_profiles(table: CountTable, matching: Matching, genes: int, group_N: np
     return Profiles(table, matching, mean_G, scale_G, (group_CG - own_C1) * varies_G)
 
 
-def _values(table: CountTable, matching: Matching, genes: int) -> Iterator[sp.csr_matrix]:
+def log_values(table: CountTable, matching: Matching, genes: int) -> Iterator[sp.csr_matrix]:
     """Blocks of log1p of counts per LIBRARY_SCALE of the cell, cells x genes of the model."""
     for rows in merged(table, matching):
-        yield _normalised(rows, matching.rows_F, genes)
+        yield normalised(rows, matching.rows_F, genes)
 
 
-def _normalised(rows: CountRows, rows_F: np.ndarray, genes: int) -> sp.csr_matrix:
+def normalised(rows: CountRows, rows_F: np.ndarray, genes: int) -> sp.csr_matrix:
+    """log1p of counts per LIBRARY_SCALE of the cell, cells x genes of the model."""
     cell = np.repeat(np.arange(rows.n_cells), np.diff(rows.indptr_N))
     library_N = np.bincount(cell, rows.data, rows.n_cells)
     gene = rows_F[rows.indices]

@@ -58,11 +58,13 @@ class Situation(NamedTuple):
       model: that is judged.
       shown: modality -> names of its cells, for those that both the data and the model have.
       settings: what is asked for.
+      columns: "labels", "batches", "conditions", "groups" -> what obs says of the judged cells; None where not asked for.
     """
 
     model: PretrainedModel
     shown: Mapping[Modality, Any]
     settings: Settings
+    columns: Mapping[str, np.ndarray | None]
 
 
 class Subject(NamedTuple):

@@ -1,0 +1,117 @@
+"""A model's head of responses: what treatments did to groups of cells, beside the run and in its bundle.
+
+    response.json         the columns of obs that it learned, the model's step, and of each treatment its groups and figures
+    response.safetensors  the groups' places in the embedding, and their changes
+
+As the annotation head, it is of one step of its model: of another step the embeddings are others.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mofm.errors import InputError
+from mofm.export.tensors import load_tensors, save_tensors
+from mofm.files import written_whole
+
+STEM = "response"
+FILE = f"{STEM}.json"
+VERSION = 1
+ARRAYS = ("centre_KE", "move_KE", "change_KG")
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """What a treatment did to K groups; how it is read is told in `inference/response.py`.
+
+    Attributes:
+      groups: their names.
+      how, strength: the recipe by which groups are weighed.
+      centre_KE, move_KE: float32, mean embedding of a group's control cells; that of its treated cells less it.
+      change_KG: float32, mean log1p of counts per 10,000 of treated cells less that of control cells, of `ResponseHead.genes`.
+      held_out: a row a group, told by the others; plain values (see `inference.response.held_out_figures`).
+    """
+
+    groups: tuple[str, ...]
+    how: str
+    strength: float
+    centre_KE: np.ndarray
+    move_KE: np.ndarray
+    change_KG: np.ndarray
+    held_out: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseHead:
+    """What a model knows of treatments.
+
+    Attributes:
+      condition_key, control, groups_key: obs column of conditions, its value for untreated cells, and obs column of groups.
+      step: of the model's checkpoint.
+      genes: int32, rows of the model's gene table.
+      of: by treatment.
+    """
+
+    condition_key: str
+    control: str
+    groups_key: str
+    step: int
+    genes: np.ndarray
+    of: dict[str, Response]
+
+
+def save_responses(folder: Path, head: ResponseHead) -> None:
+    """Write it beside a model; what was there before is replaced, the arrays first."""
+    arrays = {"genes": head.genes.astype(np.int32)}
+    said = []
+    for number, (name, one) in enumerate(head.of.items()):
+        arrays |= {f"{number}/{key}": getattr(one, key).astype(np.float32) for key in ARRAYS}
+        said.append(
+            {
+                "treatment": name,
+                "groups": list(one.groups),
+                "how": one.how,
+                "strength": one.strength,
+                "held_out": one.held_out,
+            }
+        )
+    (folder / FILE).unlink(missing_ok=True)  # never the table of one head with the arrays of another
+    save_tensors(folder, STEM, arrays)
+    record = {
+        "version": VERSION,
+        **{key: getattr(head, key) for key in ("condition_key", "control", "groups_key", "step")},
+        "treatments": said,
+    }
+    with written_whole(folder / FILE) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load_responses(folder: Path) -> ResponseHead | None:
+    """The head beside a model; None where it has none.
+
+    Raises:
+      InputError: it is damaged, or of a newer mofm.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    arrays = load_tensors(folder, STEM)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["version"] != VERSION:
+            raise InputError(f"{path}: of version {record['version']}, this mofm reads version {VERSION}")
+        told = {}
+        for number, said in enumerate(record["treatments"]):
+            own = {key: arrays[f"{number}/{key}"] for key in ARRAYS}
+            if {len(one) for one in own.values()} != {len(said["groups"])}:
+                raise ValueError("groups and arrays differ in number")
+            told[said["treatment"]] = Response(
+                tuple(said["groups"]), str(said["how"]), float(said["strength"]), **own, held_out=said["held_out"]
+            )
+        keys = {key: str(record[key]) for key in ("condition_key", "control", "groups_key")}
+        return ResponseHead(**keys, step=int(record["step"]), genes=arrays["genes"], of=told)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the head of a model ({error!r}): damaged; fit it again") from error
