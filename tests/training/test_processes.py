@@ -1,4 +1,4 @@
-"""Two processes that find each other over the network of this machine train one run, stop together and end together."""
+"""Processes that find each other over the network of this machine train one run, stop together and end together."""
 
 import json
 import os
@@ -37,11 +37,11 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.fixture
-def two(tiny, tmp_path):
-    """A function (folder, overrides..., more=code) -> both processes of `mofm train`, of two devices each, with their logs."""
+def several(tiny, tmp_path):
+    """A function (folder, overrides..., more=code, count=2) -> processes of `mofm train`, each with two devices and a log."""
     started = []
 
-    def begin(folder, *overrides, more=""):
+    def begin(folder, *overrides, more="", count=2):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             place = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -49,12 +49,12 @@ def two(tiny, tmp_path):
         script.write_text(SCRIPT.format(more=more))
         config.write_text(f"def get_config():\n    return {tiny(*overrides).to_dict()!r}\n")
         environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-        for index in range(2):
+        for index in range(count):
             log = (tmp_path / f"{folder.name}-{index}.log").open("w+")
             command = [sys.executable, script, "train", "--config", config, "--workdir", folder]
-            command += ["--coordinator", place, "--processes", "2", "--process", str(index)]
+            command += ["--coordinator", place, "--processes", str(count), "--process", str(index)]
             started.append((subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment), log))
-        return started[-2:]
+        return started[-count:]
 
     yield begin
     for process, log in started:
@@ -78,8 +78,8 @@ def wait_until(done, processes):
         time.sleep(0.05)
 
 
-def test_sigterm_of_one_stops_both_and_one_process_goes_on(two, tiny, tmp_path):
-    both = two(tmp_path / "run")
+def test_sigterm_of_one_stops_both_and_one_process_goes_on(several, tiny, tmp_path):
+    both = several(tmp_path / "run")
     wait_until(lambda: "step 2\n" in told(both[1][1]), both)
     both[1][0].send_signal(signal.SIGTERM)
     wait_until(lambda: all(process.poll() == 0 for process, _ in both), both)
@@ -101,6 +101,17 @@ def test_sigterm_of_one_stops_both_and_one_process_goes_on(two, tiny, tmp_path):
     np.testing.assert_allclose(*losses, rtol=2e-3)
 
 
+def test_four_train_what_one_does(several, tiny, tmp_path):
+    """On a mesh whose every axis crosses from process to process or lies within one."""
+    mesh = ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "run.steps=4")
+    four = several(tmp_path / "run", *mesh, count=4)
+    wait_until(lambda: all(process.poll() == 0 for process, _ in four), four)
+    alone = tiny(*mesh)
+    assert train(alone, tmp_path / "alone", quiet=True) == 4
+    one, other = (final_state(alone, tmp_path / name) for name in ("run", "alone"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-2), one.params, other.params)
+
+
 POISON = """
 import numpy as np
 from mofm.batches.stream import Stream
@@ -114,8 +125,8 @@ Stream._train_batch = spoilt
 """
 
 
-def test_both_go_back_from_what_one_of_them_read(two, tmp_path):
-    both = two(tmp_path / "run", "run.rollbacks=1", more=POISON)
+def test_both_go_back_from_what_one_of_them_read(several, tmp_path):
+    both = several(tmp_path / "run", "run.rollbacks=1", more=POISON)
     wait_until(lambda: all(process.poll() == 0 for process, _ in both), both)
     (row,) = json.loads((tmp_path / "run" / "rollbacks.json").read_text())
     assert (row["step"], row["to"], row["offset"]) == (6, 4, 2)
@@ -127,8 +138,8 @@ def test_both_go_back_from_what_one_of_them_read(two, tmp_path):
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 9))
 
 
-def test_a_process_that_is_killed_ends_the_other(two, tmp_path):
-    both = two(tmp_path / "run")
+def test_a_process_that_is_killed_ends_the_other(several, tmp_path):
+    both = several(tmp_path / "run")
     wait_until(lambda: "step 2\n" in told(both[0][1]), both)
     both[1][0].kill()
     assert both[0][0].wait(timeout=PATIENCE) == 4
