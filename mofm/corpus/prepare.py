@@ -179,13 +179,13 @@ def _merged(table: CountTable, merge: ColumnMerger) -> Iterator[CountRows]:
 
 def _var(names: Sequence[str], resolution: Resolution, ids: list[str], column_to_unique: np.ndarray) -> pd.DataFrame:
     """One row an identity: its symbol, its names in the file (joined by ";") and how the first of them was resolved."""
-    joined: list[list[str]] = [[] for _ in ids]
-    for name, place in zip(names, column_to_unique, strict=True):
-        joined[place].append(str(name))
+    joined: list[str | None] = [None] * len(ids)
+    for name, place in zip(names, column_to_unique.tolist(), strict=True):
+        joined[place] = str(name) if joined[place] is None else f"{joined[place]};{name}"
     first = np.unique(column_to_unique, return_index=True)[1]
     columns = {
         "symbol": text_column(resolution.symbols[place] for place in first),
-        "name_in_file": text_column(";".join(several) for several in joined),
+        "name_in_file": text_column(joined),
         "resolved": pd.Categorical(resolution.how[first].astype(object)),
     }
     return make_table(columns, ids)
