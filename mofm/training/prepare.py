@@ -175,6 +175,11 @@ def _fit(
     """The simple models that a run begins from."""
     if origin is None:
         return start_models(corpus, stream, config, made.spec, made.spaces, tell=tell)
+    if config.data.batch_key:
+        tell(
+            f"data.batch_key={config.data.batch_key!r}: the embedding begins as the model's, with what that tells of batches; "
+            "objectives.alignment.batch_weight trains them together"
+        )
     basis = known_basis(origin, made.spaces, corpus.features, made.row_G, made.spec.genes)
     fitted = start_models(corpus, stream, config, made.spec, made.spaces, basis, tell)
     return adopt_start(fitted, origin, corpus.features, made.row_G)
