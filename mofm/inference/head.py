@@ -15,8 +15,8 @@ before (`mofm finetune --tune`) or not. Choices and their cost:
 - A chance is one among the known types, in cells like those held out. A type that nobody labelled is often below the
   threshold and not always; cells of another technique or donor are not promised anything, unless whole data sets were held out.
 - Types of fewer than FEW training cells are left out, by name: fewer cannot be in each of the INNER_FOLDS. It was 10 once: on
-  the components of pbmc68k_reduced, three draws, that cost macro-F1 .12 of .68 with 400 labelled cells, and with 100 it left
-  two draws of three with one type or none.
+  the components of pbmc68k_reduced, three draws, that cost macro-F1 .12 of .68 with 400 labelled cells, and with 100 two
+  draws of three could have no head.
 """
 
 import logging
