@@ -77,7 +77,7 @@ def _task(text: str) -> Task:
     kind, colon, column = text.partition(":")
     if kind not in TASKS or not colon or not column:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no task; annotation:COLUMN or perturbation:COLUMN is expected, such as annotation:cell_type"
+            f"{text!r} is no task; perturbation:COLUMN or annotation:COLUMN is expected, such as annotation:cell_type"
         )
     return Task(kind, column)
 

@@ -10,8 +10,8 @@ weights being of one of three recipes, by where the groups' control cells lie in
            strength is 1 / its penalty, in units of the mean squared length of a centred embedding
 
 Which recipe, of which strength, is chosen among groups that are known: each is held out in turn and told by the others. So the
-embedding has a say only where it helped there. On simulated types whose response is linear in their profiles `line` is chosen
-and best, on RESULTS.md's real cells see there.
+embedding has a say only where it helped there. What is told of a single cell by `line` may go far beyond the groups; only means
+over the cells of a group were judged (tests/benchmarks/perturbation.py).
 """
 
 from collections.abc import Sequence
