@@ -17,6 +17,7 @@ linear probe that learn from the other cells, and how compact types are (silhoue
 
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,14 +69,15 @@ def main() -> None:
     print(machine())
     for name in args.data:
         of = task(*sources[name]())
+        rows = []
         with tempfile.TemporaryDirectory() as folder:
-            found = [*components(of), *ours(of, Path(folder), args.steps)]
-            found += peers(of, Path(folder), args.peers, limits) if args.peers else []
+            found = chain(components(of), ours(of, Path(folder), args.steps))
+            found = chain(found, peers(of, Path(folder), args.peers, limits)) if args.peers else found
+            for method, embedding_NE in found:
+                rows.append({"representation": method} | judge(of, embedding_NE))
+                print(name, rows[-1], flush=True)  # a method may take half an hour, and the next may fail
         batches = of.cells.obs["batch"].nunique()
-        show(
-            f"{name}, {len(of.test):,} of {of.cells.n_obs:,} cells judged, {batches} batches",
-            [{"representation": method} | judge(of, embedding_NE) for method, embedding_NE in found],
-        )
+        show(f"{name}, {len(of.test):,} of {of.cells.n_obs:,} cells judged, {batches} batches", rows)
 
 
 def task(counts: sparse.csr_matrix, names: pd.Index, batches: np.ndarray, types: np.ndarray) -> Task:
