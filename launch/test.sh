@@ -11,5 +11,5 @@ source launch/setup_env.sh dev
 ruff check .
 ruff format --check .
 lint-imports --no-cache
-# A file stays in one process: what its tests share is made once (tests/conftest.py says which files go together).
-exec python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder "$@"
+# A file stays in one process: what its tests share is made once. (pytest-xdist 3.8's loadgroup groups nothing under pytest 9.)
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -27,9 +27,6 @@ LONGEST_FIRST = (
 )
 """Files that take minutes: begun first, so that no worker is left alone with one at the end."""
 
-SHARED = ("regulated",)
-"""Fixtures of a session that take a minute: whoever asks for one runs where it was made."""
-
 
 def pytest_addoption(parser):
     """`--all`."""
@@ -38,20 +35,13 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what is marked slow, and says so; sorts the longest files to the front; files that share a long fixture, and
-    else each file by itself, stay in one process (`--dist loadgroup`)."""
+    """Leaves out what is marked slow, and says so; sorts the longest files to the front."""
     if not config.getoption("--all"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
     place = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
-    shared = {item.path: name for item in items for name in SHARED if name in item.fixturenames}
-    for item in items:
-        item.add_marker(
-            pytest.mark.xdist_group(shared.get(item.path, item.path.relative_to(config.rootpath).as_posix()))
-        )
 
 
 MOST_MAPS = 20_000

@@ -391,6 +391,7 @@ def test_a_run_of_another_version_is_told(tiny, tmp_path):
             use()
 
 
+@pytest.mark.slow
 def test_what_became_of_the_lines_is_kept(netted, tmp_path, capfd):
     train(netted("run.steps=1"), tmp_path / "run")
     report = json.loads((tmp_path / "run" / "network.json").read_text())
