@@ -31,7 +31,7 @@ LONGEST_FIRST = (
 def pytest_addoption(parser):
     """`--all`."""
     parser.addoption(
-        "--all", action="store_true", help="the tests marked slow too: some twenty minutes more on two cores"
+        "--all", action="store_true", help="the tests marked slow too: more than half an hour more on two cores"
     )
 
 
