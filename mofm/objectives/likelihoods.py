@@ -4,7 +4,7 @@ Elementwise, each argument broadcast against the others; each gives -log of a pr
 type: RNA negative binomial, ADT a mixture of two of them, ATAC Bernoulli, methylation beta-binomial.
 
 Lgamma is avoided: a likelihood is a small difference of large ones, and at a dispersion of 1e5 float32 has lost its
-first decimal. All that is needed of it is one ratio, `_log_multisets`, whose large parts are cancelled on paper.
+first decimal. All that is needed of it is one ratio, `_log_multisets_rest`, whose large parts are cancelled on paper.
 """
 
 import jax
@@ -87,10 +87,13 @@ def beta_binomial_nll(hits: jax.Array, totals: jax.Array, logits: jax.Array, log
       logits: log(m / (1 - m)).
       log_concentration: log c = log(a + b).
     """
-    log_concentration = jnp.clip(log_concentration, -LOG_BOUND, LOG_BOUND)
-    methylated = _log_multisets(log_concentration + jax.nn.log_sigmoid(logits), hits)
-    unmethylated = _log_multisets(log_concentration + jax.nn.log_sigmoid(-logits), totals - hits)
-    return _log_multisets(log_concentration, totals) - methylated - unmethylated
+    log_c = jnp.clip(log_concentration, -LOG_BOUND, LOG_BOUND)
+    log_a, log_b = log_c + jax.nn.log_sigmoid(logits), log_c + jax.nn.log_sigmoid(-logits)
+    misses = totals - hits
+    # Each number of multisets is near to a power, and the powers nearly cancel: their logs are subtracted first.
+    rest = _log_multisets_rest(log_c, totals) - _log_multisets_rest(log_a, hits) - _log_multisets_rest(log_b, misses)
+    base = jax.nn.relu(log_c)
+    return rest + hits * (base - jax.nn.relu(log_a)) + misses * (base - jax.nn.relu(log_b))
 
 
 def sampled_nll(nll: jax.Array, nll_of_zero: jax.Array, is_zero: jax.Array, log_zero_weight: jax.Array) -> jax.Array:
@@ -124,25 +127,32 @@ def masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
 
 def _log_multisets(log_x: jax.Array, m: jax.Array) -> jax.Array:
     """log of Gamma(x + m) / (Gamma(x) m!), the number of multisets of m elements of x kinds; x > 0 real, m >= 0 whole."""
-    return _log_rising(log_x, m) - _log_rising(jnp.zeros_like(log_x), m)
+    return _log_multisets_rest(log_x, m) + m * jax.nn.relu(log_x)
 
 
-def _log_rising(log_x: jax.Array, m: jax.Array) -> jax.Array:
-    """log of Gamma(x + m) / Gamma(x) = log of x (x + 1) ... (x + m - 1), to about 1e-7 of m log(x + m).
+def _log_multisets_rest(log_x: jax.Array, m: jax.Array) -> jax.Array:
+    """log of Gamma(x + m) / (Gamma(x) m!) less m log(max(x, 1)): what the power of a large x leaves over.
 
-    Stirling's series at z = x + 4, where three terms of it are exact to 4e-8, times the four factors between; the
-    difference of its large parts is taken by log1p. The first factor is taken from log x, so that an x too small for
-    float32 still has a slope.
+    m! is Gamma(1 + m) / Gamma(1), so this is one rising factorial over another. Of each, Stirling's series at
+    z = x + 4, where three terms of it are exact to 4e-8, and the four factors before; their large parts are divided by one
+    another before any logarithm, so that none is the difference of two large ones. The first factor is taken from
+    log x, so that an x too small for float32 still has a slope.
     """
     x = jnp.exp(log_x)
     z = x + 4.0
-    first = jnp.where(m > 0, log_x - jnp.log(jnp.where(m > 0, x + m, 1.0)), 0.0)
-    steps = ((x + 1) / (x + 1 + m)) * ((x + 2) / (x + 2 + m)) * ((x + 3) / (x + 3 + m))
-    large = (z - 0.5) * jnp.log1p(m / z) - m + m * jnp.log(z + m)
-    return large + _stirling(z + m) - _stirling(z) + first + jnp.log(steps)
+    last = jnp.where(m > 0, x + m, 1.0)  # where x and m are both 0, neither is divided by
+    first = jnp.where(m > 0, log_x + jnp.log((1 + m) / last), 0.0)
+    steps = [(x + i) * (i + 1 + m) / ((x + i + m) * (i + 1)) for i in (1, 2, 3)]
+    # log of (z + m) / ((5 + m) max(x, 1)), near 0 where x is near 1 or m is large.
+    few = jnp.log1p((jnp.minimum(x, 1.0) - 1) / (5 + m))
+    many = jnp.log1p((4 + m) / jnp.maximum(x, 1.0)) - jnp.log(5 + m)
+    each = jnp.where(x < 1, few, many)
+    large = (z - 0.5) * jnp.log1p(m / z) - 4.5 * jnp.log1p(m / 5) + m * each
+    series = _stirling(z + m) - _stirling(z) - _stirling(5 + m) + _stirling(5.0)
+    return large + series + first + jnp.log(steps[0] * steps[1] * steps[2])
 
 
-def _stirling(z: jax.Array) -> jax.Array:
+def _stirling(z: jax.Array | float) -> jax.Array:
     """lgamma(z) - ((z - 1/2) log z - z + log(2 pi) / 2), the small rest of Stirling's formula."""
     inverse = 1.0 / z
     square = inverse * inverse

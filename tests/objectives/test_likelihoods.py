@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -89,7 +89,7 @@ def expect_close(name: str, arguments, theirs, reads: int) -> None:
     """To float32's precision of the largest part that cancels, about reads * log(reads)."""
     ours, _ = SLOPES[name](*map(np.float32, arguments))
     assert ours.dtype == np.float32
-    assert float(ours) == pytest.approx(theirs, rel=2e-5, abs=2e-6 + 6e-6 * reads)
+    assert float(ours) == pytest.approx(theirs, rel=2e-5, abs=2e-6 + 2e-6 * reads)
 
 
 @settings(max_examples=200, deadline=None)
@@ -122,6 +122,7 @@ def test_bernoulli_is_scipys(logit):
 
 @settings(max_examples=200, deadline=None)
 @given(reads=COUNTS, share=st.floats(0, 1), logit=LOGS, log_concentration=LOGS)
+@example(reads=230, share=0.5, logit=0.0, log_concentration=9.25)  # logs of three large powers cancel
 def test_beta_binomial_is_scipys(reads, share, logit, log_concentration):
     hits, concentration = round(share * reads), np.exp(float(log_concentration))
     a, b = (concentration * chance for chance in sigmoids(logit))
