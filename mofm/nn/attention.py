@@ -50,7 +50,7 @@ def _attend_by_cell(q_BLHK, k_BMHK, v_BMHK, mask_BM):
         partition((CELLS, None)),
     )
     cells, heads = q_BLHK.shape[0], q_BLHK.shape[2]
-    if mesh.empty or mesh.size == 1 or cells % (mesh.shape[DATA] * mesh.shape[FSDP]) or heads % mesh.shape[TENSOR]:
+    if mesh.size <= 1 or cells % (mesh.shape[DATA] * mesh.shape[FSDP]) or heads % mesh.shape[TENSOR]:
         return _scan_cells(q_BLHK, k_BMHK, v_BMHK, mask_BM)
     specs = (states, states, states, mask)
     return jax.shard_map(_scan_cells, in_specs=specs, out_specs=states)(q_BLHK, k_BMHK, v_BMHK, mask_BM)

@@ -11,9 +11,9 @@ where both halves, which share no cell, agree on it: what has no effect leaves i
 biology and would be taken for one. Not removed is what is not a shift: an effect on some cell types alone.
 
 Simulated cells, in batches of effect .3, held-out cells, mixing within types and 15-NN: components .06 and .769, with this
-.99 and .777; with directions between batches' plain means .99 and .775, which by luck hold the same types. Four batches of
+.99 and .778; with directions between batches' plain means .99 and .775, which by luck hold the same types. Four batches of
 effect .5: .01 and .783, .97 and .823, .95 and .812. Control against stimulated blood cells, who differ type by type:
-.37 and .788, .79 and .789. (tests/benchmarks/batches.py judges the code as it is.)
+.37 and .788, .78 and .794. (tests/benchmarks/batches.py judges the code as it is.)
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,40 +47,44 @@ def fit_off_batches(
 
     Args:
       fit: components off such directions.
-      views, spaces, batch_of: as for `directions_of_views`.
+      views: of training cells.
       components: in which neighbours are looked for first.
+      batch_of: the batches of cells by their numbers in the corpus, int32, -1 where it is not known.
     """
+    read = [_read_over_genes(some, modality, spaces, len(components.rows_GK)) for modality, some in views.items()]
+    cells = [(read_NG, batch_of(cell_N)) for read_NG, cell_N in read]
     directions_RG = np.zeros((0, len(components.rows_GK)))
     for _ in range(ROUNDS):
-        directions_RG = directions_of_views(views, spaces, components, batch_of)
+        directions_RG = directions_of_cells(cells, components)
         components = fit(directions_RG)
     return components, len(directions_RG)
 
 
-def directions_of_views(
-    views: Mapping[Modality, Sequence[TokenBatch]],
-    spaces: Spaces,
-    components: Components,
-    batch_of: Callable[[np.ndarray], np.ndarray],
-) -> np.ndarray:
+def directions_of_cells(cells: Sequence[tuple[sp.csr_matrix, np.ndarray]], components: Components) -> np.ndarray:
     """directions_RG, float64: orthonormal rows that span those in which batches differ in any modality, read over the genes.
 
     Args:
-      views: of training cells.
+      cells: (read_NG, batch_N) of each modality: what its cells' tokens weigh, at their genes, and their batches.
       components: in which neighbours are looked for.
-      batch_of: the batches of cells by their numbers in the corpus, int32, -1 where it is not known.
     """
-    genes = len(components.rows_GK)
     gain = sp.diags(np.exp(components.log_gain_G.astype(np.float64)))
-    found = [np.zeros((0, genes))]
-    for modality, some in views.items():
-        space = spaces.get(modality)
-        links_FG = sp.identity(genes, format="csr") if space is None else link_matrix(space, genes)
-        read = weighted_values(some, modality, np.zeros(genes) if space is None else mean_values(modality, space))
-        weight_NG = sp.csr_matrix(read.x_NF @ links_FG @ gain)
-        found.append(batch_directions(weight_NG, weight_NG @ components.rows_GK, batch_of(read.cell_N)))
+    found = [np.zeros((0, gain.shape[0]))]
+    for read_NG, batch_N in cells:
+        weight_NG = sp.csr_matrix(read_NG @ gain)
+        found.append(batch_directions(weight_NG, weight_NG @ components.rows_GK, batch_N))
     _, size_R, axes_RG = np.linalg.svd(np.concatenate(found), full_matrices=False)
     return axes_RG[size_R > 1e-6]
+
+
+def _read_over_genes(
+    views: Sequence[TokenBatch], modality: Modality, spaces: Spaces, genes: int
+) -> tuple[sp.csr_matrix, np.ndarray]:
+    """(read_NG, cell_N): what each cell's tokens weigh, at the genes of their features, and its number in the corpus."""
+    if (space := spaces.get(modality)) is None:
+        read = weighted_values(views, modality, np.zeros(genes))
+        return read.x_NF, read.cell_N
+    read = weighted_values(views, modality, mean_values(modality, space))
+    return read.x_NF @ link_matrix(space, genes), read.cell_N
 
 
 def batch_directions(weight_NG: sp.csr_matrix, profile_NK: np.ndarray, batch_N: np.ndarray) -> np.ndarray:

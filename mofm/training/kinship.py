@@ -1,5 +1,6 @@
 """Which genes and which labels are kin, for the contrasts of a run that asks: read before anything is written."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,14 @@ BY_SYMBOL = "symbols"
 
 
 def read_kinship(
-    config: AlignmentConfig, genes: pd.DataFrame, labels: tuple[str, ...], species: GeneTable
+    config: AlignmentConfig, genes: pd.DataFrame, labels: tuple[str, ...], species: Callable[[], GeneTable]
 ) -> tuple[Kinship, tuple[str, ...]]:
     """(kinship, what a person is to be told of it, a line each).
 
     Args:
       genes: of the model, columns id and symbol.
       labels: of the run's cells.
-      species: the genes of its species.
+      species: reads the genes of its species; asked where a table of families names genes.
 
     Raises:
       InputError: a table or an ontology cannot be read, or tells nothing of these genes or labels.
@@ -30,7 +31,7 @@ def read_kinship(
     kinship, notes = Kinship(), []
     if config.families:
         by_symbol = config.families == BY_SYMBOL and not Path(BY_SYMBOL).exists()
-        found = families_by_symbol(genes) if by_symbol else read_families(config.families, genes, species)
+        found = families_by_symbol(genes) if by_symbol else read_families(config.families, genes, species())
         kinship = kinship._replace(family_G=found.family_G)
         notes += found.notes
     if config.ontology:

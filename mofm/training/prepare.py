@@ -90,7 +90,7 @@ def prepare(
         raise InputError(f"run.patience={config.run.patience}: no cell is held out; set data.holdout_fraction above 0")
     made = _model_of(config, corpus, origin)
     spec, network = made.spec, made.network
-    species = read_gene_table_of(corpus.path, corpus.manifest)
+    species = partial(read_gene_table_of, corpus.path, corpus.manifest)
     kinship, of_kin = read_kinship(config.objectives.alignment, made.genes, stream.labels, species)
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     graph = network and place_graph(network.graph(spec.genes, config.network.edge_budget), mesh)
