@@ -155,7 +155,8 @@ def ours(of: Task, folder: Path, steps: int) -> Iterator[tuple[str, np.ndarray]]
             # One step too small to change anything stands for none.
             schedule = [f"run.steps={max(count, 1)}", f"run.eval_every={max(1, count // 4)}"]
             schedule += [] if count else ["optimizer.learning_rate=1e-9"]
-            model = pretrain([folder / "train.h5ad"], ["data.holdout_fraction=0.1", *overrides, *schedule], parent=demo)
+            schedule = ["data.holdout_fraction=0.1", *overrides, *schedule]
+            model = pretrain([folder / "train.h5ad"], schedule, folder, parent=demo)
             yield f"{name}, {count} steps", model.embed(folder / "all.h5ad", quiet=True).embedding_NE
 
 

@@ -113,7 +113,7 @@ def embeddings(
             # One step too small to change anything stands for none.
             schedule = [f"run.steps={max(count, 1)}", f"run.eval_every={max(1, count // 4)}"]
             schedule += [] if count else ["optimizer.learning_rate=1e-9"]
-            model = pretrain(paths[:1], ["data.holdout_fraction=0.1", *schedule], parent=demo)
+            model = pretrain(paths[:1], ["data.holdout_fraction=0.1", *schedule], Path(folder), parent=demo)
             embedding_NE = model.embed(paths[1], quiet=True).embedding_NE
             found[f"mofm, {count} steps"] = (embedding_NE[train], embedding_NE[test])
     return found

@@ -49,14 +49,19 @@ def machine() -> str:
 
 
 def pretrain(
-    inputs: list[Path], overrides: list[str], *, recover_counts: bool = False, parent: ModuleType = small
+    inputs: list[Path],
+    overrides: list[str],
+    folder: Path,
+    *,
+    recover_counts: bool = False,
+    parent: ModuleType = small,
 ) -> PretrainedModel:
-    """Ingest, train a config with overrides in a temporary folder, and load the best checkpoint."""
-    with tempfile.TemporaryDirectory() as folder:
-        corpus, workdir = Path(folder) / "corpus", Path(folder) / "run"
-        ingest(inputs, corpus, recover_counts=recover_counts)
-        train(config_of(corpus, overrides, parent), workdir, quiet=True)
-        return load(workdir)
+    """Ingest and train a config with overrides, in a new directory of `folder`, and load the best checkpoint."""
+    own = Path(tempfile.mkdtemp(dir=folder))
+    corpus, workdir = own / "corpus", own / "run"
+    ingest(inputs, corpus, recover_counts=recover_counts)
+    train(config_of(corpus, overrides, parent), workdir, quiet=True)
+    return load(workdir)
 
 
 def config_of(corpus: Path, overrides: list[str], parent: ModuleType = small) -> Config:

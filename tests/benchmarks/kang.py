@@ -110,7 +110,7 @@ def embeddings(
             schedule = [f"run.steps={count}", f"run.eval_every={max(1, count // 4)}", "run.eval_cells=512"]
             if count == 1:
                 schedule.append("optimizer.learning_rate=1e-9")
-            model = pretrain([Path(folder) / "all.h5ad"], size + schedule)
+            model = pretrain([Path(folder) / "all.h5ad"], size + schedule, Path(folder))
             name = f"mofm, {0 if count == 1 else count} steps"
             found[name] = {side: model.embed(path, quiet=True).embedding_NE for side, path in paths.items()}
     return found

@@ -48,7 +48,6 @@ def main() -> None:
     print(machine())
     for name in args.data:
         adata = few(kang() if name == "kang" else simulated(), args.cells)
-        model = pretrained(adata, args.steps)
         settings = Settings(
             tasks=("perturbation",),
             label_key="group",
@@ -57,7 +56,8 @@ def main() -> None:
             bootstrap=args.bootstrap,
             umap=False,
         )
-        found = evaluate(model, adata, settings, quiet=True)
+        with tempfile.TemporaryDirectory() as folder:  # of the run too, whose corpus says which cells it saw
+            found = evaluate(pretrained(adata, args.steps, Path(folder)), adata, settings, quiet=True)
         show(f"{name}, {adata.n_obs:,} cells, {args.steps} steps", [_row(row) for row in rows_of(found)])
         for note in found.judged["perturbation"].notes:
             print(f"- {note}", flush=True)
@@ -120,14 +120,12 @@ def simulated(cells: int = 4_000) -> ad.AnnData:
     return adata
 
 
-def pretrained(adata: ad.AnnData, steps: int) -> PretrainedModel:
+def pretrained(adata: ad.AnnData, steps: int, folder: Path) -> PretrainedModel:
     """A small model of the control cells."""
     schedule = [f"run.steps={steps}", f"run.eval_every={max(1, steps // 2)}", "run.eval_cells=512"]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "control.h5ad"
-        control = adata[(adata.obs["condition"] == "ctrl").to_numpy()]
-        ad.AnnData(control.X, control.obs[[]], control.var[[]]).write_h5ad(path)
-        return pretrain([path], [*SIZE, *schedule])
+    control = adata[(adata.obs["condition"] == "ctrl").to_numpy()]
+    ad.AnnData(control.X, control.obs[[]], control.var[[]]).write_h5ad(folder / "control.h5ad")
+    return pretrain([folder / "control.h5ad"], [*SIZE, *schedule], folder)
 
 
 if __name__ == "__main__":
