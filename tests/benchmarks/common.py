@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import sys
+import json
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -78,6 +79,19 @@ def write_cells(path: Path, cells: int, genes: int, expressed: float = 0.2, seed
     blocks = [sparse.csr_matrix(rng.poisson(rates, (1000, genes)).astype(np.float32)) for _ in range(-(-cells // 1000))]
     obs = pd.DataFrame(index=[f"cell{seed}_{i}" for i in range(cells)])
     ad.AnnData(sparse.vstack(blocks).tocsr()[:cells], obs=obs).write_h5ad(path)
+
+
+def kept_rows(path: Path | None) -> list[dict]:
+    """What an interrupted benchmark has written to its file of JSON lines; nothing where there is none."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
+
+
+def keep(row: dict, path: Path | None) -> None:
+    """Print a row as it is found, and append it to that file."""
+    print(json.dumps(row), flush=True)
+    if path:
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def show(title: str, rows: list[dict[str, object]]) -> None:
