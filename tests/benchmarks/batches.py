@@ -16,7 +16,7 @@ linear probe that learn from the other cells, and how compact types are (silhoue
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -62,17 +62,17 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--data", nargs="+", choices=sources, default=list(sources))
     arguments.add_argument("--steps", type=int, default=200, help="0: the start of a run alone")
-    arguments.add_argument("--peers", metavar="PYTHON", help="of an environment that has what peers.py imports")
+    arguments.add_argument("--peers", metavar="PYTHON", help="of an environment that has what peer_methods.py imports")
     arguments.add_argument("--epochs", nargs="*", default=[], metavar="METHOD=N", help="limits of the peers")
     args = arguments.parse_args()
-    limits = dict(told.split("=") for told in args.epochs)
+    options = {name: ("--epochs", most) for name, most in (told.split("=") for told in args.epochs)}
     print(machine())
     for name in args.data:
         of = task(*sources[name]())
         rows = []
         with tempfile.TemporaryDirectory() as folder:
             found = chain(components(of), ours(of, Path(folder), args.steps))
-            found = chain(found, peers(of, Path(folder), args.peers, limits)) if args.peers else found
+            found = chain(found, peers(of, Path(folder), args.peers, options)) if args.peers else found
             for method, embedding_NE in found:
                 rows.append({"representation": method} | judge(of, embedding_NE))
                 print(name, rows[-1], flush=True)  # a method may take half an hour, and the next may fail
@@ -140,9 +140,6 @@ def in_place(of: Task, train_ND: np.ndarray, test_ND: np.ndarray) -> np.ndarray:
 
 def ours(of: Task, folder: Path, steps: int) -> Iterator[tuple[str, np.ndarray]]:
     """mofm, with and without the training cells' batches, at the start of a run and at its end."""
-    of.cells[of.train].copy().write_h5ad(folder / "train.h5ad")
-    bare = ad.AnnData(of.cells.X, obs=of.cells.obs[[]], var=of.cells.var)
-    bare.write_h5ad(folder / "all.h5ad")
     settings = {
         "mofm": [],
         "mofm, data.batch_key": ["data.batch_key=batch"],
@@ -152,21 +149,29 @@ def ours(of: Task, folder: Path, steps: int) -> Iterator[tuple[str, np.ndarray]]
         for count in sorted({0, steps}):
             if not count and "batch_weight" in name:
                 continue  # it has the start of the one before
-            # One step too small to change anything stands for none.
-            schedule = [f"run.steps={max(count, 1)}", f"run.eval_every={max(1, count // 4)}"]
-            schedule += [] if count else ["optimizer.learning_rate=1e-9"]
-            schedule = ["data.holdout_fraction=0.1", *overrides, *schedule]
-            model = pretrain([folder / "train.h5ad"], schedule, folder, parent=demo)
-            yield f"{name}, {count} steps", model.embed(folder / "all.h5ad", quiet=True).embedding_NE
+            yield f"{name}, {count} steps", trained(of, folder, overrides, count)
 
 
-def peers(of: Task, folder: Path, python: str, limits: dict[str, str]) -> Iterator[tuple[str, np.ndarray]]:
-    """scVI and Harmony."""
+def trained(of: Task, folder: Path, overrides: Sequence[str], steps: int) -> np.ndarray:
+    """embedding_NE of all cells by a model of the training cells."""
+    of.cells[of.train].copy().write_h5ad(folder / "train.h5ad")
+    ad.AnnData(of.cells.X, obs=of.cells.obs[[]], var=of.cells.var).write_h5ad(folder / "all.h5ad")
+    # One step too small to change anything stands for none.
+    schedule = [f"run.steps={max(steps, 1)}", f"run.eval_every={max(1, steps // 4)}"]
+    schedule += [] if steps else ["optimizer.learning_rate=1e-9"]
+    schedule = ["data.holdout_fraction=0.1", *overrides, *schedule]
+    model = pretrain([folder / "train.h5ad"], schedule, folder, parent=demo)
+    return model.embed(folder / "all.h5ad", quiet=True).embedding_NE
+
+
+def peers(
+    of: Task, folder: Path, python: str, options: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """scVI and Harmony, with the options of `peer_methods.py` of either."""
     given = of.cells.copy()
     given.obs["shown"] = np.isin(np.arange(given.n_obs), of.train)
     for name, method in (("Harmony, all cells", "harmony"), ("scVI", "scvi")):
-        options = ["--epochs", limits[method]] if method in limits else []
-        yield name, run_peer(python, method, {"rna": given}, folder, options)["embedding"]
+        yield name, run_peer(python, method, {"rna": given}, folder, options.get(method, ()))["embedding"]
 
 
 def judge(of: Task, embedding_NE: np.ndarray) -> dict[str, float]:

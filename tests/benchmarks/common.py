@@ -1,11 +1,11 @@
 """What the benchmarks share: where real data lies, a trained model for a corpus, and a line that says on what it ran."""
 
 import argparse
+import json
 import logging
 import os
 import platform
 import sys
-import json
 import tempfile
 from pathlib import Path
 from types import ModuleType

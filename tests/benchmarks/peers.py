@@ -1,265 +1,185 @@
-"""Published methods on the same cells, in an environment of their own: this script imports nothing of mofm.
+"""mofm beside the published methods, in one command and one table: the same cells, the same splits, the same time.
 
-    python -m venv PEERS && PEERS/bin/pip install scvi-tools scglue harmonypy
-    PEERS/bin/python tests/benchmarks/peers.py METHOD IN.h5mu OUT.npz [--epochs N] [--seed 0]
+    MOFM_DATA=FOLDER python tests/benchmarks/peers.py [--data simulated citeseq a549] [--file FILE.h5mu --build GRCh38]
+        [--folds 1] [--steps 200] [--seconds N] [--environment DIR] [--json FILE]
 
-`translation.py --peers PEERS/bin/python` writes IN, calls this, and reads OUT. IN holds raw counts; cells of one name
-are one cell. What is asked of a method is what IN leaves out:
+An environment of their own is made in --environment where there is none (pip; it takes minutes and some GB). Then, of
+cells that no method learned labels, pairs or counts from:
 
-    totalvi   RNA and ADT; cells without ADT are imputed. OUT: cells, adt (expected counts, background left out)
-    multivi   RNA and ATAC; cells without one of them are imputed. OUT: rna_cells, rna (frequencies), atac_cells, atac
-              (chances that a peak is open), of the cells that lack it
-    scvi      RNA, obs `batch` and `shown`. Learned from the cells that are shown; the others are encoded, their batch known.
-              OUT: cells, embedding
-    harmony   RNA, obs `batch`: 30 components of all cells, corrected together (Harmony has no model of new cells). OUT: as scvi
-    scglue    RNA and another modality, whose pairing is not used. OUT: rna, and atac or adt: embeddings of all cells.
-              `var` has chrom, start, end (and strand of genes) of one build, or, of proteins, `genes` (ids that the index
-              of RNA has, by ";"): the guidance graph is made of them
+    translation   per feature across cells, where all training cells are paired: mean, ridge, 15-NN, totalVI, MultiVI
+    alignment     FOSCTTM and the matching score, where no pairing is known: gene activity, scglue
+    integration   batches mixed and types kept apart (simulated alone): PCA, Harmony, scVI
 
-Their authors' defaults and tutorials, with these choices:
-- totalVI: 4,000 variable genes (seurat_v3; of the cells that have RNA), the batch is "has ADT or not", imputation of
-  25 samples as if measured together with those that have ADT. At most 400 epochs (its own heuristic).
-- MultiVI: features of fewer than 1% of cells are left out, and predicted by 0, which is no loss where the task judges
-  none of them. The batch is the set of modalities. At most 500 epochs, early stopping. Learning rate 1e-3: with its
-  own of 1e-4 it said nothing of cells after 60 epochs of 3,000 simulated cells (AUROC .499; .537 with this).
-- scglue: all genes up to 2,000 variable ones (seurat_v3); 100 components (PCA; LSI); negative binomial; its two stages
-  with automatic epochs. Peaks that no chosen gene reaches are left out. A peak is joined to a gene whose body or 2 kb
-  upstream it overlaps (its default), weight 1; a protein to the genes that encode it. Proteins are encoded through
-  their own counts, not components. bedtools is not needed: the overlaps are counted here.
-  Where its balancing of cells gives NaN, as after few epochs, it is fitted again without (OUT says `balanced`).
-`--epochs` lowers the most epochs (of each of scglue's stages, of which the second aligns in its last two thirds): say
-so beside the numbers. `--patient` trains scvi-tools' models for all of them, without early stopping. One thread: on a
-busy machine two of torch's wait for each other and are many times slower.
+What each is shown is told in `translation_peers.py` and `batches.py`, and how it is called in `peer_methods.py`. The same
+time: scvi-tools' models may train for as long as mofm took in the same task on this machine (--seconds: so long), on as many
+threads; scglue and Harmony, which cannot be told, take their own. Who took what is in the JSON, the last line.
 """
 
 import argparse
-import logging
+import json
+import subprocess
+import tempfile
 import time
-import warnings
+import venv
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
 
+import batches
+import mudata
 import numpy as np
-import scipy.sparse as sp
+import pandas as pd
+import translation
+from common import keep, machine, parser, show
+from translation_models import Models
+from translation_peers import Peers
+from translation_tasks import METRICS, NAMES, Task, judge, of_mudata, split, task
 
-warnings.filterwarnings("ignore")
+PACKAGES = ("scvi-tools==1.4.2", "scglue==0.4.1", "harmonypy==2.1.0", "mudata", "scikit-misc")
+LEAST_SECONDS = 60.0
+LOWER_IS_BETTER = {"FOSCTTM"}
+INTEGRATION = ("mixing within types", "types, 15-NN", "types, probe")
 
-PROMOTER = 2_000
+
+class Budget(NamedTuple):
+    """Attributes: python, of the peers' environment; steps of mofm; seconds of the peers, None for what mofm took; threads."""
+
+    python: str
+    steps: int
+    seconds: float | None
+    threads: int
+
+    def peers(self, mofm_took: float) -> Peers:
+        """The peers, who may train for as long as mofm took."""
+        return Peers(self.python, {}, self.threads, self.seconds or max(mofm_took, LEAST_SECONDS))
 
 
 def main() -> None:
-    """Run one method on one file."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("method", choices=list(METHODS))
-    arguments.add_argument("input")
-    arguments.add_argument("output")
-    arguments.add_argument("--epochs", type=int, help="at most this many")
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--lr", type=float, default=1e-3, help="of MultiVI")
-    arguments.add_argument("--patient", action="store_true", help="scvi-tools: no early stopping, all epochs")
+    """Make the environment, run all, and print the table."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--data", nargs="*", choices=NAMES, default=list(NAMES))
+    arguments.add_argument("--file", type=Path, nargs="*", default=[], help="h5mu files of paired cells, of your own")
+    arguments.add_argument("--build", help="genome build of their regions")
+    arguments.add_argument("--folds", type=int, default=1, help="of five; one of the simulated cells")
+    arguments.add_argument("--cells", type=int, default=2_000, help="simulated")
+    arguments.add_argument("--genes", type=int, default=600, help="simulated")
+    arguments.add_argument("--steps", type=int, default=200, help="of mofm")
+    arguments.add_argument("--seconds", type=float, help="of a peer's training (default: what mofm took)")
+    arguments.add_argument("--threads", type=int, default=2, help="of a peer")
+    arguments.add_argument("--environment", type=Path, default=Path("runs/peers"), help="where theirs is, or is made")
+    arguments.add_argument("--json", type=Path, help="append each figure to this file, a line each")
     args = arguments.parse_args()
-    import mudata
+    tasks = [task(name, args.cells, args.genes) for name in args.data]
+    tasks += [of_mudata(path.stem, mudata.read_h5mu(path), build=args.build) for path in args.file]
+    print(machine(), flush=True)
+    budget = Budget(environment(args.environment), args.steps, args.seconds, args.threads)
+    rows = []
+    for of in tasks:
+        for row in figures_of(of, args, budget):
+            rows.append({"data": of.name} | row)
+            keep(rows[-1], args.json)
+    show(f"mofm after {args.steps} steps, and others; the best of a row in bold", table(rows))
+    print(json.dumps({"benchmark": "peers", "rows": rows}))
 
-    logging.getLogger("lightning").setLevel(logging.ERROR)
-    mdata = mudata.read_h5mu(args.input)
-    for adata in mdata.mod.values():
-        adata.X = sp.csr_matrix(adata.X, dtype=np.float32)
+
+def environment(folder: Path) -> str:
+    """Its interpreter; made where there is none."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print(f"making {folder} for {', '.join(PACKAGES)}", flush=True)
+        venv.create(folder, with_pip=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *PACKAGES], check=True)
+    return str(python.absolute())
+
+
+def figures_of(of: Task, args: argparse.Namespace, budget: Budget) -> Iterable[dict]:
+    """Every figure of a data set: task, metric, method, value and the seconds that the method took."""
+    models = Models((f"run.steps={args.steps}", f"run.eval_every={max(1, args.steps // 4)}"))
+    for fold in range(min(args.folds, of.folds)):
+        with tempfile.TemporaryDirectory() as name:
+            yield from translated(of, fold, models, budget, Path(name))
+            yield from aligned(of, fold, models, budget, Path(name))
+    if of.name == "simulated":
+        with tempfile.TemporaryDirectory() as name:
+            yield from integrated(args.steps, budget, Path(name))
+
+
+def translated(of: Task, fold: int, models: Models, budget: Budget, folder: Path) -> Iterable[dict]:
+    """Translation in every direction, all training cells paired."""
+    one = split(of, "paired", fold)
+
+    def rows(translate: Callable) -> tuple[list[dict], float]:
+        found, seconds = timed(lambda: list(translate(of, one, folder)))
+        return [
+            {
+                "task": f"{direction[0]} to {direction[1]}",
+                "metric": METRICS[direction[1]],
+                "method": method,
+                "value": judge(of, one, direction[1], predicted_NF).mean,
+                "seconds": seconds,
+            }
+            for method, direction, predicted_NF in found
+        ], seconds
+
+    yield from rows(translation.baseline)[0]
+    ours, took = rows(models.translate)
+    yield from ours
+    yield from rows(budget.peers(took).translate)[0]
+
+
+def aligned(of: Task, fold: int, models: Models, budget: Budget, folder: Path) -> Iterable[dict]:
+    """Alignment of RNA with chromatin or proteins, no pairing known."""
+    if not {"atac", "adt"} & set(of.omics):
+        return
+    one = split(of, "unpaired", fold)
+    for align in (translation.gene_activity, models.align, budget.peers(0).align):
+        found, seconds = timed(lambda align=align: list(align(of, one, folder)))
+        for method, embeddings in found:
+            scores = translation.alignment(of, one, embeddings)
+            for metric in ("FOSCTTM", "matching score"):
+                row = {"task": " and ".join(embeddings), "metric": metric, "method": method}
+                yield row | {"value": scores[metric], "seconds": seconds}
+
+
+def integrated(steps: int, budget: Budget, folder: Path) -> Iterable[dict]:
+    """Two batches of simulated RNA."""
+    of = batches.task(*batches.simulated())
+    (pca,), seconds = timed(lambda: list(batches.components(of)))
+    yield from _integrated(of, "PCA", pca[1], seconds)
+    embedding_NE, took = timed(lambda: batches.trained(of, folder, ["data.batch_key=batch"], steps))
+    yield from _integrated(of, "mofm", embedding_NE, took)
+    options = {"scvi": ("--seconds", f"{budget.seconds or max(took, LEAST_SECONDS):.0f}")}
+    last = time.perf_counter()
+    for method, embedding_NE in batches.peers(of, folder, budget.python, options):
+        yield from _integrated(of, method, embedding_NE, time.perf_counter() - last)
+        last = time.perf_counter()
+
+
+def _integrated(of: batches.Task, method: str, embedding_NE: np.ndarray, seconds: float) -> Iterable[dict]:
+    scores = batches.judge(of, embedding_NE)
+    for metric in INTEGRATION:
+        yield {"task": "batches", "metric": metric, "method": method, "value": scores[metric], "seconds": seconds}
+
+
+def timed(work: Callable) -> tuple[object, float]:
+    """What it gives, and the seconds that it took."""
     began = time.perf_counter()
-    found, epochs = METHODS[args.method](mdata.mod, args)
-    np.savez(args.output, **found, seconds=time.perf_counter() - began, epochs=epochs)
+    return work(), time.perf_counter() - began
 
 
-def totalvi(mod, args):
-    """Proteins of the cells that have none."""
-    import scvi
+def table(rows: list[dict]) -> list[dict[str, str]]:
+    """A row a figure and a column a method: means over folds, ± their deviation where there are several."""
+    frame, shown = pd.DataFrame(rows), []
+    methods = list(dict.fromkeys(frame["method"]))
+    for (data, name, metric), some in frame.groupby(["data", "task", "metric"], sort=False):
+        values = {method: list(values) for method, values in some.groupby("method")["value"]}
+        order = sorted(values, key=lambda method: np.mean(values[method]))
+        best = order[0] if metric in LOWER_IS_BETTER else order[-1]
+        cells = {method: translation.spread(values.get(method, [])) for method in methods}
+        cells[best] = f"**{cells[best]}**"
+        shown.append({"data": data, "task": name, "metric": metric} | cells)
+    return shown
 
-    scvi.settings.seed = args.seed
-    rna, adt = mod["rna"].copy(), mod["adt"]
-    rna = rna[:, variable(rna, 4_000)].copy()
-    has = rna.obs_names.isin(adt.obs_names)
-    counts = np.zeros((rna.n_obs, adt.n_vars), np.float32)  # a batch with nothing but zeros counts as not measured
-    counts[has] = adt[rna.obs_names[has]].X.toarray()
-    rna.obsm["protein"], rna.uns["protein_names"] = counts, adt.var_names.to_numpy(str)
-    rna.obs["batch"] = np.where(has, "measured", "missing")
-    scvi.model.TOTALVI.setup_anndata(
-        rna, protein_expression_obsm_key="protein", protein_names_uns_key="protein_names", batch_key="batch"
-    )
-    model = scvi.model.TOTALVI(rna)
-    model.train(max_epochs=args.epochs or 400, early_stopping=not args.patient, **ON_CPU)
-    proteins = model.get_normalized_expression(
-        indices=np.flatnonzero(~has), transform_batch="measured", n_samples=25, return_mean=True, return_numpy=True
-    )[1]
-    return {"cells": rna.obs_names[~has].to_numpy(str), "adt": proteins}, ran(model)
-
-
-def multivi(mod, args):
-    """RNA of the cells without, and chromatin of the cells without."""
-    import anndata as ad
-    import mudata
-    import scvi
-
-    scvi.settings.seed = args.seed
-    rna, atac = mod["rna"], mod["atac"].copy()
-    atac.X.data[:] = 1
-    cells = rna.obs_names.union(atac.obs_names, sort=True)
-    has_rna, has_atac = cells.isin(rna.obs_names), cells.isin(atac.obs_names)
-    kept_rna, kept_atac = (np.flatnonzero(x.X.getnnz(axis=0) >= 0.01 * x.n_obs) for x in (rna, atac))
-    parts = {"rna": (rna, kept_rna), "atac": (atac, kept_atac)}
-    # A cell's missing modality is a row of zeros, by which MultiVI knows that it is missing.
-    full = {name: ad.AnnData(spread(table, cells)[:, kept].tocsr()) for name, (table, kept) in parts.items()}
-    for name, (table, kept) in parts.items():
-        full[name].obs_names, full[name].var_names = cells, table.var_names[kept]
-    mdata = mudata.MuData(full)
-    mdata.obs["modality"] = np.select([has_rna & has_atac, has_rna], ["paired", "expression"], "accessibility")
-    places = {"rna_layer": "rna", "atac_layer": "atac"}
-    scvi.model.MULTIVI.setup_mudata(mdata, batch_key="modality", modalities=places)
-    model = scvi.model.MULTIVI(mdata, n_genes=len(kept_rna), n_regions=len(kept_atac))
-    model.train(max_epochs=args.epochs or 500, lr=args.lr, early_stopping=not args.patient, **ON_CPU)
-    found = {}
-    jobs = (
-        ("rna", rna, kept_rna, ~has_rna, model.get_normalized_expression),
-        ("atac", atac, kept_atac, ~has_atac, model.get_normalized_accessibility),
-    )
-    for name, table, kept, asked, predict in jobs:
-        if asked.any():
-            values = np.zeros((asked.sum(), table.n_vars), np.float32)
-            told = predict(
-                indices=np.flatnonzero(asked), transform_batch="paired" if (has_rna & has_atac).any() else None
-            )
-            values[:, kept] = np.asarray(told.toarray() if sp.issparse(told) else told)
-            found |= {f"{name}_cells": cells[asked].to_numpy(str), name: values}
-    return found, ran(model)
-
-
-def scvi(mod, args):
-    """The latent means of all cells; scVI's defaults, with early stopping."""
-    import scvi as tools
-
-    tools.settings.seed = args.seed
-    rna = mod["rna"].copy()
-    rna = rna[:, variable(rna, 2_000)].copy()
-    shown = rna[rna.obs["shown"].to_numpy(bool)].copy()
-    tools.model.SCVI.setup_anndata(shown, batch_key="batch")
-    model = tools.model.SCVI(shown)
-    model.train(max_epochs=args.epochs, early_stopping=not args.patient, **ON_CPU)
-    return {"cells": rna.obs_names.to_numpy(str), "embedding": model.get_latent_representation(rna)}, ran(model)
-
-
-def harmony(mod, args):
-    """Components of all cells, corrected together."""
-    import harmonypy
-    import scanpy as sc
-
-    rna = mod["rna"].copy()
-    rna = rna[:, variable(rna, 2_000)].copy()
-    sc.pp.normalize_total(rna, target_sum=1e4)
-    sc.pp.log1p(rna)
-    sc.pp.scale(rna, max_value=10)
-    sc.pp.pca(rna, 30)
-    found = harmonypy.run_harmony(rna.obsm["X_pca"].astype(float), rna.obs, ["batch"], random_state=args.seed).Z_corr
-    embedding = np.asarray(found) if len(found) == rna.n_obs else np.asarray(found).T
-    return {"cells": rna.obs_names.to_numpy(str), "embedding": embedding}, 0
-
-
-def scglue(mod, args):
-    """Embeddings of both modalities' cells, by a guidance graph and no pairs."""
-    import networkx as nx
-    import scanpy as sc
-    import scglue
-
-    other_name = next(name for name in mod if name != "rna")
-    rna, other = mod["rna"].copy(), mod[other_name].copy()
-    rna = rna[:, variable(rna, 2_000)].copy()
-    rna.layers["counts"] = rna.X.copy()
-    edges = peak_edges(rna.var, other.var) if other_name == "atac" else protein_edges(rna.var, other.var)
-    if other_name == "atac":
-        other = other[:, np.unique([column for _, column in edges])].copy()
-        edges = peak_edges(rna.var, other.var)
-    other.var_names = [f"{other_name}:{name}" for name in other.var_names]
-    graph = nx.MultiDiGraph()
-    for name in (*rna.var_names, *other.var_names):
-        graph.add_edge(name, name, weight=1.0, sign=1, type="loop")
-    for gene, column in edges:
-        ends = rna.var_names[gene], other.var_names[column]
-        graph.add_edge(*ends, weight=1.0, sign=1, type="fwd")
-        graph.add_edge(*ends[::-1], weight=1.0, sign=1, type="rev")
-    for adata in (rna, other):
-        adata.var["highly_variable"] = True
-    sc.pp.normalize_total(rna)
-    sc.pp.log1p(rna)
-    sc.pp.scale(rna)
-    sc.tl.pca(rna, n_comps=min(100, rna.n_vars - 1, rna.n_obs - 1), svd_solver="auto", random_state=args.seed)
-    scglue.models.configure_dataset(rna, "NB", use_highly_variable=True, use_layer="counts", use_rep="X_pca")
-    if other_name == "atac":
-        scglue.data.lsi(other, n_components=min(100, other.n_vars - 1), n_iter=15, random_state=args.seed)
-        scglue.models.configure_dataset(other, "NB", use_highly_variable=True, use_rep="X_lsi")
-    else:
-        scglue.models.configure_dataset(other, "NB", use_highly_variable=True)
-    sets = {"rna": rna, other_name: other}
-    # Its automatic burn-in, during which nothing is aligned, is a hundred epochs or more: longer than a limited run.
-    fit = {} if args.epochs is None else {"max_epochs": args.epochs, "align_burnin": args.epochs // 3}
-    for skip_balance in (False, True):
-        options = {"init_kws": {"random_seed": args.seed}, "fit_kws": fit, "skip_balance": skip_balance}
-        try:
-            model = scglue.models.fit_SCGLUE(sets, graph, **options)
-            found = {name: model.encode_data(name, adata) for name, adata in sets.items()}
-            break
-        except ValueError:  # no cluster of one matches any of the other: weights of cells are NaN, and all else is
-            if skip_balance:
-                raise
-            for adata in sets.values():
-                adata.uns["__scglue__"].pop("use_dsc_weight", None)
-    found["balanced"] = not skip_balance
-    return found | {"edges": len(edges), "features": np.array([rna.n_vars, other.n_vars])}, args.epochs or -1
-
-
-def variable(adata, count: int) -> np.ndarray:
-    """Columns of the most variable genes, by scanpy's seurat_v3 over raw counts; all that are seen where no more are."""
-    import scanpy as sc
-
-    seen = np.flatnonzero(adata.X.getnnz(axis=0) > 0)
-    if len(seen) <= count:
-        return seen
-    table = sc.pp.highly_variable_genes(adata[:, seen].copy(), flavor="seurat_v3", n_top_genes=count, inplace=False)
-    return seen[table["highly_variable"].to_numpy()]
-
-
-def spread(adata, cells) -> sp.csr_matrix:
-    """The rows of `cells`, empty where they are not measured."""
-    row = adata.obs_names.get_indexer(cells)
-    has = np.flatnonzero(row >= 0)
-    choose = sp.csr_matrix((np.ones(len(has), np.float32), (has, row[has])), (len(cells), adata.n_obs))
-    return choose @ adata.X
-
-
-def peak_edges(genes, peaks) -> list[tuple[int, int]]:
-    """(gene, peak) that overlap: the gene's body with `PROMOTER` bp before its start. Places are 0-based, end exclusive."""
-    edges = []
-    known = genes["chrom"].astype(str).to_numpy()
-    forward = (genes["strand"].astype(str) == "+").to_numpy()
-    low = genes["start"].to_numpy() - np.where(forward, PROMOTER, 0)
-    high = genes["end"].to_numpy() + np.where(forward, 0, PROMOTER)
-    chroms = peaks["chrom"].astype(str).to_numpy()
-    for chrom in np.unique(chroms):
-        columns = np.flatnonzero(chroms == chrom)
-        start, end = (peaks[name].to_numpy()[columns] for name in ("start", "end"))
-        for gene in np.flatnonzero(known == chrom):
-            edges += [(gene, column) for column in columns[(start < high[gene]) & (end > low[gene])]]
-    return edges
-
-
-def protein_edges(genes, proteins) -> list[tuple[int, int]]:
-    """(gene, protein) that it encodes."""
-    row = {name: number for number, name in enumerate(genes.index)}
-    told = enumerate(proteins["genes"].astype(str))
-    return [(row[gene], column) for column, some in told for gene in some.split(";") if gene in row]
-
-
-def ran(model) -> int:
-    """Epochs that were run before early stopping."""
-    return len(next(iter(model.history.values())))
-
-
-METHODS = {"totalvi": totalvi, "multivi": multivi, "scvi": scvi, "harmony": harmony, "scglue": scglue}
-ON_CPU = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False}
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("mofm.configs", reason="mofm is not installed: benchmarks need its configs")
 sys.path.append(str(Path(__file__).parent))  # benchmarks are scripts that import each other by their names
 
-import peers
+import peer_methods
 import translation_tasks as tasks
 
 from mofm.corpus.ingest import ingest
@@ -78,6 +78,6 @@ def test_a_gene_is_joined_to_the_peaks_of_its_body_and_its_upstream_2_kb():
         ("3", 10_000, 10_500),
     ]
     peaks = pd.DataFrame(places, columns=["chrom", "start", "end"])
-    assert sorted(peers.peak_edges(genes, peaks)) == [(0, 1), (0, 2), (1, 2), (1, 3)]
+    assert sorted(peer_methods.peak_edges(genes, peaks)) == [(0, 1), (0, 2), (1, 2), (1, 3)]
     proteins = pd.DataFrame({"genes": ["b;a", "", "x;b"]})
-    assert peers.protein_edges(pd.DataFrame(index=["a", "b"]), proteins) == [(1, 0), (0, 0), (1, 2)]
+    assert peer_methods.protein_edges(pd.DataFrame(index=["a", "b"]), proteins) == [(1, 0), (0, 0), (1, 2)]

@@ -10,7 +10,7 @@ the mean fold: those with one value among the test cells are left out.
   both. Where no pair is known there is nothing but the mean.
 - mofm: `configs/multiome.py`, `mosaic.py` and `unpaired.py`, a setting each, with the overrides given; its best
   checkpoint by held-out loss among its training cells (`translation_models.py`).
-- peers: `peers.py` in an environment of its own.
+- peers: `peer_methods.py` in an environment of its own.
 Alignment is judged by embeddings of the test cells in both modalities, in the setting `unpaired`, each centred on its
 own mean: FOSCTTM (0 is perfect, 0.5 chance), the matching score (share whose nearest is the match) and its chance, and
 labels of RNA cells transferred to the other modality's by 15 neighbours. `gene activity`: peaks or proteins counted for
@@ -57,7 +57,7 @@ def main() -> None:
     arguments.add_argument("--folds", type=int, default=5, help="of each task at most")
     arguments.add_argument("--cells", type=int, default=4_000, help="simulated")
     arguments.add_argument("--genes", type=int, default=1_000, help="simulated")
-    arguments.add_argument("--peers", metavar="PYTHON", help="of an environment that has what peers.py imports")
+    arguments.add_argument("--peers", metavar="PYTHON", help="of an environment that has what peer_methods.py imports")
     arguments.add_argument("--epochs", nargs="*", default=[], metavar="METHOD=N", help="limits of the peers")
     arguments.add_argument("--mofm", action="store_true", help="train mofm; --config.KEY=VALUE overrides its configs")
     args, overrides = arguments.parse_known_args()

@@ -1,4 +1,4 @@
-"""Calls `peers.py` in the peers' environment: what each is given, and what its answer is on the scale that is judged.
+"""Calls `peer_methods.py` in the peers' environment: what each is given, and what its answer is on the scale that is judged.
 
 Test cells are given to the peers as their users give them, in training, with one modality (totalVI, MultiVI) or with
 both and the pairing unknown (scglue); none of them is made to meet a cell only afterwards. For MultiVI a test cell
@@ -25,15 +25,17 @@ from mofm.omics.proteins import resolve_proteins
 from mofm.omics.regions import resolve_regions
 from mofm.omics.simulate import to_mudata, write_mudata
 
-SCRIPT = Path(__file__).with_name("peers.py")
+SCRIPT = Path(__file__).with_name("peer_methods.py")
 
 
 class Peers(NamedTuple):
-    """Attributes: python, of the peers' environment; epochs, the most for each method that is limited; threads."""
+    """Attributes: python, of the peers' environment; epochs, the most for each method that is limited; threads; seconds of
+    training, the most for those that can be told (scvi-tools')."""
 
     python: str
     epochs: dict[str, int]
     threads: int = 1
+    seconds: float | None = None
 
     def translate(self, of: Task, one: Split, folder: Path) -> Iterator[tuple[str, Direction, np.ndarray]]:
         """totalVI where there are RNA and ADT, MultiVI where there are RNA and ATAC; other modalities are not shown.
@@ -69,6 +71,7 @@ class Peers(NamedTuple):
         # totalVI's early stopping ends small data sets' training while the KL term still warms up.
         options = ["--patient"] if method == "totalvi" else []
         options += ["--epochs", str(self.epochs[method])] if method in self.epochs else []
+        options += ["--seconds", f"{self.seconds:.0f}"] if self.seconds else []
         return run_peer(self.python, method, bare, folder, options, self.threads)
 
 
@@ -80,7 +83,7 @@ def run_peer(
     options: Sequence[str] = (),
     threads: int = 1,
 ) -> dict[str, np.ndarray]:
-    """What `peers.py` answers, run by the interpreter of the peers' environment; how long it took is printed."""
+    """What `peer_methods.py` answers, run by the interpreter of the peers' environment; how long it took is printed."""
     given, answer = folder / f"{method}.h5mu", folder / f"{method}.npz"
     write_mudata(to_mudata(shown), given)
     command = [python, str(SCRIPT), method, str(given), str(answer), *options]

@@ -16,7 +16,7 @@ Test cells have all modalities and appear in no training file. Which 5,000 peaks
 what the task is, not a thing to fit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,7 +25,8 @@ import numpy as np
 from anndata import AnnData
 from common import real_data
 
-from mofm.axes import Modality
+from mofm.axes import MODALITIES, Modality
+from mofm.errors import InputError
 from mofm.evaluation.translation import PerFeature, per_feature_auroc, per_feature_correlation
 from mofm.evaluation.translation_baselines import measured_of, target_values
 from mofm.omics.simulate import MultiomicsConfig, SimulationConfig, simulate_multiomics, to_mudata, write_mudata
@@ -48,7 +49,7 @@ class Task(NamedTuple):
     """Cells of several modalities, and how they are judged.
 
     Attributes:
-      name: of `NAMES`.
+      name: of `NAMES`, or a file's.
       omics: of the same cells in the same order.
       directions: (source, target).
       judged: for each modality, the columns that are judged.
@@ -81,14 +82,13 @@ class Split(NamedTuple):
 def task(name: str, cells: int = 4_000, genes: int = 1_000, seed: int = 31) -> Task:
     """A task by name. `cells`, `genes` and `seed` are of the simulated one."""
     if name == "citeseq":
-        return _real(name, "citeseq_pbmc_500.h5mu", ("rna", "adt"), None)
+        return of_mudata(name, mudata.read_h5mu(real_data("citeseq_pbmc_500.h5mu")))
     if name == "a549":
-        return _real(name, "a549_scicar.h5mu", ("rna", "atac"), "hours_dex", "GRCh37")
+        return of_mudata(name, mudata.read_h5mu(real_data("a549_scicar.h5mu")), "hours_dex", "GRCh37")
     config = MultiomicsConfig(cells=SimulationConfig(cells=cells, genes=genes, seed=seed))
     omics = simulate_multiomics(config)
     fold_N = np.where(_folds(cells, 4) == 0, 0, -1)  # one test set; the rest is in no fold
-    directions = [pair for other in ("atac", "adt", "methylation") for pair in (("rna", other), (other, "rna"))]
-    return Task(name, omics, tuple(directions), _judged(omics), fold_N, "cell_type")
+    return Task(name, omics, _both_ways(("atac", "adt", "methylation")), _judged(omics), fold_N, "cell_type")
 
 
 def split(of: Task, setting: Setting, fold: int, seed: int = 0) -> Split:
@@ -136,14 +136,26 @@ def judge(of: Task, one: Split, target: Modality, predicted_NF: np.ndarray) -> P
     return score(truth(of, one, target), predicted_NF[:, of.judged[target]])
 
 
-def _real(
-    name: str, file: str, modalities: tuple[Modality, Modality], label: str | None, build: str | None = None
-) -> Task:
-    mdata = mudata.read_h5mu(real_data(file))
-    cells = mdata.mod[modalities[0]].obs_names
-    omics = {modality: mdata.mod[modality][cells].copy() for modality in modalities}
-    directions = (modalities, modalities[::-1])
-    return Task(name, omics, directions, _judged(omics), _folds(len(cells), 5), label, build)
+def of_mudata(name: str, mdata: mudata.MuData, label: str | None = None, build: str | None = None) -> Task:
+    """RNA <-> each other modality of the cells that have all of them.
+
+    Raises:
+      InputError: no `rna`, nothing beside it, or no cell has all.
+    """
+    there = [modality for modality in MODALITIES if modality in mdata.mod]
+    if "rna" not in there or len(there) < 2:
+        raise InputError(f"{name}: needs rna and another of {', '.join(MODALITIES[1:])}; it has {', '.join(mdata.mod)}")
+    cells = mdata.mod["rna"].obs_names
+    for modality in there:
+        cells = cells[cells.isin(mdata.mod[modality].obs_names)]
+    if not len(cells):
+        raise InputError(f"{name}: no cell has all of {', '.join(there)}")
+    omics = {modality: mdata.mod[modality][cells].copy() for modality in there}
+    return Task(name, omics, _both_ways(there[1:]), _judged(omics), _folds(len(cells), 5), label, build)
+
+
+def _both_ways(others: Sequence[Modality]) -> tuple[Direction, ...]:
+    return tuple(direction for other in others for direction in (("rna", other), (other, "rna")))
 
 
 def _folds(cells: int, folds: int) -> np.ndarray:
