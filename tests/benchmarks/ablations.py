@@ -7,7 +7,7 @@ simulated: RNA and chromatin of cells of a known network, in three batches. Netw
 seed. citeseq: RNA and antibodies of 500 PBMC; split and training differ. In both, a tenth of the training cells is known
 to be paired and of the others one modality is shown each; judged are cells of whom nothing was shown.
 
-The whole model is `configs/mosaic.py` with a network and every part of alignment. Without:
+The whole model is `configs/paper.py`, small. Without:
     links of features    each region or protein speaks of genes that belong to another: nothing but its own row is its own
     network              masked modelling alone makes the gene rows
     translation          no pair teaches a translator; what is told is the linear start's
@@ -34,7 +34,7 @@ from common import config_of, keep, kept_rows, machine, parser, show
 from translation_tasks import Task, split, task
 
 from mofm.axes import Modality
-from mofm.configs import mosaic
+from mofm.configs import paper
 from mofm.corpus.ingest import ingest
 from mofm.evaluation.evaluate import Settings, evaluate
 from mofm.evaluation.evaluation_page import rows_of
@@ -45,13 +45,8 @@ from mofm.training.loop import train
 
 SIZE = ("encoder.width=32", "encoder.heads=2", "encoder.ffn=88", "encoder.cell_width=32", "encoder.region_rows=1024")
 DATA = ("data.tokens=128", "data.batch_size=48")
-WHOLE = (
-    "objectives.alignment.contrast_weight=0.1",
-    "objectives.alignment.structure_weight=0.1",
-    "objectives.alignment.depth_weight=1.0",
-)
 OF_BATCHES = ("data.batch_key=batch", "objectives.alignment.batch_weight=1.0")
-OF_NETWORK = ("network.held_out_edges=0.2", "network.edge_budget=2048", "grn.width=32", "objectives.link_weight=0.1")
+OF_NETWORK = ("network.held_out_edges=0.2", "network.edge_budget=2048")
 WITHOUT = {
     "whole": (),
     "links of features": (),
@@ -163,7 +158,6 @@ def judged(of: Given, variant: str, seed: int, args: argparse.Namespace, folder:
     overrides = [
         *SIZE,
         *DATA,
-        *WHOLE,
         f"seed={seed}",
         f"run.steps={args.steps}",
         f"run.eval_every={max(1, args.steps // 4)}",
@@ -172,7 +166,7 @@ def judged(of: Given, variant: str, seed: int, args: argparse.Namespace, folder:
         overrides += OF_BATCHES
     if of.network:
         overrides += [*OF_NETWORK, f"network.tables=['{of.network}']"]
-    train(config_of(folder / "corpus", [*overrides, *WITHOUT[variant]], mosaic), folder / "run", quiet=True)
+    train(config_of(folder / "corpus", [*overrides, *WITHOUT[variant]], paper), folder / "run", quiet=True)
     write_mudata(to_mudata(of.test), folder / "test.h5mu")
     settings = Settings(**of.keys, network=of.network if variant != "network" else None, bootstrap=100, umap=False)
     found = evaluate(load(folder / "run"), folder / "test.h5mu", settings, quiet=True)
