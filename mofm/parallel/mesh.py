@@ -12,11 +12,13 @@ a slice.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh
 
 from mofm.axes import DATA, FSDP, MESH_AXES, TENSOR
@@ -111,6 +113,19 @@ def check_views(mesh: Mesh, rows: Mapping[str, int], parts: int = 1) -> None:
 
 def _in_parts(parts: int) -> str:
     return f" in optimizer.accumulate={parts} parts" if parts > 1 else ""
+
+
+def keep_programs(folder: Path) -> None:
+    """What is compiled from now on is kept in `folder`, and found there again; where a cache was set already, it stays.
+
+    A run that goes on need not compile again, and runs the very program that it began with: a GPU's compiler chooses among
+    kernels by timing them, and may choose others, whose bits differ. Not on a CPU: a program that comes out of the cache
+    there has lost the order of its collectives, and over several devices hangs.
+    """
+    if jax.default_backend() == "cpu" or jax.config.jax_compilation_cache_dir is not None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    compilation_cache.reset_cache()  # or what was decided at the first compilation of the process holds
 
 
 def one_at_a_time(program: Callable[..., T], mesh: Mesh) -> Callable[..., T]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from mofm.batch import CellBatch
 from mofm.errors import InputError
-from mofm.parallel.mesh import one_at_a_time
+from mofm.parallel.mesh import keep_programs, one_at_a_time
 from mofm.parallel.place import place_batch
 from mofm.parallel.processes import all_asked_to_stop, is_first, wait_for_all
 from mofm.training.checkpoint import Checkpoints
@@ -77,6 +77,7 @@ def train(
     """
     clock = Goodput()
     ready = prepare(config, workdir, origin, heads)
+    keep_programs(workdir / "programs")
     quiet = quiet or not is_first()
     if ready.notes and not quiet:
         print(*ready.notes, sep="\n", file=sys.stderr)

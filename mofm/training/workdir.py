@@ -12,6 +12,7 @@
     workdir/checkpoints/    Orbax
     workdir/annotation.*    its annotation head, where one was fitted (`export/heads.py`)
     workdir/metrics.jsonl   and tensorboard/
+    workdir/programs/       compiled for its accelerators, so that going on need not compile again; may be deleted
     workdir/rollbacks.json  of a run that went back from a bad step: where to, and which batches it left out
 
 A run is resumed by the command that began it. What may differ is what does not change the bits: the mesh, and what is

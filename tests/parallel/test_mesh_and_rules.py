@@ -1,5 +1,8 @@
 """Meshes that fit and meshes that do not; rules that refuse what they do not know."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import jax
@@ -105,3 +108,34 @@ def test_programs_over_devices_of_a_cpu_run_one_at_a_time():
         x = total(x)
         assert x.is_ready()
     np.testing.assert_allclose(np.asarray(x), np.arange(64) - 31.5)
+
+
+KEEP = """
+import sys
+from pathlib import Path
+import jax
+from mofm.parallel.mesh import keep_programs
+
+jax.jit(lambda x: x + 1)(1.0)  # the process has compiled before
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+backend = jax.default_backend
+jax.default_backend = lambda: sys.argv[2]
+keep_programs(Path(sys.argv[1]))
+jax.default_backend = backend
+jax.jit(lambda x: x * 2)(1.0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("platform", "set_before", "kept"), [("gpu", False, True), ("cpu", False, False), ("gpu", True, False)]
+)
+def test_programs_of_an_accelerator_are_kept_and_no_cache_of_the_users_is_changed(tmp_path, platform, set_before, kept):
+    env = {name: value for name, value in os.environ.items() if "COMPILATION_CACHE" not in name}
+    env |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")} if set_before else {}
+    folder = tmp_path / "programs"
+    subprocess.run([sys.executable, "-c", KEEP, str(folder), platform], env=env, check=True)
+    assert folder.exists() == kept
+    if kept:
+        assert any(folder.iterdir())
+    if set_before:
+        assert any((tmp_path / "own").iterdir())
