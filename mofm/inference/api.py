@@ -288,7 +288,8 @@ class Model:
 
         Written are obs[key_added], a label, a broader term, or "unknown"; obs[key_added + "_confidence"], the chance that it
         is right; obs[key_added + "_likeliest"], the label all the same; with an ontology obs[key_added + "_term"], the id of
-        the term; and uns["mofm_annotation"]. By a reference also obs[key_added + "_voices"], the share of the neighbours that
+        the term; and uns["mofm_annotation"]. By the head obs[key_added + "_distance"] too, from its nearest type: beyond 1 a
+        cell is "unknown" however sure the label. By a reference obs[key_added + "_voices"], the share of the neighbours that
         have the likeliest label, and obs[key_added + "_nearest"], the name of the nearest of them. Both are embedded anew,
         and the same options hold for both. How chances are told, and of which cells they hold: `inference/vote.py`,
         `inference/head.py`.

@@ -7,8 +7,8 @@ The model is of width 64 and trained on the control cells of Kang et al. 2018 al
 ten types (cell_types.py reads their counts). Components are fitted on all 700, without labels, which the model never saw.
 With --no-model nothing is trained: mofm's head and vote read the components.
 
-- few: with 20, 100 and 400 labelled cells, three draws, all others judged. The head calibrates on a quarter of the labelled
-  ones, at least 20. Accuracy and macro-F1 are of the likeliest label; calibration error and what is told are of the rest.
+- few: with 20, 100 and 400 labelled cells, three draws, all others judged. The head is that of `--tune probe`. Accuracy and
+  macro-F1 are of the likeliest label; calibration error and what is told are of the rest.
 - terms: with 400, what the ontology below adds at a confidence of 0.8: of the cells, how many are told at a label and at a
   broader term, and how often that is right (the true label is a kind of it).
 - unknown: with 400 less those of one type, each in turn: AUROC with which its cells are found among the others of the judged
@@ -35,7 +35,8 @@ from mofm.corpus.ingest import ingest
 from mofm.errors import InputError
 from mofm.evaluation.baselines import pca_embedding
 from mofm.inference.annotate import label_by_head
-from mofm.inference.head import fit_head, reliability, tell
+from mofm.inference.calibration import reliability
+from mofm.inference.head import fit_head, tell
 from mofm.inference.model import load
 from mofm.inference.naming import UNKNOWN, Lineage, Names, lineage_of, name_cells
 from mofm.inference.vote import electorate
@@ -144,9 +145,8 @@ Reader = Callable[..., Names]
 
 
 def head(x_NE: np.ndarray, labels: np.ndarray) -> Reader:
-    """A head; of the labelled cells a quarter is calibrated on."""
-    is_heldout = np.arange(len(labels)) < max(20, len(labels) // 4)
-    fitted = fit_head(x_NE, labels.astype(object), is_heldout)
+    """A head, as `mofm finetune --tune probe` has it."""
+    fitted = fit_head(x_NE, labels.astype(object), None)
     return lambda asked_NE, least=None, lineage=None: tell(fitted, asked_NE, least, lineage and lineage(fitted.labels))
 
 
@@ -159,7 +159,7 @@ def vote(x_NE: np.ndarray, labels: np.ndarray) -> Reader:
     def read(asked_NE: np.ndarray, least=None, lineage=None) -> Names:
         votes = voting.ask(asked_NE)
         least, lineage = worth.threshold if least is None else least, lineage and lineage(voting.labels)
-        more = {"likeliest_N": votes.likeliest_N, "is_strange_N": votes.distance_N > worth.far}
+        more = {"likeliest_N": votes.likeliest_N, "is_strange_N": voting.distance(asked_NE) > worth.far}
         return name_cells(worth.chances(votes.voices_NC), voting.labels, least, lineage, **more)
 
     return read
@@ -284,7 +284,7 @@ def _without(cells: Cells, kind: str, known: np.ndarray, asked: np.ndarray) -> d
         told[f"at {SURE}, a right term, {name}"] = right[new].mean()
         told[f"unknown, {name}, too"] = (names.labels == UNKNOWN)[new].mean()
     voting = electorate(cells.embedding_NE[known], pd.Series(cells.labels[known], name="cell_type"))
-    return told | {"AUROC, distance": roc_auc_score(new, voting.ask(asked_NE).distance_N)}
+    return told | {"AUROC, distance": roc_auc_score(new, voting.distance(asked_NE))}
 
 
 def tune(cells: Cells) -> None:
