@@ -24,9 +24,9 @@ from mofm.evaluation.report import Figure, Table, read_metrics, write_report
 from mofm.files import written_whole
 from mofm.inference.model import load
 from mofm.inference.output import write_embedding
-from mofm.inspection import render_ingest
 from mofm.omics.readers import Reading
 from mofm.omics.simulate import SimulationConfig, simulate
+from mofm.printed import render_ingest
 from mofm.progress import files_progress
 from mofm.training.config import Config, build_config
 from mofm.training.loop import train

@@ -11,10 +11,11 @@ from scipy import sparse
 
 from mofm.corpus.ingest import ingest
 from mofm.errors import InputError
-from mofm.inspection import inspect, render, render_ingest
+from mofm.inspection import inspect
 from mofm.omics.assemblies import chromosome_sizes
 from mofm.omics.genome import gene_table
 from mofm.omics.readers import Reading
+from mofm.printed import render, render_ingest
 
 LONG_NAME = "a_dataset_of_pancreas_from_nine_donors_2024"
 

@@ -21,7 +21,7 @@ def run(notebook, folder, monkeypatch):
     """Runs a notebook in a folder, with this Python's commands and one device; raises where a cell does."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("XLA_FLAGS", "")
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=1_800, resources={"metadata": {"path": str(folder)}}).execute()
 
 
 def outputs(notebook):

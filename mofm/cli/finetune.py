@@ -109,7 +109,7 @@ def run(args) -> int:
         origin = read_parts(args.model, args.step).origin()
         config = finetune_config(values, args.overrides, origin, *tune)
         if labels is not None:
-            _check_labels(config, labels)
+            _check_labels(args, config)
         if responses is not None:
             _check_responses(config, responses)
         if not args.quiet:
@@ -171,37 +171,42 @@ def _fit_responses(args, config, asked) -> None:
         print(*lines, sep="\n  ", file=sys.stderr)
 
 
-def _check_labels(config, column: str) -> None:
+def _check_labels(args, config) -> None:
     """Labels that cannot be learned are told before anything is trained."""
     import numpy as np
 
-    from mofm.batches.stream import Stream
     from mofm.corpus.store import open_corpus
     from mofm.inference.head import check_labels, read_labels
 
     corpus = open_corpus(config.data.corpus, damaged=config.data.damaged)
-    numbers = read_labels(corpus, column)
-    is_heldout = np.isin(np.arange(corpus.n_cells), Stream(corpus, config.data, config.seed).heldout_cells())
-    check_labels(numbers.number_N, is_heldout)
+    numbers, heldout = read_labels(corpus, args.task.column), _judges(args, config, corpus)
+    check_labels(numbers.number_N, None if heldout is None else np.isin(np.arange(corpus.n_cells), heldout))
 
 
-def _heads_of(model, args, config):
-    """Heads that tell the task from a model's embeddings."""
+def _judges(args, config, corpus):
+    """Global indices of the cells that a head is judged by; None for all, each by what the others teach it."""
     from mofm.batches.stream import Stream
+
+    if args.tune == PROBE and not (config.data.holdout_datasets or config.data.holdout_groups):
+        return None
+    return Stream(corpus, config.data, config.seed).heldout_cells()
+
+
+def _heads_of(model, args, config, *, unseen: bool = False):
+    """Heads that tell the task from a model's embeddings; `unseen` as `fit_heads` has it."""
     from mofm.corpus.store import open_corpus
     from mofm.inference.head import fit_heads
 
     corpus = open_corpus(config.data.corpus, damaged=config.data.damaged)
-    heldout = Stream(corpus, config.data, config.seed).heldout_cells()
-    return fit_heads(model, corpus, args.task.column, heldout, args.quiet)
+    return fit_heads(model, corpus, args.task.column, _judges(args, config, corpus), args.quiet, unseen=unseen)
 
 
 def _first_heads(args, config) -> dict:
-    """What labels begin to move the encoder from: the heads of MODEL as it is."""
+    """What labels begin to move the encoder from: heads of MODEL as it is, which know nothing of the cells held out."""
     from mofm.inference.model import load
     from mofm.training.tuning import KnownHead
 
-    heads = _heads_of(load(args.model, step=args.step), args, config)
+    heads = _heads_of(load(args.model, step=args.step), args, config, unseen=True)
     return {name: KnownHead(head.labels, head.weight_EC, head.bias_C) for name, head in heads.of.items()}
 
 
@@ -216,7 +221,9 @@ def _fit_heads(args, config) -> None:
         said = head.figures
         lines = [
             f"{args.task.column} from {modality}, step {heads.step}: {len(head.labels)} labels",
-            f"{said['heldout_cells']:,} cells held out",
+            f"{said['heldout_cells']:,} cells, each told by what others teach"
+            if said["crossed"]
+            else f"{said['heldout_cells']:,} cells held out",
             f"{said['accuracy']:.1%} right, mean recall {said['mean_recall']:.1%}, calibration error "
             f"{said['calibration_error']:.3f}",
             f"{1 - said['kept']:.1%} unknown, of the others {said['accuracy_of_kept']:.1%} right",

@@ -43,7 +43,7 @@ def add(verbs) -> None:
 def run(args) -> int:
     """Runs the verb; returns the exit code."""
     from mofm.corpus.ingest import ingest, jobs_for
-    from mofm.inspection import render_ingest
+    from mofm.printed import render_ingest
     from mofm.progress import files_progress
 
     options = (

@@ -19,8 +19,9 @@ def add(verbs) -> None:
 
 def run(args) -> int:
     """Runs the verb; returns the exit code."""
-    from mofm.inspection import inspect, render
+    from mofm.inspection import inspect
     from mofm.omics.readers import Reading
+    from mofm.printed import render
 
     names = ("modality", "peaks", "tile_width", "barcodes", "min_fragments", "obs_filter", "duplicates")
     reading = Reading(**{name: getattr(args, name) for name in names})

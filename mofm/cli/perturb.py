@@ -93,14 +93,15 @@ def run(args) -> int:
 def _respond(args, genes: Path, groups: Path, cells: Path) -> int:
     from mofm.inference.model import load
     from mofm.inference.regulator_output import write_table
-    from mofm.inference.respond import respond_file
+    from mofm.inference.respond import respond
 
     arguments = network_arguments(args)
     arguments.pop("network")
     cells = cells.with_suffix(".h5ad")
     check_free(cells, args.overwrite)
     cells.parent.mkdir(parents=True, exist_ok=True)
-    found = respond_file(load(args.model, step=args.step), args.input, cells, args.response, args.groupby, **arguments)
+    model = load(args.model, step=args.step)
+    found = respond(model, args.input, args.response, args.groupby, output=cells, **arguments)
     write_table(found.genes, genes)
     write_table(found.groups, groups)
     for row in found.groups.itertuples():

@@ -185,8 +185,9 @@ def _heads(parts: Parts) -> list[str]:
     return [
         f"## Annotation\n\n`mofm annotate MODEL IN OUT` names cells by what `{heads.label_key}` says of the training cells, "
         f"{_moved(parts)}. On "
-        'held-out cells of the training data sets; those below the threshold are called "unknown", the others are kept:\n\n'
-        "| cells | labels | held out | accuracy | mean recall | calibration error | kept |\n"
+        "held-out cells of the training data sets; where nothing of the encoder was trained on them, on all, each told by what "
+        'others teach. Those below the threshold, or far from all types, are called "unknown", the others are kept:\n\n'
+        "| cells | labels | judged by | accuracy | mean recall | calibration error | kept |\n"
         "|---|---:|---:|---:|---:|---:|---:|\n" + "\n".join(rows)
     ]
 

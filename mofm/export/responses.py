@@ -6,20 +6,18 @@
 As the annotation head, it is of one step of its model: of another step the embeddings are others.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mofm.errors import InputError
-from mofm.export.tensors import load_tensors, save_tensors
-from mofm.files import written_whole
+from mofm.export.head_files import load_head, save_head
 
 STEM = "response"
 FILE = f"{STEM}.json"
-VERSION = 1
+VERSIONS = (1,)
+KEYS = ("condition_key", "control", "groups_key")
 ARRAYS = ("centre_KE", "move_KE", "change_KG")
 
 
@@ -64,7 +62,7 @@ class ResponseHead:
 
 
 def save_responses(folder: Path, head: ResponseHead) -> None:
-    """Write it beside a model; what was there before is replaced, the arrays first."""
+    """Write it beside a model; what was there before is replaced."""
     arrays = {"genes": head.genes.astype(np.int32)}
     said = []
     for number, (name, one) in enumerate(head.of.items()):
@@ -78,15 +76,8 @@ def save_responses(folder: Path, head: ResponseHead) -> None:
                 "held_out": one.held_out,
             }
         )
-    (folder / FILE).unlink(missing_ok=True)  # never the table of one head with the arrays of another
-    save_tensors(folder, STEM, arrays)
-    record = {
-        "version": VERSION,
-        **{key: getattr(head, key) for key in ("condition_key", "control", "groups_key", "step")},
-        "treatments": said,
-    }
-    with written_whole(folder / FILE) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    keys = {key: getattr(head, key) for key in (*KEYS, "step")}
+    save_head(folder, STEM, VERSIONS[-1], {**keys, "treatments": said}, arrays)
 
 
 def load_responses(folder: Path) -> ResponseHead | None:
@@ -95,23 +86,17 @@ def load_responses(folder: Path) -> ResponseHead | None:
     Raises:
       InputError: it is damaged, or of a newer mofm.
     """
-    path = folder / FILE
-    if not path.exists():
-        return None
-    arrays = load_tensors(folder, STEM)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["version"] != VERSION:
-            raise InputError(f"{path}: of version {record['version']}, this mofm reads version {VERSION}")
-        told = {}
-        for number, said in enumerate(record["treatments"]):
-            own = {key: arrays[f"{number}/{key}"] for key in ARRAYS}
-            if {len(one) for one in own.values()} != {len(said["groups"])}:
-                raise ValueError("groups and arrays differ in number")
-            told[said["treatment"]] = Response(
-                tuple(said["groups"]), str(said["how"]), float(said["strength"]), **own, held_out=said["held_out"]
-            )
-        keys = {key: str(record[key]) for key in ("condition_key", "control", "groups_key")}
-        return ResponseHead(**keys, step=int(record["step"]), genes=arrays["genes"], of=told)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not the head of a model ({error!r}): damaged; fit it again") from error
+    return load_head(folder, STEM, VERSIONS, _responses)
+
+
+def _responses(record: dict, arrays: dict[str, np.ndarray]) -> ResponseHead:
+    told = {}
+    for number, said in enumerate(record["treatments"]):
+        own = {key: arrays[f"{number}/{key}"] for key in ARRAYS}
+        if {len(one) for one in own.values()} != {len(said["groups"])}:
+            raise ValueError("groups and arrays differ in number")
+        told[said["treatment"]] = Response(
+            tuple(said["groups"]), str(said["how"]), float(said["strength"]), **own, held_out=said["held_out"]
+        )
+    keys = {key: str(record[key]) for key in KEYS}
+    return ResponseHead(**keys, step=int(record["step"]), genes=arrays["genes"], of=told)

@@ -64,10 +64,11 @@ class LabelledCells:
     Attributes:
       embedding: of the cells.
       columns: for obs: KEY, the label; KEY_confidence, its chance; KEY_likeliest, the label also where KEY is a broader term
-        or "unknown"; with an ontology KEY_term, the id; by a reference KEY_voices, the likeliest label's share of them, and
+        or "unknown"; with an ontology KEY_term, the id; by a head KEY_distance, from the nearest of its types, 1 being as far
+        as a cell may be that is told; by a reference KEY_voices, the likeliest label's share of them, and
         KEY_nearest, the name of the nearest reference cell that voted.
       report: by which model, and by which reference with how many voters, or what its head learned; threshold; how many
-        cells are told at broader terms, are unknown, and are so for being far from the reference; notes for people.
+        cells are told at broader terms, are unknown, and are so for being far from reference or types; notes for people.
     """
 
     embedding: Embedding
@@ -84,7 +85,8 @@ class LabelledCells:
         told, lines = self.report, list(self.report.get("notes", ()))
         if "broader_cells" in told:
             lines.append(f"{told['broader_cells']:,} cells are told at a broader term")
-        far = f", {told['far_cells']:,} of them as far from the reference" if told.get("far_cells") else ""
+        what = "the reference" if "reference_cells" in told else "all types that the head knows"
+        far = f", {told['far_cells']:,} of them as far from {what}" if told.get("far_cells") else ""
         lines.append(f"{told['unknown_cells']:,} cells are unknown{far}")
         if not told.get("calibrated", True):
             lines.append(
@@ -132,7 +134,7 @@ def label_cells(
     asked = model.embed(source, reading, **options)
     votes = voting.ask(asked.embedding_NE)
     chance_NC = votes.voices_NC / votes.neighbours_NK.shape[1] if worth is None else worth.chances(votes.voices_NC)
-    is_far_N = np.zeros(len(chance_NC), bool) if worth is None else votes.distance_N > worth.far
+    is_far_N = np.zeros(len(chance_NC), bool) if worth is None else voting.distance(asked.embedding_NE) > worth.far
     if confidence is None:
         confidence = worth.threshold if worth else MOST_VOICES if lineage else 0.0
     given = {"likeliest_N": votes.likeliest_N, "is_strange_N": is_far_N}
@@ -172,10 +174,14 @@ def label_by_head(
     lineage = _lineage(head.labels, ontology)
     least = head.threshold if confidence is None else confidence
     asked = model.embed(source, reading, **options)
-    names = tell(head, asked.embedding_NE, least, lineage)
+    names, strange_N = tell(head, asked.embedding_NE, least, lineage), head.strangeness(asked.embedding_NE)
+    columns = _columns(names, key_added)
     said = {"label_key": heads.label_key, "threshold": least, "labels": np.array(head.labels, dtype=str)}
+    if strange_N is not None:
+        columns[f"{key_added}_distance"] = strange_N.astype(np.float32)
+        said["far_cells"] = int((strange_N > 1).sum())
     said |= _counts(names, lineage) | {"model": model.name, "step": model.step}
-    return LabelledCells(asked, _columns(names, key_added), said)
+    return LabelledCells(asked, columns, said)
 
 
 def _lineage(labels, ontology: str | Path | None) -> Lineage | None:

@@ -30,25 +30,21 @@ from functools import partial
 from pathlib import Path
 
 import anndata
-import numpy as np
-import pandas as pd
 
 from mofm.axes import Modality
 from mofm.errors import InputError
 from mofm.inference.annotate import label_by_head, label_cells
 from mofm.inference.model import PretrainedModel, Step, load
-from mofm.inference.output import Added, added_embedding
+from mofm.inference.output import added_embedding
 from mofm.inference.perturb import FOLD, Change, perturb
-from mofm.inference.regulator_output import KEY, REPORT_KEY, added_activities, added_perturbation
+from mofm.inference.regulator_output import KEY, added_changes, added_regulators
 from mofm.inference.regulators import regulators
-from mofm.inference.respond import respond_cells, respond_file
-from mofm.inference.scverse import as_names, asked_for, checked, said_for_python, table_of, write_to
+from mofm.inference.respond import respond
+from mofm.inference.scverse import as_names, asked_for, checked, said_for_python, write_to
 from mofm.inference.targets import Depth, find_targets, read_names
 from mofm.inference.translate import translate_cells, translate_file
 from mofm.inference.vote import VOTERS
 from mofm.omics.held import Held
-
-PERTURBATION_KEY = "mofm_perturbation"
 
 
 class Model:
@@ -172,16 +168,7 @@ class Model:
             how = asked_for(layer, "rna", progress, options)
             of = {"network": network, "top": top, "min_cells": min_cells}
             found = regulators(self.pretrained, checked(data, copy), groupby, **of, **how)
-            tables = {
-                "edges": table_of(found.edges),
-                "notes": np.array(found.notes, dtype=str),
-            }
-
-            def added(cells: pd.Index) -> Added:
-                plain = added_activities(found, cells)
-                return Added({key_added: plain.obsm[KEY]}, {REPORT_KEY: plain.uns[REPORT_KEY] | tables})
-
-            return write_to(data, added, copy)
+            return write_to(data, partial(added_regulators, found, key_added), copy)
 
     def perturb(
         self,
@@ -217,18 +204,7 @@ class Model:
             changes += [Change(name, float(fold)) for name, fold in folds.items()]
             of = {"network": network, "min_cells": min_cells}
             found = perturb(self.pretrained, checked(data, copy), changes, groupby, **of, **how)
-            tables = {
-                "genes": table_of(found.genes),
-                "groups": table_of(found.groups),
-                "changes": np.array([str(change) for change in changes], dtype=str),
-                "notes": np.array(found.notes, dtype=str),
-            }
-
-            def added(cells: pd.Index) -> Added:
-                plain = added_perturbation(found, cells)
-                return plain._replace(uns=plain.uns | {PERTURBATION_KEY: tables})
-
-            return write_to(data, added, copy)
+            return write_to(data, partial(added_changes, found, changes), copy)
 
     def respond(
         self,
@@ -262,10 +238,9 @@ class Model:
         """
         with said_for_python():
             how = asked_for(layer, "rna", progress, options) | {"min_cells": min_cells}
-            if output is None:
-                return respond_cells(self.pretrained, checked(data), treatment, groupby, **how)[0]
-            respond_file(self.pretrained, checked(data), Path(output), treatment, groupby, **how)
-            return anndata.read_h5ad(output, backed="r")
+            to = None if output is None else Path(output)
+            found = respond(self.pretrained, checked(data), treatment, groupby, output=to, **how)
+            return found.adata if output is None else anndata.read_h5ad(output, backed="r")
 
     def annotate(
         self,
@@ -288,7 +263,8 @@ class Model:
 
         Written are obs[key_added], a label, a broader term, or "unknown"; obs[key_added + "_confidence"], the chance that it
         is right; obs[key_added + "_likeliest"], the label all the same; with an ontology obs[key_added + "_term"], the id of
-        the term; and uns["mofm_annotation"]. By a reference also obs[key_added + "_voices"], the share of the neighbours that
+        the term; and uns["mofm_annotation"]. By the head obs[key_added + "_distance"] too, from its nearest type: beyond 1 a
+        cell is "unknown" however sure the label. By a reference obs[key_added + "_voices"], the share of the neighbours that
         have the likeliest label, and obs[key_added + "_nearest"], the name of the nearest of them. Both are embedded anew,
         and the same options hold for both. How chances are told, and of which cells they hold: `inference/vote.py`,
         `inference/head.py`.

@@ -8,12 +8,12 @@ before (`mofm finetune --tune`) or not. Choices and their cost:
   the cost is that a rare name is given more often than its cells are there (accuracy .89 -> .83). New cells are seldom of the
   same composition.
 - The penalty is chosen from PENALTIES by the log loss in INNER_FOLDS folds of the training cells.
-- The temperature is fitted on cells that were held out of the encoder's and of the head's training, and so is the
-  threshold: the confidence that SHARE_KEPT of the held-out cells that are rightly named reach. Held-out figures are
-  cross-fitted between two halves, each judged by the temperature and the threshold of the other. Where labels moved the
-  encoder, those of the same cells chose its best step.
-- A chance is one among the known types, in cells like those held out. A type that nobody labelled is often below the
-  threshold and not always; cells of another technique or donor are not promised anything, unless whole data sets were held out.
+- What chances and distances are worth is told by cells that the head had not learned from (`calibration.py`): those held out
+  of the encoder's training, or where that did not see these cells at all, each cell by a head of four fifths of the others.
+  Then it learns from all. Where labels moved the encoder, those of the held-out cells chose its best step.
+- A chance is one among the known types, in cells like those that it was judged by. A cell of a type that nobody labelled may
+  be far from all of these (`places.py`), and is then "unknown" however sure the regression is; one that lies among them gets
+  a name. Cells of another technique or donor are not promised anything, unless whole data sets or donors were held out.
 - Types of fewer than FEW training cells are left out, by name: fewer cannot be in each of the INNER_FOLDS. It was 10 once: on
   the components of pbmc68k_reduced, three draws, that cost macro-F1 .12 of .68 with 400 labelled cells, and with 100 two
   draws of three could have no head.
@@ -21,12 +21,10 @@ before (`mofm finetune --tune`) or not. Choices and their cost:
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -37,68 +35,77 @@ from mofm.batches.labels import CellNumbers, read_numbers
 from mofm.corpus.datasets import Corpus
 from mofm.errors import InputError
 from mofm.export.heads import AnnotationHeads, LabelHead
+from mofm.inference.calibration import calibrate, figures_of
 from mofm.inference.model import PretrainedModel
-from mofm.inference.naming import SHARE_KEPT, Lineage, Names, name_cells
+from mofm.inference.naming import Lineage, Names, name_cells
+from mofm.inference.places import PARTS, fit_places, parts_of
 from mofm.omics.readers import Reading
 
 MOST_OF_A_TYPE, MOST_IN_A_FOLD = 2_000, 500
 """Cells of one type that are learned from, in all and where the penalty is chosen."""
-LEAST_HELDOUT = 20
+LEAST_JUDGED = 20
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Inverse strengths C of the L2 penalty on embeddings of rms 1, in sklearn's sense, strongest first."""
 FEW = INNER_FOLDS = 3
 SMALL = 10_000_000
 """Of fewer numbers to learn from, products are made by one thread: on a busy machine two wait for each other, for minutes."""
-BINS = 10
 _log = logging.getLogger("mofm")
 
 
 def fit_head(
-    embedding_NE: np.ndarray, labels: Sequence[str | None], is_heldout_N: np.ndarray, seed: int = 0
+    embedding_NE: np.ndarray, labels: Sequence[str | None], is_heldout_N: np.ndarray | None, seed: int = 0
 ) -> LabelHead:
-    """A head that tells `labels` from embeddings.
+    """A head that tells `labels` from embeddings, learned from all cells that have one.
 
     Args:
       labels: None for a cell of which nothing is known; it is left out.
-      is_heldout_N: cells to calibrate on.
+      is_heldout_N: cells that it is judged by, before it learns from them too; None where nothing of the encoder was trained
+        on any of them: each cell is then judged by what the others teach.
 
     Raises:
-      InputError: fewer than two types have FEW training cells, or too few cells are held out.
+      InputError: fewer than two types have FEW training cells, or too few cells are there to judge it by.
     """
     rng = np.random.default_rng(seed)
     codes_N, types = pd.factorize(np.asarray(labels, object), sort=True)
     kept = check_labels(codes_N, is_heldout_N)
-    counts = np.bincount(codes_N[(codes_N >= 0) & ~is_heldout_N], minlength=len(types))
+    counts = np.bincount(codes_N[_learned(codes_N, is_heldout_N)], minlength=len(types))
     code_N = np.append(pd.Index(kept).get_indexer(np.arange(len(types))), -1)[codes_N]
-    train_N, heldout_N = np.flatnonzero((code_N >= 0) & ~is_heldout_N), np.flatnonzero((code_N >= 0) & is_heldout_N)
+    known_N, train_N = np.flatnonzero(code_N >= 0), np.flatnonzero(_learned(code_N, is_heldout_N))
     centre_E = embedding_NE[train_N].mean(axis=0, dtype=np.float64)
     size = float(np.sqrt(np.mean((embedding_NE[train_N] - centre_E) ** 2))) or 1.0
-    chosen_N = _at_most(train_N, code_N, MOST_OF_A_TYPE, rng)
     x_NE = (embedding_NE - centre_E) / size
-    penalty = _choose_penalty(x_NE, code_N, _at_most(chosen_N, code_N, MOST_IN_A_FOLD, rng), seed)
+    penalty = _choose_penalty(x_NE, code_N, _at_most(train_N, code_N, MOST_IN_A_FOLD, rng), seed)
+    judged = [
+        (_judge(x_NE, code_N, learned, others, penalty, rng), others)
+        for learned, others in _parts(known_N, train_N, code_N, is_heldout_N, rng)
+    ]
+    logit_NC, distance_N = (np.concatenate([said[place] for said, _ in judged]) for place in (0, 1))
+    true_N = code_N[np.concatenate([others for _, others in judged])]
+    worth = calibrate(logit_NC, distance_N, true_N)
+    figures = {
+        "training_cells": len(known_N),
+        "heldout_cells": len(true_N),
+        "crossed": is_heldout_N is None,
+        "penalty": penalty,
+        "left_out": {str(name): int(n) for name, n in zip(types, counts, strict=True) if n < FEW},
+        **figures_of(logit_NC, distance_N, true_N, rng),
+    }
+    chosen_N = _at_most(known_N, code_N, MOST_OF_A_TYPE, rng)
     weight_EC, bias_C = _regress(x_NE[chosen_N], code_N[chosen_N], penalty)
     weight_EC = weight_EC / size
-    head = LabelHead(
+    return LabelHead(
         tuple(str(types[number]) for number in kept),
         weight_EC.astype(np.float32),
         (bias_C - centre_E @ weight_EC).astype(np.float32),
-        temperature=1.0,
-        threshold=0.0,
-        figures={},
+        worth.temperature,
+        worth.threshold,
+        figures,
+        fit_places(embedding_NE[chosen_N], code_N[chosen_N]),
+        worth.far,
     )
-    logit_NC, code_N = head.logits(embedding_NE[heldout_N]), code_N[heldout_N]
-    temperature, threshold = _calibrate(logit_NC, code_N)
-    figures = {
-        "training_cells": len(train_N),
-        "heldout_cells": len(heldout_N),
-        "penalty": penalty,
-        "left_out": {str(name): int(n) for name, n in zip(types, counts, strict=True) if n < FEW},
-        **_figures(logit_NC, code_N, rng),
-    }
-    return replace(head, temperature=temperature, threshold=threshold, figures=figures)
 
 
-def check_labels(code_N: np.ndarray, is_heldout_N: np.ndarray) -> np.ndarray:
+def check_labels(code_N: np.ndarray, is_heldout_N: np.ndarray | None) -> np.ndarray:
     """The labels, by number, that have enough training cells to be learned.
 
     Args:
@@ -107,37 +114,46 @@ def check_labels(code_N: np.ndarray, is_heldout_N: np.ndarray) -> np.ndarray:
     Raises:
       InputError: see `fit_head`.
     """
-    known_N = code_N >= 0
-    counts = np.bincount(code_N[known_N & ~is_heldout_N])
+    counts = np.bincount(code_N[_learned(code_N, is_heldout_N)])
     kept = np.flatnonzero(counts >= FEW)
     if len(kept) < 2:
         raise InputError(
             f"--task annotation: {len(kept)} of the labels have {FEW} or more training cells, and a head tells two or more "
             "apart; label more cells, or name another column"
         )
-    if (heldout := int(np.isin(code_N[is_heldout_N], kept).sum())) < LEAST_HELDOUT:
+    judged = int(np.isin(code_N if is_heldout_N is None else code_N[is_heldout_N], kept).sum())
+    if judged < LEAST_JUDGED:
+        are, do = ("there", "label more") if is_heldout_N is None else ("held out", "raise data.holdout_fraction")
         raise InputError(
-            f"--task annotation: {heldout} labelled cells are held out, and at least {LEAST_HELDOUT} are needed to calibrate "
-            "on; raise data.holdout_fraction"
+            f"--task annotation: {judged} labelled cells are {are}, and at least {LEAST_JUDGED} are needed to calibrate on; "
+            f"{do}"
         )
     return kept
 
 
 def fit_heads(
-    model: PretrainedModel, corpus: Corpus, label_key: str, heldout: np.ndarray, quiet: bool
+    model: PretrainedModel,
+    corpus: Corpus,
+    label_key: str,
+    heldout: np.ndarray | None,
+    quiet: bool,
+    *,
+    unseen: bool = False,
 ) -> AnnotationHeads:
     """Heads for each modality of a corpus on disk, whose cells are all embedded.
 
     Args:
-      heldout: global indices of the cells that no training saw.
+      heldout: global indices of the cells that no training saw; None as `fit_head` has it.
+      unseen: that the heads are not to learn from these in the end either, nor to be judged by them.
 
     Raises:
       InputError: as `read_labels`; as `fit_head`, where no modality can have a head.
     """
     numbers, found, refused = read_labels(corpus, label_key), {}, None
     names = np.array([*numbers.names, None], object)[numbers.number_N]
-    is_heldout = np.zeros(len(names), bool)
-    is_heldout[heldout] = True
+    is_heldout = np.isin(np.arange(len(names)), [] if heldout is None else heldout)
+    if unseen:
+        names[is_heldout], heldout = None, None
     for modality in corpus.modalities:
         parts, cells = [], []
         for dataset, start in zip(corpus.datasets, corpus.offsets, strict=False):
@@ -148,7 +164,9 @@ def fit_heads(
         if cells:
             which = np.concatenate(cells)
             try:
-                found[modality] = fit_head(np.concatenate(parts), names[which], is_heldout[which])
+                found[modality] = fit_head(
+                    np.concatenate(parts), names[which], None if heldout is None else is_heldout[which]
+                )
             except InputError as error:
                 refused = InputError(f"{modality}: {error}")
                 _log.warning("no head for %s", refused)
@@ -174,15 +192,32 @@ def tell(
     """The labels of cells by their embeddings, and by a lineage of the head's labels broader terms; `least` is the confidence
     asked for, the head's threshold where it is None."""
     least = head.threshold if least is None else least
-    return name_cells(head.probabilities(embedding_NE), head.labels, least, lineage)
+    strange_N = head.strangeness(embedding_NE)
+    is_strange_N = None if strange_N is None else strange_N > 1
+    return name_cells(head.probabilities(embedding_NE), head.labels, least, lineage, is_strange_N=is_strange_N)
 
 
-def reliability(confidence_N: np.ndarray, right_N: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error: |mean confidence - share that is right| over bins of equally many cells, averaged."""
-    order = np.argsort(confidence_N, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    gaps = [abs(confidence_N[part].mean() - right_N[part].mean()) * len(part) for part in parts]
-    return float(np.sum(gaps) / len(order))
+def _learned(code_N: np.ndarray, is_heldout_N: np.ndarray | None) -> np.ndarray:
+    """bool: labelled cells of which none is held out."""
+    return code_N >= 0 if is_heldout_N is None else (code_N >= 0) & ~is_heldout_N
+
+
+def _parts(
+    known_N: np.ndarray, train_N: np.ndarray, code_N: np.ndarray, is_heldout_N: np.ndarray | None, rng
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(cells to learn from, cells to judge by): the held-out ones once, or each cell in one of PARTS."""
+    if is_heldout_N is not None:
+        return [(train_N, known_N[is_heldout_N[known_N]])]
+    part_N = parts_of(code_N[known_N], rng)
+    parts = [(known_N[part_N != part], known_N[part_N == part]) for part in range(PARTS)]
+    return [(learned, others) for learned, others in parts if len(others)]
+
+
+def _judge(x_NE, code_N, learned, others, penalty: float, rng) -> tuple[np.ndarray, np.ndarray]:
+    """(logit_NC, distance_N) of cells by what others teach."""
+    chosen = _at_most(learned, code_N, MOST_OF_A_TYPE, rng)
+    weight_EC, bias_C = _regress(x_NE[chosen], code_N[chosen], penalty)
+    return x_NE[others] @ weight_EC + bias_C, fit_places(x_NE[chosen], code_N[chosen]).distance(x_NE[others])
 
 
 def _at_most(cells: np.ndarray, code_N: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -216,38 +251,6 @@ def _choose_penalty(x_NE: np.ndarray, code_N: np.ndarray, cells: np.ndarray, see
         return float(np.mean(total))
 
     return min(PENALTIES, key=loss)
-
-
-def _calibrate(logit_NC: np.ndarray, code_N: np.ndarray) -> tuple[float, float]:
-    """(temperature, threshold) by the log loss of these cells, and by the confidences of those that are rightly named."""
-
-    def loss(log_temperature: float) -> float:
-        return -log_softmax(logit_NC / np.exp(log_temperature), axis=1)[np.arange(len(code_N)), code_N].mean()
-
-    found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-6})
-    temperature = float(np.exp(found.x))
-    chance_NC = np.exp(log_softmax(logit_NC / temperature, axis=1))
-    right_N = chance_NC.argmax(axis=1) == code_N
-    confidence_N = chance_NC.max(axis=1)[right_N]
-    return temperature, float(np.quantile(confidence_N, 1 - SHARE_KEPT, method="lower")) if len(confidence_N) else 0.0
-
-
-def _figures(logit_NC: np.ndarray, code_N: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
-    """Of held-out cells, each half judged by the temperature and threshold of the other."""
-    halves = np.array_split(rng.permutation(len(code_N)), 2)
-    confidence_N, kept_N = np.zeros(len(code_N)), np.zeros(len(code_N), bool)
-    for mine, other in (halves, halves[::-1]):
-        temperature, threshold = _calibrate(logit_NC[other], code_N[other])
-        confidence_N[mine] = np.exp(log_softmax(logit_NC[mine] / temperature, axis=1)).max(axis=1)
-        kept_N[mine] = confidence_N[mine] >= threshold
-    right_N = logit_NC.argmax(axis=1) == code_N
-    return {
-        "accuracy": float(right_N.mean()),
-        "mean_recall": float(pd.Series(right_N).groupby(code_N).mean().mean()),
-        "calibration_error": reliability(confidence_N, right_N),
-        "kept": float(kept_N.mean()),
-        "accuracy_of_kept": float(right_N[kept_N].mean()) if kept_N.any() else 0.0,
-    }
 
 
 def head_of(model: PretrainedModel, heads: AnnotationHeads | None, modality: Modality) -> LabelHead:

@@ -1,6 +1,7 @@
-"""The regulators of a file's cells written down: a table of edges, and a copy of the file."""
+"""Regulators and in-silico changes of cells written down: tables, a copy of the file, and what AnnData in memory gets."""
 
 import gzip
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,12 +11,12 @@ import pandas as pd
 from mofm.errors import InputError
 from mofm.files import Location, output_file
 from mofm.inference.output import Added, write_copy
-from mofm.inference.perturb import Perturbation
+from mofm.inference.perturb import Change, Perturbation
 from mofm.inference.regulators import Regulators
 from mofm.inference.scverse import table_of
 
 TABLES = (".parquet", ".tsv", ".tsv.gz")
-KEY, REPORT_KEY = "mofm_tf_activity", "mofm_regulators"
+KEY, REPORT_KEY, PERTURBATION_KEY = "mofm_tf_activity", "mofm_regulators", "mofm_perturbation"
 NAMED = 10
 """TFs of each group in uns."""
 
@@ -49,6 +50,13 @@ def write_cells(source: Location, target: str | Path, found: Regulators) -> None
 def added_activities(found: Regulators, cells: pd.Index) -> Added:
     """What the regulators add to `cells`, as `write_cells` tells."""
     return Added({KEY: _of_cells(found.activity_NT, found.embedding.cells, cells)}, {REPORT_KEY: report(found)})
+
+
+def added_regulators(found: Regulators, key: str, cells: pd.Index) -> Added:
+    """The same in Python, the activities by `key`: uns["mofm_regulators"] has the table of edges and the notes too."""
+    plain = added_activities(found, cells)
+    tables = {"edges": table_of(found.edges), "notes": np.array(found.notes, dtype=str)}
+    return Added({key: plain.obsm[KEY]}, {REPORT_KEY: plain.uns[REPORT_KEY] | tables})
 
 
 def _of_cells(values_NX: np.ndarray, names: pd.Index, cells: pd.Index) -> np.ndarray:
@@ -87,3 +95,15 @@ def added_perturbation(found: Perturbation, cells: pd.Index) -> Added:
     placed = {key: _of_cells(values, found.embedding.cells, cells) for key, values in arrays.items()}
     shift_N = placed.pop("mofm_shift")
     return Added(placed, {"mofm": found.embedding.report}, {"mofm_shift": shift_N})
+
+
+def added_changes(found: Perturbation, changes: Sequence[Change], cells: pd.Index) -> Added:
+    """The same in Python: uns["mofm_perturbation"] has the tables, what was done and the notes."""
+    plain = added_perturbation(found, cells)
+    tables = {
+        "genes": table_of(found.genes),
+        "groups": table_of(found.groups),
+        "changes": np.array([str(change) for change in changes], dtype=str),
+        "notes": np.array(found.notes, dtype=str),
+    }
+    return plain._replace(uns=plain.uns | {PERTURBATION_KEY: tables})

@@ -1,4 +1,4 @@
-"""What a treatment would do to a file's cells, by the responses that a model keeps (`response_head.py`), streamed to a file.
+"""What a treatment would do to a file's cells, by the responses that a model keeps (`response_head.py`), in memory or a file.
 
 Of every cell: its own log1p of counts per 10,000 (X), the same after the treatment (layers["response"]: X and the told change,
 0 where that is below), its embedding, and that moved by the groups' moves with the same weights. Genes are those of the head
@@ -7,7 +7,7 @@ that the file has. A batch of cells is in memory.
 Only means were fitted and judged: a told cell has the noise of its own measurement, not that of a treated cell.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,12 +46,14 @@ class Responded:
       genes: a row a gene and group: group, gene, gene_id, control, response, change; the largest |change| of a group first.
       report: plain values and tables, as written to uns["mofm_response"].
       notes: what a person is to be told, a line each.
+      adata: the cells, where they were not written to a file.
     """
 
     groups: pd.DataFrame
     genes: pd.DataFrame
     report: dict
     notes: tuple[str, ...]
+    adata: anndata.AnnData | None = None
 
 
 class _Asked(NamedTuple):
@@ -72,21 +74,23 @@ class _Sinks(NamedTuple):
     moved: np.ndarray
 
 
-def respond_file(
+def respond(
     model: PretrainedModel,
-    path: Source,
-    output: Path,
+    source: Source,
     treatment: str,
     groupby: str | None = None,
     reading: Reading = RNA,
     *,
+    output: Path | None = None,
     min_cells: int = 10,
     **options,
 ) -> Responded:
-    """Write an h5ad of a file's cells and what the treatment would do to them; `output` appears whole or not at all.
+    """A file's cells and what the treatment would do to them.
 
     Args:
       groupby: a column of obs, for the tables; None for all cells as one group.
+      output: an h5ad that is written in blocks, and appears whole or not at all; None gives an AnnData back, which holds
+        cells x genes x 8 bytes.
       min_cells: groups of fewer are left out of the tables.
       options: fields of `Options`.
 
@@ -95,39 +99,25 @@ def respond_file(
     """
     head, known = response_of(model, treatment)
     chosen = Options(**options)
-    with model.opened(path, reading, chosen) as [(table, matching)]:
-        asked, groups = _asked(model, head, known, table, matching), _groups(table, groupby, min_cells)
-        with output_file(Path(output)) as temporary, h5py.File(temporary, "w") as file:
-            sinks = _sinks(model, table.n_cells, *_begin(file, table.n_cells, asked.var))
-            found = _fill(sinks, model, head, treatment, table, matching, asked, groups, chosen)
-            anndata.io.write_elem(file, "obs", writable_obs(table.obs)[0])
-            anndata.io.write_elem(file, "obsm", {"X_mofm": sinks.embedding, MOVED: sinks.moved})
-            anndata.io.write_elem(file, "uns", {REPORT_KEY: found.report})
-    return found
-
-
-def respond_cells(
-    model: PretrainedModel,
-    source: Source,
-    treatment: str,
-    groupby: str | None = None,
-    reading: Reading = RNA,
-    *,
-    min_cells: int = 10,
-    **options,
-) -> tuple[anndata.AnnData, Responded]:
-    """What `respond_file` writes, in memory: cells x genes x 8 bytes."""
-    head, known = response_of(model, treatment)
-    chosen = Options(**options)
     with model.opened(source, reading, chosen) as [(table, matching)]:
         asked, groups = _asked(model, head, known, table, matching), _groups(table, groupby, min_cells)
-        shape = (table.n_cells, len(asked.var))
-        sinks = _sinks(model, table.n_cells, np.empty(shape, np.float32), np.empty(shape, np.float32))
-        found = _fill(sinks, model, head, treatment, table, matching, asked, groups, chosen)
-        obs = writable_obs(table.obs)[0]
-    obsm = {"X_mofm": sinks.embedding, MOVED: sinks.moved}
-    layers, uns = {LAYER: sinks.response}, {REPORT_KEY: found.report}
-    return anndata.AnnData(sinks.control, obs, asked.var, obsm=obsm, layers=layers, uns=uns), found
+        obs, shape = writable_obs(table.obs)[0], (table.n_cells, len(asked.var))
+
+        def fill(control, response) -> tuple[Responded, dict[str, np.ndarray]]:
+            sinks = _sinks(model, table.n_cells, control, response)
+            found = _fill(sinks, model, head, treatment, table, matching, asked, groups, chosen)
+            return found, {"X_mofm": sinks.embedding, MOVED: sinks.moved}
+
+        if output is None:
+            control, response = (np.empty(shape, np.float32) for _ in range(2))
+            found, obsm = fill(control, response)
+            rest = {"obsm": obsm, "layers": {LAYER: response}, "uns": {REPORT_KEY: found.report}}
+            return replace(found, adata=anndata.AnnData(control, obs, asked.var, **rest))
+        with output_file(Path(output)) as temporary, h5py.File(temporary, "w") as file:
+            found, obsm = fill(*_begin(file, table.n_cells, asked.var))
+            for key, part in {"obs": obs, "obsm": obsm, "uns": {REPORT_KEY: found.report}}.items():
+                anndata.io.write_elem(file, key, part)
+        return found
 
 
 def _asked(

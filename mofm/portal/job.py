@@ -106,7 +106,8 @@ def annotate(model, source, folder, options, reading, common) -> Result:
     result.add_map("the cells by their embedding", embedding.embedding_NE, table)
     named = int((table[key] != UNKNOWN).sum())
     result.say(
-        f"{named:,} of {len(table):,} cells are named; of the others the confidence is below {told['threshold']:.2f}."
+        f"{named:,} of {len(table):,} cells are named; of the others the confidence is below {told['threshold']:.2f}, or they "
+        "are far from all types."
     )
     if "broader_cells" in told:
         result.say(

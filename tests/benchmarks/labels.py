@@ -2,13 +2,15 @@
 
     MOFM_DATA=FOLDER python tests/benchmarks/labels.py [--steps 60] [--parts few terms unknown tune]
     python tests/benchmarks/labels.py --no-model --parts few terms unknown
+    python tests/benchmarks/labels.py --no-model --parts few unknown --data simulated
 
 The model is of width 64 and trained on the control cells of Kang et al. 2018 alone; the cells are the 700 of pbmc68k_reduced,
 ten types (cell_types.py reads their counts). Components are fitted on all 700, without labels, which the model never saw.
-With --no-model nothing is trained: mofm's head and vote read the components.
+With --no-model nothing is trained: mofm's head and vote read the components. --data simulated is of 1,500 cells, eight types of
+`mofm simulate`, and no ontology.
 
-- few: with 20, 100 and 400 labelled cells, three draws, all others judged. The head calibrates on a quarter of the labelled
-  ones, at least 20. Accuracy and macro-F1 are of the likeliest label; calibration error and what is told are of the rest.
+- few: with 20, 100 and 400 labelled cells, three draws, all others judged. The head is that of `--tune probe`. Accuracy and
+  macro-F1 are of the likeliest label; calibration error and what is told are of the rest.
 - terms: with 400, what the ontology below adds at a confidence of 0.8: of the cells, how many are told at a label and at a
   broader term, and how often that is right (the true label is a kind of it).
 - unknown: with 400 less those of one type, each in turn: AUROC with which its cells are found among the others of the judged
@@ -21,10 +23,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import anndata as ad
 import networkx
 import numpy as np
 import pandas as pd
-from cell_types import pbmc68k
+from cell_types import pbmc68k, plain
 from common import config_of, machine, parser, real_data, show
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
@@ -35,12 +38,14 @@ from mofm.corpus.ingest import ingest
 from mofm.errors import InputError
 from mofm.evaluation.baselines import pca_embedding
 from mofm.inference.annotate import label_by_head
-from mofm.inference.head import fit_head, reliability, tell
+from mofm.inference.calibration import reliability
+from mofm.inference.head import fit_head, tell
 from mofm.inference.model import load
 from mofm.inference.naming import UNKNOWN, Lineage, Names, lineage_of, name_cells
 from mofm.inference.vote import electorate
 from mofm.omics.ontology import Ontology, read_ontology
 from mofm.omics.readers import Reading
+from mofm.omics.simulate import SimulationConfig, simulate
 from mofm.training.loop import train
 
 SIZE = ("encoder.width=64", "encoder.heads=2", "encoder.ffn=176", "data.tokens=256")
@@ -72,6 +77,7 @@ def main() -> None:
     """Run the parts and print their tables."""
     parts = {"few": few, "terms": terms, "unknown": unknown, "tune": tune}
     arguments = parser(__doc__)
+    arguments.add_argument("--data", choices=SOURCES, default="pbmc68k")
     arguments.add_argument("--steps", type=int, default=60)
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--tune-steps", type=int, default=200)
@@ -85,6 +91,15 @@ def main() -> None:
         cells = Cells(Path(folder), args)
         for part in args.parts:
             parts[part](cells)
+
+
+def simulated() -> tuple[ad.AnnData, np.ndarray]:
+    """Counts and true types."""
+    cells = simulate(SimulationConfig(cells=1_500, genes=300, tfs=30, cell_types=8, library_size=1_000.0, seed=3))
+    return plain(cells), cells.obs["cell_type"].astype(str).to_numpy()
+
+
+SOURCES = {"pbmc68k": pbmc68k, "simulated": simulated}
 
 
 class Cells:
@@ -101,14 +116,14 @@ class Cells:
 
     def __init__(self, folder: Path, args):
         self.folder, self.args = folder, args
-        self.counts, self.labels = pbmc68k()
+        self.counts, self.labels = SOURCES[args.data]()
         self.counts.obs["cell_type"] = self.labels
         self.components_NE = pca_embedding(self.counts.X, self.counts.X, 30).test_ND
         self.kind, self.embedding_NE = "PCA (30)", self.components_NE
         if not args.no_model:
             self.kind, self.embedding_NE = f"mofm, {args.steps} steps", self.embedded()
         (folder / "ontology.obo").write_text(obo(), encoding="utf-8")
-        self.ontology = read_ontology(folder / "ontology.obo")
+        self.ontology = read_ontology(folder / "ontology.obo") if args.data == "pbmc68k" else None
 
     def embedded(self) -> np.ndarray:
         """The cells' embedding by a model of Kang's control cells."""
@@ -144,9 +159,8 @@ Reader = Callable[..., Names]
 
 
 def head(x_NE: np.ndarray, labels: np.ndarray) -> Reader:
-    """A head; of the labelled cells a quarter is calibrated on."""
-    is_heldout = np.arange(len(labels)) < max(20, len(labels) // 4)
-    fitted = fit_head(x_NE, labels.astype(object), is_heldout)
+    """A head, as `mofm finetune --tune probe` has it."""
+    fitted = fit_head(x_NE, labels.astype(object), None)
     return lambda asked_NE, least=None, lineage=None: tell(fitted, asked_NE, least, lineage and lineage(fitted.labels))
 
 
@@ -159,7 +173,7 @@ def vote(x_NE: np.ndarray, labels: np.ndarray) -> Reader:
     def read(asked_NE: np.ndarray, least=None, lineage=None) -> Names:
         votes = voting.ask(asked_NE)
         least, lineage = worth.threshold if least is None else least, lineage and lineage(voting.labels)
-        more = {"likeliest_N": votes.likeliest_N, "is_strange_N": votes.distance_N > worth.far}
+        more = {"likeliest_N": votes.likeliest_N, "is_strange_N": voting.distance(asked_NE) > worth.far}
         return name_cells(worth.chances(votes.voices_NC), voting.labels, least, lineage, **more)
 
     return read
@@ -279,12 +293,13 @@ def _without(cells: Cells, kind: str, known: np.ndarray, asked: np.ndarray) -> d
         strange = names.labels == UNKNOWN
         told[f"AUROC, {name}"] = roc_auc_score(new, -names.confidence_N)
         told[f"unknown, {name}"], told[f"of others, {name}"] = strange[new].mean(), strange[~new].mean()
-        names = read(asked_NE, SURE, cells.lineage)
-        right = is_right(names, cells.labels[asked], cells.ontology)
-        told[f"at {SURE}, a right term, {name}"] = right[new].mean()
-        told[f"unknown, {name}, too"] = (names.labels == UNKNOWN)[new].mean()
+        if cells.ontology is not None:
+            names = read(asked_NE, SURE, cells.lineage)
+            right = is_right(names, cells.labels[asked], cells.ontology)
+            told[f"at {SURE}, a right term, {name}"] = right[new].mean()
+            told[f"unknown, {name}, too"] = (names.labels == UNKNOWN)[new].mean()
     voting = electorate(cells.embedding_NE[known], pd.Series(cells.labels[known], name="cell_type"))
-    return told | {"AUROC, distance": roc_auc_score(new, voting.ask(asked_NE).distance_N)}
+    return told | {"AUROC, distance": roc_auc_score(new, voting.distance(asked_NE))}
 
 
 def tune(cells: Cells) -> None:

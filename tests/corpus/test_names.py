@@ -13,7 +13,7 @@ from mofm.corpus.ingest import ingest
 from mofm.corpus.names import shared_names
 from mofm.corpus.store import Store, open_corpus
 from mofm.corpus.tables import hash_names
-from mofm.inspection import render_ingest
+from mofm.printed import render_ingest
 
 
 @pytest.fixture

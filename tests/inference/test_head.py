@@ -3,6 +3,7 @@ ones as asked, hears rare types, and goes with the model as arrays, by the comma
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -10,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 import mofm
 from mofm.cli import main
 from mofm.errors import InputError
 from mofm.export.heads import FILES, AnnotationHeads, LabelHead, load_heads, save_heads
-from mofm.inference.head import FEW, fit_head, reliability, tell
+from mofm.inference.calibration import reliability
+from mofm.inference.head import FEW, fit_head, tell
 from mofm.inference.model import load
 from mofm.inference.naming import SHARE_KEPT, UNKNOWN
 from mofm.omics.simulate import SimulationConfig, simulate
@@ -123,6 +126,7 @@ def test_heads_come_back_as_they_were_or_are_refused(fitted, tmp_path):
     assert (found.label_key, found.step, set(found.of)) == ("cell_type", 7, {"rna", "atac"})
     embedding = clouds(10, seed=9)[0]
     np.testing.assert_array_equal(found.of["atac"].probabilities(embedding), fitted.probabilities(embedding))
+    np.testing.assert_array_equal(found.of["rna"].strangeness(embedding), fitted.strangeness(embedding))
     assert found.of["rna"].figures == fitted.figures
     record = json.loads((tmp_path / FILES[0]).read_text())
     (tmp_path / FILES[0]).write_text(json.dumps(record | {"version": 9}))
@@ -153,7 +157,8 @@ def test_the_command_python_and_the_bundle_label_alike(headed, trained, make_cel
     told, again = (ad.read_h5ad(tmp_path / f"{name}.h5ad").obs for name in ("run", "bundle"))
     cells = ad.read_h5ad(tmp_path / "new.h5ad")
     mofm.load(tmp_path / "bundle").annotate(cells, progress=False)
-    for key in ("mofm_label", "mofm_label_likeliest", "mofm_label_confidence"):
+    assert (told["mofm_label"][told["mofm_label_distance"] > 1] == UNKNOWN).all()
+    for key in ("mofm_label", "mofm_label_likeliest", "mofm_label_confidence", "mofm_label_distance"):
         assert told[key].tolist() == again[key].tolist() == cells.obs[key].tolist()
     assert (told["mofm_label_likeliest"] == told["cell_type"]).mean() > 0.8
     assert set(told["mofm_label"]) <= {"a", "b", UNKNOWN}
@@ -310,6 +315,63 @@ def test_chances_hold_in_simulated_cells_that_were_held_out(regulated_model):
     assert reliability(found.confidence_N, right, bins=5) < 0.08
     assert (found.labels != UNKNOWN)[right].mean() > 0.9
     assert right.mean() > 0.5
+
+
+def left_out(kept):
+    """(head of `kept` types, embeddings of cells of these and of the others)."""
+    embedding, labels = clouds(3_000, seed=2)
+    known, (new, truth) = np.isin(labels, kept), clouds(4_000, seed=11)
+    head = fit_head(embedding[known], labels[known], None)
+    return head, new[np.isin(truth, kept)], new[~np.isin(truth, kept)]
+
+
+@pytest.mark.parametrize("left", NAMES[:4])
+def test_cells_of_a_type_that_nobody_labelled_are_farther_than_others(left):
+    head, known, new = left_out([name for name in NAMES if name != left])
+    far, near = head.strangeness(new), head.strangeness(known)
+    assert roc_auc_score(np.repeat([1, 0], [len(far), len(near)]), np.append(far, near)) > 0.65
+    told = tell(head, new).labels
+    assert (told == UNKNOWN)[far > 1].all()
+    assert (told == UNKNOWN).mean() > (tell(head, known).labels == UNKNOWN).mean() + 0.05
+
+
+def test_a_cell_far_from_all_types_is_unknown_however_sure_the_regression_is():
+    head, known, _ = left_out(NAMES[:3])
+    beyond = 60 * head.weight_EC[:, 0] / np.linalg.norm(head.weight_EC[:, 0]) + known.mean(axis=0)
+    found = tell(head, beyond[None].astype(np.float32), least=0.5)
+    assert head.probabilities(beyond[None]).max() > 0.99
+    assert found.labels.tolist() == [UNKNOWN]
+    assert found.likeliest.tolist() == [NAMES[0]]
+    for bare in (replace(head, places=None), replace(head, far=np.inf)):
+        assert tell(bare, beyond[None], least=0.5).labels.tolist() == [NAMES[0]]
+
+
+@pytest.mark.parametrize("cells", [150, 3_000])
+def test_a_head_that_is_judged_by_all_cells_learns_from_all_and_keeps_what_it_says(cells):
+    embedding, labels = clouds(cells, seed=12)
+    new, truth = clouds(8_000, seed=13)
+    crossed, held = (fit_head(embedding, labels, which) for which in (None, np.arange(cells) % 4 == 0))
+    assert crossed.figures["training_cells"] == crossed.figures["heldout_cells"] >= cells - 4
+    assert held.figures["training_cells"] >= cells - 8 > 3 * held.figures["heldout_cells"]
+    found = tell(crossed, new)
+    right = found.likeliest == truth
+    assert (found.labels != UNKNOWN)[right].mean() == pytest.approx(SHARE_KEPT, abs=0.04)
+    assert reliability(found.confidence_N, right) < 0.06
+    assert crossed.figures["accuracy"] == pytest.approx(right.mean(), abs=0.06)
+
+
+def test_heads_of_the_form_before_still_load(fitted, tmp_path):
+    """Version 1 had no places, and no figure of how it was judged."""
+    save_heads(tmp_path, AnnotationHeads("cell_type", 7, {"rna": replace(fitted, places=None)}))
+    record = json.loads((tmp_path / FILES[0]).read_text())
+    (tmp_path / FILES[0]).write_text(json.dumps(record | {"version": 1}))
+    found = load_heads(tmp_path).of["rna"]
+    embedding = clouds(10, seed=9)[0]
+    assert found.strangeness(embedding) is None
+    assert set(tell(found, embedding).labels) <= {*fitted.labels, UNKNOWN}
+    save_heads(tmp_path, AnnotationHeads("cell_type", 7, {"rna": replace(fitted, bias_C=fitted.bias_C[1:])}))
+    with pytest.raises(InputError, match="damaged"):
+        load_heads(tmp_path)
 
 
 def test_names_of_figures_are_those_that_the_card_reads(fitted):

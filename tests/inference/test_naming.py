@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from mofm.errors import InputError
-from mofm.inference.head import fit_head, reliability, tell
+from mofm.inference.calibration import reliability
+from mofm.inference.head import fit_head, tell
 from mofm.inference.naming import UNKNOWN, check_confidence, lineage_of, name_cells
 from mofm.omics.ontology import read_ontology
 

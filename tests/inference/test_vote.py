@@ -6,7 +6,7 @@ import pytest
 
 from mofm.inference import vote
 from mofm.inference.annotate import annotate
-from mofm.inference.head import reliability
+from mofm.inference.calibration import reliability
 from mofm.inference.vote import LEAST_JUDGED, SHARE_NEAR, electorate
 
 TYPES, WIDTH = 6, 12
@@ -55,12 +55,12 @@ def test_a_cell_has_no_voice_on_itself():
 def test_cells_unlike_the_reference_are_far():
     voting = electorate(*clouds(1_000, 0, spread=0.5), voters=15)
     worth = voting.judge()
-    known = voting.ask(clouds(4_000, 1, spread=0.5)[0]).distance_N > worth.far
+    known = voting.distance(clouds(4_000, 1, spread=0.5)[0]) > worth.far
     assert known.mean() == pytest.approx(1 - SHARE_NEAR, abs=0.01)
     centre_TE = np.random.default_rng(7).normal(size=(TYPES, WIDTH))
     elsewhere_E = 4 * np.linalg.svd(centre_TE)[2][-1]  # no type is in this direction
     strange_NE = elsewhere_E + 0.5 * np.random.default_rng(8).normal(size=(500, WIDTH))
-    assert (voting.ask(strange_NE.astype(np.float32)).distance_N > worth.far).mean() > 0.9
+    assert (voting.distance(strange_NE.astype(np.float32)) > worth.far).mean() > 0.9
 
 
 def test_few_cells_or_one_label_are_not_judged(monkeypatch):
@@ -95,6 +95,24 @@ def test_a_vote_counts_as_it_did():
         counts = labels[voters].value_counts()
         assert share == pytest.approx(counts.max() / 9)
         assert label == next(name for name in labels[voters] if counts[name] == counts.max())
-    votes = electorate(reference_ME, labels, 9).ask(embedding_NE)
-    expected = np.take_along_axis(1 - cosine_NM, nearest_NK, axis=1).mean(axis=1)
-    np.testing.assert_allclose(votes.distance_N, expected, atol=1e-5)
+
+
+def test_distance_is_that_of_mahalanobis_by_hand():
+    """Of many cells, whose covariance is hardly shrunk, from the nearest mean; per square root of the width."""
+    reference_ME, labels = clouds(6_000, 0)
+    stretch_E = np.geomspace(0.5, 2, WIDTH)
+    reference_ME, asked_NE = reference_ME * stretch_E, clouds(50, 1)[0] * stretch_E
+    frame = pd.DataFrame(reference_ME).groupby(labels.to_numpy())
+    mean_CE, rest_ME = frame.mean().to_numpy(), (reference_ME - frame.transform("mean")).to_numpy()
+    inverse_EE = np.linalg.inv(rest_ME.T @ rest_ME / len(rest_ME))
+    away_NCE = asked_NE[:, None] - mean_CE
+    expected = np.sqrt(np.einsum("nce,ef,ncf->nc", away_NCE, inverse_EE, away_NCE).min(axis=1) / WIDTH)
+    np.testing.assert_allclose(electorate(reference_ME, labels).distance(asked_NE), expected, rtol=0.03)
+
+
+def test_cells_that_all_lie_in_one_place_or_are_alone_of_their_type_have_distances():
+    same = electorate(np.ones((60, WIDTH), np.float32), pd.Series(["a", "b"] * 30))
+    np.testing.assert_array_equal(same.distance(np.ones((3, WIDTH), np.float32)), 0)
+    alone = electorate(clouds(60, 0)[0], pd.Series([f"type {number}" for number in range(60)]))
+    assert np.isfinite(alone.distance(clouds(60, 1)[0])).all()
+    assert np.isfinite(alone.judge().far)

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mofm.errors import InputError
-from mofm.inspection import inspect, render
+from mofm.inspection import inspect
 from mofm.omics.describe_network import all_genes
 from mofm.omics.genome import gene_table
 from mofm.omics.networks import read_networks
+from mofm.printed import render
 
 HUMAN = gene_table("human")
 SYMBOLS = ["TP53", "CDKN1A", "MDM2", "FOS", "JUN", "MYC", "CTCF"]
