@@ -161,6 +161,8 @@ def _model_of(config: Config, corpus: Corpus, origin: Origin | None) -> _Model:
         network, modalities = adopt_network(origin, row_G), origin.spec.modalities
         told = told_genes(origin, corpus, spaces, row_G)
     spec = make_spec(config, len(genes), 0 if network is None else len(network.relations), modalities)
+    if origin is not None and spec.fuses and not origin.spec.fuses:
+        told = [*told, f"fusion: {origin.name} has none; it begins as the mean of a cell's views"]
     return _Model(genes, spaces, network, spec, row_G, (*told, *(network.notes if network else ())))
 
 
