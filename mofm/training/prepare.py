@@ -100,6 +100,8 @@ def prepare(
     wait_for_all("the directory of the run")
 
     notes = [*made.notes, *of_kin]
+    if spec.fuses and not stream.pairs:
+        notes.append("fusion: no cell of the corpus was measured in two modalities, and it learns nothing")
     fit = partial(_fit, config, corpus, stream, made, origin, notes.append)
     models = _once(workdir, workdirs.load_start, workdirs.save_start, fit, "the start of the run")
     begun = None if heads is None else _once(workdir, load_heads, save_heads, heads, "the heads of the run")
