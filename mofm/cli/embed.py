@@ -19,7 +19,9 @@ def add(verbs) -> None:
         "embed",
         run,
         'Write each cell\'s embedding to obsm["X_mofm"] of a copy of the file.',
-        "Of a file of several modalities each is embedded, and the mean of a cell's embeddings besides.\n"
+        'Of a file of several modalities each is embedded (obsm["X_mofm_rna"] and so on), and each cell by all of them\n'
+        '(obsm["X_mofm"]): by a model with --config.fusion.blocks its views see each other, and the columns are those that\n'
+        "modalities share; by any other it is the mean of the cell's embeddings.\n"
         'uns["mofm"] says which model it was and what share of the file\'s features and counts the model knows.\n'
         "Of a zarr store OUT is an h5ad of its obs and the embeddings, without the counts.\n"
         "Files are of the model's species, in any of its genome builds; --orthologs reads RNA of another species.",
@@ -37,8 +39,9 @@ def run(args) -> int:
     from mofm.inference.output import write_embedding
 
     check_free(args.output, args.overwrite)
-    embeddings = load(args.model, step=args.step).embed_all(args.input, **cells_arguments(args))
-    write_embedding(args.input, args.output, embeddings, args.key_added)
+    found = load(args.model, step=args.step).embed_cells(args.input, **cells_arguments(args))
+    write_embedding(args.input, args.output, found, args.key_added)
+    embeddings, joint = found.views, found.joint
     for modality, embedding in embeddings.items():
         report, (cells, width) = embedding.report, embedding.embedding_NE.shape
         key = args.key_added if len(embeddings) == 1 else f"{args.key_added}_{modality}"
@@ -54,5 +57,8 @@ def run(args) -> int:
         if report["share_of_counts_known"] < 0.5:
             print(f"  warning: less than half of the counts are in {what} that the model knows; it says little of them")
     if len(embeddings) > 1:
-        print(f'{args.output}: obsm["{args.key_added}"], the mean of each cell\'s embeddings')
+        how = "the mean of each cell's embeddings"
+        if joint.fused is not None:
+            how = f"{joint.embedding_NE.shape[1]} shared columns, {joint.fused:,} cells of several views fused"
+        print(f'{args.output}: obsm["{args.key_added}"], {how}')
     return 0

@@ -109,6 +109,7 @@ def _what_it_is(parts: Parts, record: dict[str, Any]) -> str:
         f"- reads: {omics}",
         f"- knows: {len(parts.genes):,} genes, named by {parts.named_by.version}",
         f"- translates between them: {'yes' if spec.translates else 'no'}",
+        f"- fuses several of one cell: {'yes' if spec.fuses else 'no'}",
         f"- regulatory networks: {', '.join(parts.network.relations) if parts.network else 'none'}",
         f"- step {parts.step:,} of {parts.config.run.steps:,}; config {record['config_hash']}",
         *_origin(record.get("finetuned_from")),

@@ -14,6 +14,7 @@ written down. What the networks tell of the genes is in the weights already ("ge
 Choices and their cost:
 - Weights are arguments, not constants: else each modality's program would hold all of them. They are beside the model's
   own because a program needs fewer, and the genes as they are told: the folder is about as large as the model again.
+- Each program embeds one view of a cell; fusion of several is no part of them.
 - Tokens are the caller's to make (`index.json` tells how): programs take features and values, not counts.
 """
 

@@ -69,7 +69,7 @@ class Model:
         return (
             f"mofm model {one.name!r}, step {one.step}: {', '.join(one.spec.modalities)} of {one.named_by.species}, "
             f"{len(one.genes):,} genes, embeds in {one.config.encoder.cell_width}"
-            f"{', translates' if one.spec.translates else ''}{networks}"
+            f"{', translates' if one.spec.translates else ''}{', fuses' if one.spec.fuses else ''}{networks}"
         )
 
     def embed(
@@ -85,15 +85,16 @@ class Model:
     ) -> Held | None:
         """Write each cell's embedding to obsm[key_added], and to uns["mofm"] which model it was and what it knows.
 
-        Of several modalities obsm[key_added] is the mean of a cell's embeddings, obsm[key_added + "_rna"] and so on each;
-        NaN where a cell was not measured. Of MuData these are the obsm and uns of the whole.
+        Of several modalities obsm[key_added + "_rna"] and so on are each, and obsm[key_added] is the joint embedding: of a
+        model that fuses, the columns that modalities share once a cell's views have seen each other; else the mean of its
+        embeddings. NaN where a cell was not measured. Of MuData these are the obsm and uns of the whole.
 
         Raises:
           InputError: no counts, no gene of the model, or a mistyped option.
         """
         with said_for_python():
             how = asked_for(layer, modality, progress, options)
-            found = self.pretrained.embed_all(checked(data, copy), **how)
+            found = self.pretrained.embed_cells(checked(data, copy), **how)
             return write_to(data, partial(added_embedding, found, key_added), copy)
 
     def translate(

@@ -22,6 +22,7 @@ from mofm.batch import TokenBatch
 from mofm.batches.collate import collate
 from mofm.errors import InputError
 from mofm.export.parts import Parts, Step, read_parts
+from mofm.inference.joint import Joint, fused_views, mean_of_views
 from mofm.inference.matching import Matching, match, merged
 from mofm.nn import model
 from mofm.nn.grn import GeneStates
@@ -63,6 +64,19 @@ class Embedding:
     cells: pd.Index
     embedding_NE: np.ndarray
     report: dict
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The embeddings of a file's cells.
+
+    Attributes:
+      views: in each modality that the file has.
+      joint: by all of them together.
+    """
+
+    views: dict[Modality, Embedding]
+    joint: Joint
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,15 @@ class PretrainedModel(Parts):
         with self.opened(path, reading, chosen) as matched:
             return {table.modality: self.embed_table(table, matching, chosen) for table, matching in matched}
 
+    def embed_cells(self, path: Source, reading: Reading = EVERYTHING, **options) -> Embedded:
+        """As `embed_all`, and each cell by all of its modalities (see `joint.py`)."""
+        chosen = Options(**options)
+        with self.opened(path, reading, chosen) as matched:
+            views = {table.modality: self.embed_table(table, matching, chosen) for table, matching in matched}
+            if self.spec.fuses and len(views) > 1:
+                return Embedded(views, fused_views(self, matched, views, chosen))
+        return Embedded(views, mean_of_views(views))
+
     @contextmanager
     def opened(self, path: Source, reading: Reading, options: Options) -> Iterator[list[tuple[CountTable, Matching]]]:
         """The tables of a file, open for streaming, with what their features are to the model. Raises as `embed`."""
@@ -171,17 +194,22 @@ class PretrainedModel(Parts):
 
     def views(self, table: CountTable, matching: Matching, options: Options) -> Iterator[tuple[CountRows, TokenBatch]]:
         """In file order: batches of cells and the tokens that the model sees of them, padded to the batch size."""
-        cells = options.batch_size
-        if cells == "auto":
-            cells = cells_at_once(self.config.encoder.width, options.max_tokens, device_memory())
+        cells = self.cells_at_once(options)
         for rows in merged(table, matching):
             for start in range(0, rows.n_cells, cells):
                 part = take_cells(rows, start, min(start + cells, rows.n_cells))
-                yield part, self._view(part, table.modality, matching, options, cells)
+                yield part, self.view_of(part, table.modality, matching, options, cells)
 
-    def _view(
+    def cells_at_once(self, options: Options) -> int:
+        """Cells of a batch."""
+        if options.batch_size == "auto":
+            return cells_at_once(self.config.encoder.width, options.max_tokens, device_memory())
+        return options.batch_size
+
+    def view_of(
         self, rows: CountRows, modality: Modality, matching: Matching, options: Options, batch_size: int
     ) -> TokenBatch:
+        """The tokens that the model sees of some cells, padded to the batch size."""
         fraction = self.config.data.expressed_fraction
         needed = int(np.ceil(np.diff(rows.indptr_N).max(initial=1) / fraction)) + 1
         tokens = min(-(-needed // TOKEN_STEP) * TOKEN_STEP, options.max_tokens)

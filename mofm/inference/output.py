@@ -16,7 +16,8 @@ import pandas as pd
 from mofm.axes import Modality
 from mofm.corpus.tables import writable_obs
 from mofm.files import Location, location, output_file
-from mofm.inference.model import Embedding
+from mofm.inference.joint import Joint, mean_of_views
+from mofm.inference.model import Embedded, Embedding
 from mofm.omics.hdf5 import open_hdf5, read_table
 from mofm.omics.layouts import ANNDATAS
 from mofm.omics.readers import Reading, find_layout, open_members
@@ -25,32 +26,21 @@ BOOKKEEPING_BYTES = 2**20
 """What HDF5 may need to write an embedding, beside the values."""
 
 
-def fuse(embeddings: Mapping[Modality, Embedding], cells: pd.Index) -> np.ndarray:
-    """embedding_NE of each of `cells`: the mean of its modalities' embeddings; NaN for one that has none."""
-    width = next(iter(embeddings.values())).embedding_NE.shape[1]
-    total_NE, count_N1 = np.zeros((len(cells), width)), np.zeros((len(cells), 1))
-    for embedding in embeddings.values():
-        places = cells.get_indexer(embedding.cells)
-        total_NE[places] += embedding.embedding_NE
-        count_N1[places] += 1
-    return np.divide(total_NE, count_N1, out=np.full_like(total_NE, np.nan), where=count_N1 > 0).astype(np.float32)
-
-
-def write_embedding(
-    source: Location, target: Path, embedding: Embedding | Mapping[Modality, Embedding], key_added: str = "X_mofm"
-) -> None:
+def write_embedding(source: Location, target: Path, found: Embedding | Embedded, key_added: str = "X_mofm") -> None:
     """Copy `source` to `target` with obsm[key_added] and uns["mofm"] set. `target` appears whole or not at all.
 
-    Of several modalities, obsm[key_added] is the mean of a cell's embeddings, obsm[key_added + "_rna"] and so on each,
-    NaN where a cell was not measured; uns["mofm"] has a report for each. Of an h5mu file these are the obsm and uns of
-    the whole. Of AnnData in zarr, `target` is an h5ad file of its obs and the embeddings. Where `source` is no AnnData or
+    Of several modalities, obsm[key_added] is the joint embedding of a cell (see `joint.py`), obsm[key_added + "_rna"] and so
+    on each, NaN where a cell was not measured; uns["mofm"] has a report for each. Of an h5mu file these are the obsm and uns
+    of the whole. Of AnnData in zarr, `target` is an h5ad file of its obs and the embeddings. Where `source` is no AnnData or
     MuData, it is one of the cells' names and embeddings alone.
 
     Raises:
       InputError: the disk is full, or `target` cannot be written for another reason.
     """
-    several = {embedding.modality: embedding} if isinstance(embedding, Embedding) else dict(embedding)
-    write_copy(source, target, several, partial(added_embedding, several, key_added))
+    if isinstance(found, Embedding):
+        views = {found.modality: found}
+        found = Embedded(views, mean_of_views(views))
+    write_copy(source, target, found.views, partial(added_embedding, found, key_added))
 
 
 class Added(NamedTuple):
@@ -67,11 +57,17 @@ class Added(NamedTuple):
     obs: dict[str, np.ndarray] = {}  # noqa: RUF012
 
 
-def added_embedding(several: Mapping[Modality, Embedding], key_added: str, cells: pd.Index) -> Added:
+def added_embedding(found: Embedded, key_added: str, cells: pd.Index) -> Added:
     """What embeddings add to `cells`, as `write_embedding` tells."""
-    report = next(iter(several.values())).report if len(several) == 1 else {m: one.report for m, one in several.items()}
-    each = {f"{key_added}_{modality}": fuse({modality: one}, cells) for modality, one in several.items()}
-    return Added({key_added: fuse(several, cells)} | (each if len(several) > 1 else {}), {"mofm": report})
+    views, joint = found.views, found.joint
+    if len(views) == 1:
+        (only,) = views.values()
+        return Added({key_added: joint.of(cells)}, {"mofm": only.report})
+    reports = {modality: one.report for modality, one in views.items()}
+    if joint.fused is not None:
+        reports["joint"] = {"fused_cells": joint.fused, "columns": joint.embedding_NE.shape[1]}
+    each = {f"{key_added}_{m}": Joint(one.cells, one.embedding_NE).of(cells) for m, one in views.items()}
+    return Added({key_added: joint.of(cells)} | each, {"mofm": reports})
 
 
 def write_copy(

@@ -4,6 +4,7 @@
     genes = gene_states(spec, params, graph)                    GeneStates: once a step
     outputs = apply(spec, params, genes.rows_GD, view, ...)     Outputs: of each view
     told = translate(spec, params, genes.rows_GD, outputs, ...) Translation: of features of another modality
+    fused = fuse(spec, params, genes.rows_GD, ...)         Outputs: of each view of cells of several, having seen the others
     logit_QA = score_links(spec, params, genes, ...)            of TF -> target pairs
     factor_BD = cell_factors(spec, params, ...)                 of embeddings: factor_BD @ genes.rows_GD.T is expression
     logical_axes(spec)                                          for every leaf of params, the names of its axes
@@ -11,10 +12,12 @@
 What a gene is, `Genes` tells once for all cells of a batch. A cell's path: `Tokenizer` (feature, value, modality ->
 tokens) -> `Encoder` (tokens see each other: in blocks of their modality's own, where it has such, then in those that all
 share) -> `AttentionPool` and `LinearReadout` (states and tokens -> cell embedding) -> `Decoder` (states and embedding ->
-likelihood of each token's measurement). `Translator` answers in the place of a view that was not measured.
+likelihood of each token's measurement). `Translator` answers in the place of a view that was not measured; `Fusion` has the
+views of a cell that were measured see each other.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,10 +25,11 @@ import jax
 import jax.numpy as jnp
 
 from mofm.axes import CELL_EMBED, EMBED, Modality
-from mofm.batch import FeatureSpace, GeneGraph, TokenBatch, log_exposure
+from mofm.batch import FeatureSpace, GeneGraph, Spaces, TokenBatch, log_exposure
 from mofm.nn.attention import AttentionPool
 from mofm.nn.decoder import Decoder, Prediction
 from mofm.nn.encoder import Encoder
+from mofm.nn.fusion import Fusion
 from mofm.nn.grn import Genes, GeneStates
 from mofm.nn.layers import declare
 from mofm.nn.links import LinkScorer
@@ -93,6 +97,8 @@ class _Model(nn.Module):
             self.translator = Translator(
                 self.spec.translator, *stack, self.spec.modalities, config.width, self.spec.shared_width
             )
+        if self.spec.fuses:
+            self.fusion = Fusion(self.spec.fusion, *stack, self.spec.modalities, config.width)
         if self.spec.contrasts:
             self.log_temperature = declare(self, "log_temperature", (), (), 0)
 
@@ -119,6 +125,9 @@ class _Model(nn.Module):
             for source, target in self.translator.one_of_each_stack():
                 of = (outputs.states_BLD, outputs.states_BLD, view.mask_BL, outputs.embedding_BE)
                 self.translator(*of, source, target)
+        if self.spec.fuses:
+            for modality in self.fusion.one_of_each_stack():
+                self.fusion(outputs.states_BLD, outputs.states_BLD, view.mask_BL, modality)
         if self.spec.relations:
             self.score_links(genes, graph.tf_M, graph.target_M, graph.relation_M)
 
@@ -163,6 +172,47 @@ class _Model(nn.Module):
                 token_BL=prediction.token_BL + linear_BL, cell_BL=prediction.cell_BL + linear_BL
             )
         return Translation(prediction, embedding_BE)
+
+    def fuse(
+        self,
+        genes_GD: jax.Array,
+        outputs: Mapping[Modality, Outputs],
+        views: Mapping[Modality, TokenBatch],
+        spaces: Spaces,
+    ) -> dict[Modality, Outputs]:
+        shared, common, fused = self.spec.shared_width, {}, {}
+        for modality, view in views.items():
+            was = outputs[modality]
+            seen = [other for other in views if other != modality]
+            seen_BMD = jnp.concatenate([outputs[other].states_BLD for other in seen], axis=1)
+            mask_BM = jnp.concatenate(
+                [views[other].mask_BL & _same_cell(view, views[other])[:, None] for other in seen], axis=1
+            )
+            states_BLD = self.fusion(was.states_BLD, seen_BMD, mask_BM, modality)
+            pooled_BD = self.pool(states_BLD, view.mask_BL).astype(jnp.float32)
+            added_BE = (pooled_BD - was.pooled_BD) @ self.to_cell  # exactly 0 where nothing was added
+            common[modality] = (was.embedding_BE + added_BE)[:, :shared]
+            fused[modality] = was._replace(pooled_BD=pooled_BD, states_BLD=states_BLD)
+        for modality, view in views.items():
+            joint_BS = self.fusion.joint(common, _there(modality, views))
+            embedding_BE = jnp.concatenate([joint_BS, outputs[modality].embedding_BE[:, shared:]], axis=1)
+            space = spaces.get(modality)
+            rows_BLD = self.tokenizer.rows(genes_GD, view.features_BL, space)
+            of = (rows_BLD, view.features_BL, log_exposure(view.library_B), modality, space)
+            prediction = self.decoder(fused[modality].states_BLD, embedding_BE, *of)
+            fused[modality] = fused[modality]._replace(embedding_BE=embedding_BE, prediction=prediction)
+        return fused
+
+
+def _same_cell(one: TokenBatch, other: TokenBatch) -> jax.Array:
+    """bool, B: whether a row of both is of one cell."""
+    return (one.cell_B == other.cell_B) & (one.cell_B >= 0)
+
+
+def _there(modality: Modality, views: Mapping[Modality, TokenBatch]) -> dict[Modality, jax.Array]:
+    """Which views tell of the cells of one of them: those of the same cell that have tokens, and itself where none has."""
+    there = {other: view.mask_BL.any(axis=1) & _same_cell(views[modality], view) for other, view in views.items()}
+    return there | {modality: there[modality] | ~jnp.stack([*there.values()]).any(axis=0)}
 
 
 def init(spec: ModelSpec, key: jax.Array) -> Params:
@@ -253,6 +303,29 @@ def translate(
     return _Model(spec).apply(*of, method="translate")
 
 
+def fuse(
+    spec: ModelSpec,
+    params: Params,
+    genes_GD: jax.Array,
+    outputs: Mapping[Modality, Outputs],
+    views: Mapping[Modality, TokenBatch],
+    spaces: Spaces,
+) -> dict[Modality, Outputs]:
+    """What the model says of the views of cells once those of one cell have seen each other.
+
+    Rows i of all views are of one cell where they say the same `cell_B`; a view that a cell lacks has a row without tokens.
+    A row that is of no other's cell, or whose others are absent, comes out as it was, to the bit.
+
+    Args:
+      outputs: of `apply` on the views, two or more.
+      spaces: what the features are, where they are not genes.
+
+    Returns:
+      Of each view: `embedding_BE` is the joint embedding in its shared columns, and the view's own in its private ones.
+    """
+    return _Model(spec).apply({"params": params}, genes_GD, outputs, views, spaces, method="fuse")
+
+
 def log_temperature(spec: ModelSpec, params: Params) -> jax.Array | None:
     """Of the contrast between views, as it is learned; None for a model that does not contrast them."""
     return params["log_temperature"] + math.log(TEMPERATURE_START) if spec.contrasts else None
@@ -268,6 +341,18 @@ def embed(
 ) -> jax.Array:
     """embedding_BE of a view with nothing hidden."""
     return apply(spec, params, genes_GD, view, jnp.zeros_like(view.mask_BL), modality, space).embedding_BE
+
+
+def embed_together(
+    spec: ModelSpec, params: Params, genes_GD: jax.Array, views: Mapping[Modality, TokenBatch], spaces: Spaces
+) -> jax.Array:
+    """joint_BS of cells of which `views` has two or more, rows as `fuse` takes them, with nothing hidden."""
+    outputs = {
+        modality: apply(spec, params, genes_GD, view, jnp.zeros_like(view.mask_BL), modality, spaces.get(modality))
+        for modality, view in views.items()
+    }
+    fused = fuse(spec, params, genes_GD, outputs, views, spaces)
+    return next(iter(fused.values())).embedding_BE[:, : spec.shared_width]
 
 
 def _init_boxed(spec: ModelSpec, key: jax.Array) -> Params:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from mofm.axes import MODALITIES, Modality
 from mofm.errors import InputError, check_at_least
 from mofm.nn.encoder import Remat
+from mofm.nn.fusion import FusionConfig
 from mofm.nn.grn import GrnConfig
 from mofm.nn.translator import TranslatorConfig
 
@@ -71,6 +72,7 @@ class ModelSpec(NamedTuple):
       modalities: those that it is trained on, in the order of `MODALITIES`: of these it has encoders and translators.
       translator: sizes of the translator.
       contrasts: whether its views are contrasted, at a temperature that is learned.
+      fusion: how it fuses the views of one cell.
     """
 
     encoder: EncoderConfig
@@ -80,6 +82,7 @@ class ModelSpec(NamedTuple):
     modalities: tuple[Modality, ...] = MODALITIES
     translator: TranslatorConfig = TranslatorConfig()
     contrasts: bool = False
+    fusion: FusionConfig = FusionConfig()
 
     def check(self) -> None:
         """Raises `InputError` where the sizes do not go together."""
@@ -95,6 +98,11 @@ class ModelSpec(NamedTuple):
     def translates(self) -> bool:
         """Whether it has a translator."""
         return self.translator.blocks > 0 and len(self.modalities) > 1
+
+    @property
+    def fuses(self) -> bool:
+        """Whether it fuses the views of one cell."""
+        return self.fusion.blocks > 0 and len(self.modalities) > 1
 
     @property
     def shared_width(self) -> int:

@@ -65,10 +65,7 @@ class Tokenizer(nn.Module):
           tokens_BLD in `dtype`, and rows_BLD, the identities of the tokens' features, float32.
         """
         which = MODALITIES.index(modality)
-        # The table is gathered along fsdp before rows are taken of it, and its gradient is summed over devices as a table. Left
-        # to the partitioner, on a mesh of data and fsdp every token's gradient was gathered on every device.
-        genes_GD = constrain(genes_GD, (GENES, None))
-        rows_BLD = constrain(self._rows(genes_GD, view.features_BL, space), (CELLS, TOKENS, None))
+        rows_BLD = self.rows(genes_GD, view.features_BL, space)
         weights_BLV = _soft_bins(jnp.where(hidden_BL, 0.0, view.values_BL), hidden_BL, self.bins, MAX_VALUE[modality])
         # At the start the scale is the value itself, and 0 for [MASK]: the linear read-out.
         start_V = jnp.asarray(np.append(np.linspace(0.0, 4.0, self.bins), 0.0), jnp.float32)
@@ -76,6 +73,13 @@ class Tokenizer(nn.Module):
         shift_BLD = weights_BLV @ self.shift_MVD[which]
         tokens_BLD = rows_BLD * (0.5 + scale_BLD) + shift_BLD + self.modality_MD[which]
         return tokens_BLD.astype(self.dtype), rows_BLD
+
+    def rows(self, genes_GD: jax.Array, features_BL: jax.Array, space: FeatureSpace | None) -> jax.Array:
+        """rows_BLD, the identities of features."""
+        # The table is gathered along fsdp before rows are taken of it, and its gradient is summed over devices as a table. Left
+        # to the partitioner, on a mesh of data and fsdp every token's gradient was gathered on every device.
+        genes_GD = constrain(genes_GD, (GENES, None))
+        return constrain(self._rows(genes_GD, features_BL, space), (CELLS, TOKENS, None))
 
     def _rows(self, genes_GD: jax.Array, features_BL: jax.Array, space: FeatureSpace | None) -> jax.Array:
         if space is None:

@@ -14,6 +14,7 @@ from mofm.batch import CellBatch, Kinship, Paired, Spaces, TokenBatch
 from mofm.errors import InputError, check_at_least
 from mofm.nn.model import Outputs
 from mofm.objectives.alignment import AlignmentConfig, align
+from mofm.objectives.fusion import Fuse, fused_modelling
 from mofm.objectives.labels import Classes, LinearHead, label_parts
 from mofm.objectives.masked import masked_modelling
 from mofm.objectives.masking import hide
@@ -36,6 +37,7 @@ class Answers(NamedTuple):
       heads: what tells labels from the embeddings of a modality; of none where labels are not told.
       classes: what each tells apart.
       kinship: of genes and labels, for the contrasts.
+      fuse: what it makes of the views of one cell together; None where it does not fuse them.
     """
 
     see: See
@@ -47,6 +49,7 @@ class Answers(NamedTuple):
     heads: Mapping[Modality, LinearHead] = MappingProxyType({})
     classes: Mapping[Modality, Classes] = MappingProxyType({})
     kinship: Kinship = Kinship()
+    fuse: Fuse | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class ObjectivesConfig:
       translation_weight: weight of telling one view of a cell from another, where the model has a translator.
       cycle_weight: weight of telling a cell from its own translation, there and back again.
       drift_weight: weight of its embedding's change on the way.
+      fusion_weight: weight of masked modelling of cells of two modalities, each seeing the other, where the model fuses them.
       alignment: what brings views together, and keeps nuisances out of embeddings; all off.
       link_weight: weight of link prediction, where there is a regulatory network.
       link_warmup_steps: steps over which it rises from 0.
@@ -81,6 +85,7 @@ class ObjectivesConfig:
     translation_weight: float = 1.0
     cycle_weight: float = 0.1
     drift_weight: float = 0.1
+    fusion_weight: float = 1.0
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     link_weight: float = 0.1
     link_warmup_steps: int = 0
@@ -96,7 +101,14 @@ class ObjectivesConfig:
         check_at_least("objectives", self, ("token_weight", "cell_weight", "pool_weight", "supervised_weight"), 0)
         if self.token_weight + self.cell_weight + self.supervised_weight == 0:
             raise InputError("objectives: one of token_weight, cell_weight and supervised_weight must be above 0")
-        weights = ("translation_weight", "cycle_weight", "drift_weight", "link_weight", "link_warmup_steps")
+        weights = (
+            "translation_weight",
+            "cycle_weight",
+            "drift_weight",
+            "fusion_weight",
+            "link_weight",
+            "link_warmup_steps",
+        )
         check_at_least("objectives", self, weights, 0)
         check_at_least("objectives", self, ("links_per_step",), 1)
         if not 0 <= self.edge_dropout < 1:
@@ -129,7 +141,8 @@ def total(
     `pairs` tells which rows of the batch's views are of the same cells.
     """
     loss, metrics, seen = jnp.zeros(()), {}, {}
-    for modality, hidden_BL in config.hidden_tokens(batch, key).items():
+    hidden = config.hidden_tokens(batch, key)
+    for modality, hidden_BL in hidden.items():
         view = getattr(batch, modality)
         seen[modality] = answers.see(view, hidden_BL, modality)
         parts = masked_modelling(seen[modality], view, hidden_BL, modality)
@@ -146,6 +159,9 @@ def total(
     if answers.translate is not None:
         for part_loss, parts in (_of_pairs(config, answers, batch, seen, pairs), _of_all(config, answers, batch, seen)):
             loss, metrics = loss + part_loss, metrics | parts
+    if answers.fuse is not None:
+        part_loss, parts = _of_fused(config, answers.fuse, batch, seen, hidden, pairs)
+        loss, metrics = loss + part_loss, metrics | parts
     if answers.shared_width:  # a baseline has no embeddings
         part_loss, parts = align(
             config.alignment,
@@ -181,12 +197,46 @@ def _of_pairs(
             )
     loss, metrics = jnp.zeros(()), {}
     for direction, several in found.items():
-        pairs_S = jnp.stack([parts["pairs"] for parts in several]).astype(jnp.float32)
-        share_S = pairs_S / jnp.maximum(pairs_S.sum(), 1)
-        mean = {name: share_S @ jnp.stack([parts[name] for parts in several]) for name in ("token_nll", "cell_nll")}
+        mean = _over_strata(several, "pairs")
         loss += config.translation_weight * (mean["token_nll"] + mean["cell_nll"]) / len(found)
-        metrics |= {f"{_named(direction)}/{name}": value for name, value in (mean | {"pairs": pairs_S.sum()}).items()}
+        metrics |= {f"{_named(direction)}/{name}": value for name, value in mean.items()}
     return loss, metrics
+
+
+def _of_fused(
+    config: ObjectivesConfig,
+    fuse: Fuse,
+    batch: CellBatch,
+    seen: dict[Modality, Outputs],
+    hidden: dict[Modality, jax.Array],
+    pairs: Sequence[Paired],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Masked modelling of cells of which two modalities were measured, fused; every modality beside another weighs the same."""
+    if not config.fusion_weight:
+        return jnp.zeros(()), {}
+    found: dict[str, list[dict[str, jax.Array]]] = {}
+    for paired in pairs:
+        views, outputs, hides = {}, {}, {}
+        for modality, start in zip(*paired[:2], strict=True):
+            views[modality], outputs[modality] = _rows(batch, seen, modality, start, paired.rows)
+            hides[modality] = hidden[modality][start : start + paired.rows]
+        parts_of = fused_modelling(fuse, outputs, views, hides)
+        for one, other in (paired.modalities, paired.modalities[::-1]):
+            found.setdefault(f"{one}_with_{other}", []).append(parts_of[one])
+    loss, metrics = jnp.zeros(()), {}
+    for name, several in found.items():
+        mean = _over_strata(several, "hidden")
+        loss += config.fusion_weight * sum(config.masked_losses(mean)) / len(found)
+        metrics |= {f"{name}/{part}": value for part, value in mean.items()}
+    return loss, metrics
+
+
+def _over_strata(several: list[dict[str, jax.Array]], count: str) -> dict[str, jax.Array]:
+    """The means of several strata as one of all, each weighing as much as it counts; and what they count together."""
+    count_S = jnp.stack([parts[count] for parts in several]).astype(jnp.float32)
+    share_S = count_S / jnp.maximum(count_S.sum(), 1)
+    mean = {name: share_S @ jnp.stack([parts[name] for parts in several]) for name in several[0] if name != count}
+    return mean | {count: count_S.sum()}
 
 
 def _rows(

@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 from mofm.axes import FEATURES
 from mofm.errors import InputError
 from mofm.inference.model import PretrainedModel, load
-from mofm.inference.output import fuse, write_embedding
+from mofm.inference.output import write_embedding
 from mofm.omics.hdf5 import open_hdf5, read_table
 from mofm.omics.readers import Reading
 from mofm.portal.limits import die_with_parent, say
@@ -57,21 +57,21 @@ def perform(model: PretrainedModel, source: Path, folder: Path, what: dict) -> N
 def embed(model, source, folder, options, reading, common) -> Result:
     """`mofm embed`: as `perform`."""
     result = Result(folder, "Embedded cells")
-    embeddings = model.embed_all(source, reading, **common)
+    found = model.embed_cells(source, reading, **common)
     is_mudata = _is_mudata(source)
     name = "cells.h5mu" if is_mudata else "cells.h5ad"
     with open_hdf5(source) as file:
         copied = "Your file" if "obs" in file else "The cells' names"  # of 10x HDF5 nothing else is copied
-    write_embedding(source, result.add_file(name, f'{copied} with obsm["X_mofm"]'), embeddings)
+    write_embedding(source, result.add_file(name, f'{copied} with obsm["X_mofm"]'), found)
     with open_hdf5(folder / name) as file:
         obs = read_table(file, folder / name, "obs")
     if is_mudata:
         obs = _with_obs_of_modalities(folder / name, obs)
-    cells_NE = fuse(embeddings, obs.index)
+    cells_NE = found.joint.of(obs.index)
     coords_N2 = result.add_map("the cells by their embedding", cells_NE, obs)
     result.say(f"{len(obs):,} cells, an embedding of {cells_NE.shape[1]} numbers each.")
     rows = []
-    for modality, embedding in embeddings.items():
+    for modality, embedding in found.views.items():
         report = embedding.report
         rows.append(
             {

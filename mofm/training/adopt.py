@@ -46,8 +46,8 @@ from mofm.training.state import Start, TrainState
 
 FROM_CORPUS = {"['decoder']['gene_log_rate']": "log_rate_G", "['decoder']['gene_log_dispersion']": "log_dispersion_G"}
 """Leaves whose rows of new genes are the mean predictor's."""
-MAY_BE_NEW = ("['log_temperature']",)
-"""Leaves that the objectives of a run may ask for and a model may lack; they begin fresh."""
+MAY_BE_NEW = ("['log_temperature']", "['fusion']")
+"""Leaves, by how their names begin, that a run may ask for and a model may lack. They begin fresh, and change nothing yet."""
 
 
 def rows_of(origin: Origin, genes: pd.DataFrame) -> np.ndarray:
@@ -76,7 +76,7 @@ def adopt(
     adopted = {}
     for name, leaf in ours.items():
         if name not in theirs:
-            if name in MAY_BE_NEW:
+            if name.startswith(MAY_BE_NEW):
                 continue
             raise InputError(f"the model has no parameters {name}: it is of another make than the config says")
         old, place = theirs[name], logical[name].index(GENES) if GENES in logical[name] else None

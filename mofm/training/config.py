@@ -20,6 +20,7 @@ from mofm import configs
 from mofm.axes import MODALITIES, Modality
 from mofm.batches.config import DataConfig
 from mofm.errors import InputError, check_at_least, nearest_name
+from mofm.nn.fusion import FusionConfig
 from mofm.nn.grn import GrnConfig
 from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.nn.translator import TranslatorConfig
@@ -83,6 +84,7 @@ class Config:
     seed: int = 0
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     translator: TranslatorConfig = field(default_factory=TranslatorConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     grn: GrnConfig = field(default_factory=GrnConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
@@ -123,6 +125,8 @@ class Config:
             del everything["translator"]
             for key in ("translation_weight", "cycle_weight", "drift_weight"):
                 del everything["objectives"][key]
+        if not self.fusion.blocks:
+            del everything["fusion"], everything["objectives"]["fusion_weight"]
         if self.objectives.alignment == AlignmentConfig():
             del everything["objectives"]["alignment"]
         elif not (self.objectives.alignment.augment_weight or self.objectives.alignment.ontology):
@@ -154,13 +158,18 @@ def make_spec(config: Config, genes: int, relations: int, modalities: Sequence[M
     config.objectives.alignment.check_keys(config.data.label_key, config.data.batch_key)
     _check_parts(config)
     contrasts = config.objectives.alignment.contrasts
-    spec = ModelSpec(config.encoder, genes, config.grn, relations, ordered, config.translator, contrasts)
+    of = (config.encoder, genes, config.grn, relations, ordered, config.translator, contrasts, config.fusion)
+    spec = ModelSpec(*of)
     spec.check()
-    if config.translator.blocks and len(ordered) < 2:
-        raise InputError(
-            f"config.translator.blocks={config.translator.blocks}: {config.data.corpus} has {ordered[0]} alone, and there is "
-            "nothing to translate to; leave it 0, or ingest another modality into the corpus"
-        )
+    for key, blocks, what in (
+        ("translator", config.translator.blocks, "translate to"),
+        ("fusion", config.fusion.blocks, "fuse"),
+    ):
+        if blocks and len(ordered) < 2:
+            raise InputError(
+                f"config.{key}.blocks={blocks}: {config.data.corpus} has {ordered[0]} alone, and there is "
+                f"nothing to {what}; leave it 0, or ingest another modality into the corpus"
+            )
     return spec
 
 
@@ -176,6 +185,8 @@ def _check_parts(config: Config) -> None:
     together = [f"objectives.alignment.{name}={weight}" for name, weight in weights.items() if weight]
     if config.translator.blocks:
         together.append(f"translator.blocks={config.translator.blocks}")
+    if config.fusion.blocks:
+        together.append(f"fusion.blocks={config.fusion.blocks}")
     if config.optimizer.accumulate > 1 and together:
         raise InputError(
             f"optimizer.accumulate={config.optimizer.accumulate}: {', '.join(together)} compares cells of a whole batch "

@@ -1,8 +1,8 @@
 """The pretrained model that a run begins from, and what of the run it settles.
 
-The encoder, the translator, the regulatory network and what a cell's tokens are drawn like are the model's: another size
-is another model. Objectives and the numbers of tokens are its own too, until the config says otherwise. Optimizer, length
-and cells are the new run's.
+The encoder, the translator, the fusion, the regulatory network and what a cell's tokens are drawn like are the model's:
+another size is another model. Only a model without fusion may be given one, which begins by changing nothing. Objectives and
+the numbers of tokens are its own too, until the config says otherwise. Optimizer, length and cells are the new run's.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from mofm.training.config import Config, build_config
 from mofm.training.network import RunNetwork
 from mofm.training.state import Start
 
-SETTLED = ("encoder", "translator", "grn", "network", "data.expressed_fraction")
+SETTLED = ("encoder", "translator", "fusion", "grn", "network", "data.expressed_fraction")
 """What the model says, and no config can change."""
 RANK = 8
 """Of the adapters of `--tune lora`, where the config does not say."""
@@ -98,8 +98,9 @@ def finetune_config(
     """
     given = values.to_dict() if isinstance(values, ConfigDict) else values
     asked = [*_keys(given), *(override.partition("=")[0] for override in overrides)]
+    settled = [one for one in SETTLED if one != "fusion" or origin.config.fusion.blocks]
     for key in asked:
-        if key not in FREE and any(key == one or key.startswith(f"{one}.") for one in SETTLED):
+        if key not in FREE and any(key == one or key.startswith(f"{one}.") for one in settled):
             raise InputError(
                 f"config: {key} is settled by the model {origin.name}, which the run begins from; leave it out, or pretrain "
                 "another model with `mofm train`"

@@ -100,6 +100,8 @@ def prepare(
     wait_for_all("the directory of the run")
 
     notes = [*made.notes, *of_kin]
+    if spec.fuses and not stream.pairs:
+        notes.append("fusion: no cell of the corpus was measured in two modalities, and it learns nothing")
     fit = partial(_fit, config, corpus, stream, made, origin, notes.append)
     models = _once(workdir, workdirs.load_start, workdirs.save_start, fit, "the start of the run")
     begun = None if heads is None else _once(workdir, load_heads, save_heads, heads, "the heads of the run")
@@ -161,6 +163,8 @@ def _model_of(config: Config, corpus: Corpus, origin: Origin | None) -> _Model:
         network, modalities = adopt_network(origin, row_G), origin.spec.modalities
         told = told_genes(origin, corpus, spaces, row_G)
     spec = make_spec(config, len(genes), 0 if network is None else len(network.relations), modalities)
+    if origin is not None and spec.fuses and not origin.spec.fuses:
+        told = [*told, f"fusion: {origin.name} has none; it begins as the mean of a cell's views"]
     return _Model(genes, spaces, network, spec, row_G, (*told, *(network.notes if network else ())))
 
 

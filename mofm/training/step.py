@@ -227,9 +227,12 @@ def answers(recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates,
         of = (outputs, shown_BM, asked, source, target, spaces.get(target), linear_BL)
         return model.translate(spec, params, genes.rows_GD, *of)
 
+    def fuse(outputs: Mapping[Modality, Outputs], views: Mapping[Modality, TokenBatch]) -> dict[Modality, Outputs]:
+        return model.fuse(spec, params, genes.rows_GD, outputs, views, spaces)
+
     log_temperature = model.log_temperature(spec, params)
     told = translate if spec.translates else None
-    of = (log_temperature, recipe.mesh, heads, known.classes, known.kinship)
+    of = (log_temperature, recipe.mesh, heads, known.classes, known.kinship, fuse if spec.fuses else None)
     return Answers(see, told, spaces, spec.shared_width, *of)
 
 

@@ -109,10 +109,18 @@ def kang() -> tuple:
     parts = {name: ad.read_h5ad(real_data(f"kang_pbmc_{name}.h5ad")) for name in ("ctrl", "stim")}
     parts = {name: one[np.sort(rng.choice(one.n_obs, EACH, replace=False))].copy() for name, one in parts.items()}
     both = ad.concat(parts, label="batch", index_unique="-")
-    counts = sparse.csr_matrix(both.X).astype(np.int64)
+    left, types, kept = types_by_markers(sparse.csr_matrix(both.X), both.var_names, rng)
+    return left[kept], both.var_names, both.obs["batch"].to_numpy(str)[kept], types[kept]
+
+
+def types_by_markers(
+    counts: sparse.csr_matrix, genes: pd.Index, rng: np.random.Generator
+) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
+    """The half of the molecules that types are not read off, the types by the other half, and of which cells one is told."""
+    counts = counts.astype(np.int64)
     told = counts.copy()
     told.data = rng.binomial(counts.data, 0.5)
-    marked = ad.AnnData(told.astype(np.float32), var=both.var[[]])
+    marked = ad.AnnData(told.astype(np.float32), var=pd.DataFrame(index=genes))
     sc.pp.normalize_total(marked, target_sum=1e4)
     sc.pp.log1p(marked)
     for name, markers in MARKERS.items():
@@ -120,9 +128,7 @@ def kang() -> tuple:
     score_NT = marked.obs[list(MARKERS)].to_numpy()
     score_NT = (score_NT - score_NT.mean(axis=0)) / score_NT.std(axis=0)
     second_N, first_N = np.sort(score_NT, axis=1)[:, -2:].T
-    kept = first_N - second_N > 0.5
-    types = np.array(list(MARKERS))[score_NT.argmax(axis=1)]
-    return (counts - told)[kept], both.var_names, both.obs["batch"].to_numpy(str)[kept], types[kept]
+    return counts - told, np.array(list(MARKERS))[score_NT.argmax(axis=1)], first_N - second_N > 0.5
 
 
 def components(of: Task) -> Iterator[tuple[str, np.ndarray]]:

@@ -152,6 +152,7 @@ def test_a_run_in_parts_is_the_same_each_time(tiny, tmp_path):
     ("override", "said"),
     [
         ("translator.blocks=1", "translator.blocks=1 compares cells of a whole batch"),
+        ("fusion.blocks=1", "fusion.blocks=1 compares cells of a whole batch"),
         ("objectives.alignment.contrast_weight=0.1", "alignment.contrast_weight=0.1 compares"),
         ("objectives.alignment.depth_weight=0.1", "alignment.depth_weight=0.1 compares"),
     ],

@@ -60,6 +60,7 @@ def config_of(corpus, **more):
         "data": data | {"label_key": "cell_type", "batch_key": "donor"},
         "encoder": encoder | {"bins": 6, "compute_dtype": "float32"},
         "translator": {"blocks": 1, "shared": False},
+        "fusion": {"blocks": 1},
         "objectives": {"alignment": ALIGNMENT},
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 2},
         "run": {"steps": 8},
@@ -112,12 +113,11 @@ def test_one_device_equals_eight(corpus, alone, shape):
 def test_every_part_learns(alone):
     first, one, one_rows = alone
     names = ("rna_to_atac/token_nll", "atac_to_rna/back_cell_nll", "rna_to_atac/drift", "rna+atac/contrast_loss")
-    assert {*names, "rna/augment_loss", "rna+atac/structure_loss", "rna/batch_mmd", "atac/depth_hsic"} <= one_rows[
-        0
-    ].keys()
+    names += ("rna_with_atac/token_nll", "atac_with_rna/cell_nll", "rna/augment_loss", "rna+atac/structure_loss")
+    assert {*names, "rna/batch_mmd", "atac/depth_hsic"} <= one_rows[0].keys()
     assert one_rows[0]["rna_to_atac/pairs"] == 16
     assert all(np.isfinite(list(row.values())).all() for row in one_rows)
-    for part in ("translator", "own_rna", "own_atac", "log_temperature"):
+    for part in ("translator", "fusion", "own_rna", "own_atac", "log_temperature"):
         moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), first[part], one[part])
         assert min(jax.tree.leaves(moved)) > 0 if part == "log_temperature" else max(jax.tree.leaves(moved)) > 0, part
 
@@ -136,15 +136,19 @@ def test_what_cannot_be_is_refused_before_anything_starts(corpus, changed, said)
         make_spec(config_of(corpus, **changed), 60, 0, ("rna", "atac"))
 
 
-def test_a_corpus_of_one_modality_has_nothing_to_translate_to(corpus):
+def test_a_corpus_of_one_modality_has_nothing_to_translate_to_or_to_fuse(corpus):
     with pytest.raises(InputError, match="nothing to translate to"):
         make_spec(config_of(corpus), 60, 0, ("rna",))
+    with pytest.raises(InputError, match=r"fusion\.blocks=1: .* rna alone, and there is nothing to fuse"):
+        make_spec(config_of(corpus, translator={"blocks": 0}), 60, 0, ("rna",))
 
 
 def test_objectives_that_are_off_are_no_part_of_a_run(corpus):
     """So that runs of before they were there can go on."""
-    on, off = config_of(corpus), config_of(corpus, translator={"blocks": 0}, objectives={"alignment": {}})
-    assert {"translation_weight", "cycle_weight", "alignment"} <= on.science()["objectives"].keys()
-    assert not {"translation_weight", "cycle_weight", "drift_weight", "alignment"} & off.science()["objectives"].keys()
-    assert "translator" in on.science()
-    assert "translator" not in off.science()
+    none = {"translator": {"blocks": 0}, "fusion": {"blocks": 0}, "objectives": {"alignment": {}}}
+    on, off = config_of(corpus), config_of(corpus, **none)
+    weights = {"translation_weight", "cycle_weight", "drift_weight", "fusion_weight", "alignment"}
+    assert weights <= on.science()["objectives"].keys()
+    assert not weights & off.science()["objectives"].keys()
+    assert {"translator", "fusion"} <= on.science().keys()
+    assert not {"translator", "fusion"} & off.science().keys()

@@ -12,6 +12,7 @@ from mofm.axes import GENES
 from mofm.batch import FeatureSpace
 from mofm.errors import InputError
 from mofm.nn import model
+from mofm.nn.fusion import FusionConfig
 from mofm.nn.grn import GrnConfig
 from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.nn.translator import TranslatorConfig
@@ -109,6 +110,25 @@ def test_a_contrast_that_the_model_lacks_begins_fresh_and_no_other_leaf(null):
     known = random(shapes_of(spec_of(len(OLD))))
     adopted = adopt(shapes_of(ours), known, model.logical_axes(ours), row_of(OLD, OURS), len(OLD), null)
     assert named(shapes_of(ours)).keys() - adopted.keys() == {"['log_temperature']"}
+
+
+def test_a_model_without_fusion_may_be_given_one_and_one_with_it_keeps_its_own(null, origin):
+    ours, row_G = spec_of(len(OURS), fusion=FusionConfig(1)), row_of(OLD, OURS)
+    known, axes = random(shapes_of(spec_of(len(OLD)))), model.logical_axes(ours)
+    new = named(shapes_of(ours)).keys() - adopt(shapes_of(ours), known, axes, row_G, len(OLD), null).keys()
+    assert new == {name for name in named(shapes_of(ours)) if name.startswith("['fusion']")}
+    assert len(new) > 5
+    known = random(shapes_of(spec_of(len(OLD), fusion=FusionConfig(1))))
+    adopted = adopt(shapes_of(ours), known, axes, row_G, len(OLD), null)
+    for name in new:
+        np.testing.assert_array_equal(adopted[name], named(known)[name])
+    words = ["data.corpus=new/", "fusion.blocks=1"]
+    assert finetune_config({}, words, origin).fusion == FusionConfig(1)
+    assert finetune_config({}, words[:1], origin).fusion == FusionConfig()
+    fused = replace(origin, config=replace(origin.config, fusion=FusionConfig(1)))
+    assert finetune_config({}, words[:1], fused).fusion == FusionConfig(1)
+    with pytest.raises(InputError, match=r"fusion\.blocks is settled by the model blood"):
+        finetune_config({}, ["data.corpus=new/", "fusion.blocks=0"], fused)
 
 
 PEAKS, PROTEINS = ["p0", "p1", "p2", "p3"], ["a0", "a1"]
@@ -357,8 +377,9 @@ def test_patience_without_evaluations_is_refused(tiny):
 
 def test_leaves_that_may_be_new_are_leaves_of_the_model():
     """Names of leaves are written out in the code: here they are held against the model."""
-    names = named(shapes_of(spec_of(len(OURS), contrasts=True))).keys()
-    assert {*adoption.FROM_CORPUS, *adoption.MAY_BE_NEW} <= names
+    names = named(shapes_of(spec_of(len(OURS), contrasts=True, fusion=FusionConfig(1)))).keys()
+    assert adoption.FROM_CORPUS.keys() <= names
+    assert all(any(name.startswith(beginning) for name in names) for beginning in adoption.MAY_BE_NEW)
 
 
 @pytest.mark.slow
