@@ -304,6 +304,7 @@ def test_tasks_of_no_meaning_are_refused(capsys):
         assert "annotation:COLUMN is expected" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_chances_hold_in_simulated_cells_that_were_held_out(regulated_model):
     """Shallow cells, hard to tell apart: a third learned from, a third calibrated on, a third judged."""
     cells = simulate(SimulationConfig(cells=1_500, genes=150, tfs=20, cell_types=4, library_size=150.0, seed=1))

@@ -73,6 +73,7 @@ def test_cells_of_both_views_are_fused_and_others_are_their_view_s(fusing, both)
     assert list(moved.index[moved > 100 * TOLERANCE]) == ["cell3"]
 
 
+@pytest.mark.slow
 def test_order_and_batch_size_change_nothing(fusing, both):
     _, joint = joint_of(fusing, both)
     turned = mudata.MuData({"rna": both["rna"][::-1].copy(), "adt": both["adt"][::-1].copy()})

@@ -179,6 +179,7 @@ def test_a_private_factor_is_its_own_modalitys_alone(params, views):
     assert far(common["atac"].prediction.cell_BL, plain["atac"].prediction.cell_BL) > 1e-3
 
 
+@pytest.mark.slow
 def test_three_views_are_fused_and_any_of_them_may_be_absent(params, make_view, views):
     three = views | {"adt": make_view(CELLS, tokens=6, seed=3)}
     fused = together(params, three)[1]
