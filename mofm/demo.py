@@ -71,7 +71,7 @@ def demo(workdir: Path, steps: int | None = None) -> Path:
     model = load(workdir / "run")
     embedded = {name: workdir / f"{name}_embedded.h5ad" for name in files}
     for name, path in files.items():
-        write_embedding(path, embedded[name], model.embed(path, Reading("rna", recover_counts=True)))
+        write_embedding(path, embedded[name], model.embed_cells(path, Reading("rna", recover_counts=True)))
     say("report: held-out cells against principal components")
     return report(workdir, config, embedded)
 

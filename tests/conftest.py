@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,22 +137,48 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def trained(make_cells, tmp_path_factory) -> Trained:
-    """A model of width 16 trained for 6 steps on 96 cells of 300 genes; once a session. Leave its files as they are."""
+def made_once(tmp_path_factory):
+    """A function (name, fill) -> folder that `fill` (a function of the folder) filled: once a session, not once a worker."""
+    import fcntl
+
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def made(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def trained(make_cells, made_once) -> Trained:
+    """A model of width 16 trained for 6 steps on 96 cells of 300 genes. Leave its files as they are."""
     from mofm.corpus.ingest import ingest
     from mofm.training.config import build_config
     from mofm.training.loop import train
 
-    folder = tmp_path_factory.mktemp("trained")
-    make_cells(96).write_h5ad(folder / "cells.h5ad")
-    ingest([folder / "cells.h5ad"], folder / "corpus")
-    data = {"corpus": str(folder / "corpus"), "batch_size": 16, "tokens": 64, "block_cells": 8, "window_blocks": 4}
-    encoder = {"width": 16, "blocks": 1, "heads": 2, "ffn": 24, "cell_width": 8, "bins": 6, "compute_dtype": "float32"}
-    run = {"steps": 6, "log_every": 1, "eval_every": 3, "eval_cells": 8, "checkpoint_every": 3}
-    optimizer = {"learning_rate": 1e-2, "warmup_steps": 2}
-    config = build_config({"data": data, "encoder": encoder, "run": run, "optimizer": optimizer})
-    train(config, folder / "run", quiet=True)
-    return Trained(folder / "cells.h5ad", folder / "corpus", config, folder / "run")
+    def config_of(folder: Path):
+        data = {"corpus": str(folder / "corpus"), "batch_size": 16, "tokens": 64, "block_cells": 8, "window_blocks": 4}
+        encoder = {"width": 16, "blocks": 1, "heads": 2, "ffn": 24, "cell_width": 8, "bins": 6}
+        encoder["compute_dtype"] = "float32"
+        run = {"steps": 6, "log_every": 1, "eval_every": 3, "eval_cells": 8, "checkpoint_every": 3}
+        optimizer = {"learning_rate": 1e-2, "warmup_steps": 2}
+        return build_config({"data": data, "encoder": encoder, "run": run, "optimizer": optimizer})
+
+    def fill(folder: Path):
+        make_cells(96).write_h5ad(folder / "cells.h5ad")
+        ingest([folder / "cells.h5ad"], folder / "corpus")
+        train(config_of(folder), folder / "run", quiet=True)
+
+    folder = made_once("trained", fill)
+    return Trained(folder / "cells.h5ad", folder / "corpus", config_of(folder), folder / "run")
 
 
 @pytest.fixture

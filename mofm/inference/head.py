@@ -38,7 +38,7 @@ from mofm.export.heads import AnnotationHeads, LabelHead
 from mofm.inference.calibration import calibrate, figures_of
 from mofm.inference.model import PretrainedModel
 from mofm.inference.naming import Lineage, Names, name_cells
-from mofm.inference.places import PARTS, fit_places, parts_of
+from mofm.inference.places import crossings, fit_places
 from mofm.omics.readers import Reading
 
 MOST_OF_A_TYPE, MOST_IN_A_FOLD = 2_000, 500
@@ -205,12 +205,10 @@ def _learned(code_N: np.ndarray, is_heldout_N: np.ndarray | None) -> np.ndarray:
 def _parts(
     known_N: np.ndarray, train_N: np.ndarray, code_N: np.ndarray, is_heldout_N: np.ndarray | None, rng
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(cells to learn from, cells to judge by): the held-out ones once, or each cell in one of PARTS."""
+    """(cells to learn from, cells to judge by): the held-out ones once, or each cell once (`crossings`)."""
     if is_heldout_N is not None:
         return [(train_N, known_N[is_heldout_N[known_N]])]
-    part_N = parts_of(code_N[known_N], rng)
-    parts = [(known_N[part_N != part], known_N[part_N == part]) for part in range(PARTS)]
-    return [(learned, others) for learned, others in parts if len(others)]
+    return [(known_N[learned], known_N[others]) for learned, others in crossings(code_N[known_N], rng)]
 
 
 def _judge(x_NE, code_N, learned, others, penalty: float, rng) -> tuple[np.ndarray, np.ndarray]:

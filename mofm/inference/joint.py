@@ -45,13 +45,6 @@ class Joint:
     embedding_NE: np.ndarray
     fused: int | None = None
 
-    def of(self, cells: pd.Index) -> np.ndarray:
-        """Rows of the embedding for some cells; NaN for one that it does not know."""
-        place_N = self.cells.get_indexer(cells)
-        found_NE = np.full((len(cells), self.embedding_NE.shape[1]), np.nan, np.float32)
-        found_NE[place_N >= 0] = self.embedding_NE[place_N[place_N >= 0]]
-        return found_NE
-
 
 def mean_of_views(embeddings: Mapping[Modality, "Embedding"], columns: int | None = None) -> Joint:
     """The mean of a cell's embeddings, in their first `columns`; None: in all."""

@@ -134,13 +134,13 @@ class PretrainedModel(Parts):
         """Embed the cells of a file in each of its modalities; see `embed`."""
         chosen = Options(**options)
         with self.opened(path, reading, chosen) as matched:
-            return {table.modality: self.embed_table(table, matching, chosen) for table, matching in matched}
+            return self._views(matched, chosen)
 
     def embed_cells(self, path: Source, reading: Reading = EVERYTHING, **options) -> Embedded:
         """As `embed_all`, and each cell by all of its modalities (see `joint.py`)."""
         chosen = Options(**options)
         with self.opened(path, reading, chosen) as matched:
-            views = {table.modality: self.embed_table(table, matching, chosen) for table, matching in matched}
+            views = self._views(matched, chosen)
             if self.spec.fuses and len(views) > 1:
                 return Embedded(views, fused_views(self, matched, views, chosen))
         return Embedded(views, mean_of_views(views))
@@ -152,6 +152,9 @@ class PretrainedModel(Parts):
         orthologs = None if options.orthologs is None else read_orthologs(options.orthologs, species)
         with open_tables(path, reading) as tables:
             yield [(table, match(table, self.genes, species, options.build, orthologs)) for table in tables]
+
+    def _views(self, matched: list[tuple[CountTable, Matching]], options: Options) -> dict[Modality, Embedding]:
+        return {table.modality: self.embed_table(table, matching, options) for table, matching in matched}
 
     def embed_table(self, table: CountTable, matching: Matching, options: Options) -> Embedding:
         """The embedding of one table that is open; see `embed`."""

@@ -16,7 +16,6 @@ import pandas as pd
 from mofm.axes import Modality
 from mofm.corpus.tables import writable_obs
 from mofm.files import Location, location, output_file
-from mofm.inference.joint import Joint, mean_of_views
 from mofm.inference.model import Embedded, Embedding
 from mofm.omics.hdf5 import open_hdf5, read_table
 from mofm.omics.layouts import ANNDATAS
@@ -26,7 +25,7 @@ BOOKKEEPING_BYTES = 2**20
 """What HDF5 may need to write an embedding, beside the values."""
 
 
-def write_embedding(source: Location, target: Path, found: Embedding | Embedded, key_added: str = "X_mofm") -> None:
+def write_embedding(source: Location, target: Path, found: Embedded, key_added: str = "X_mofm") -> None:
     """Copy `source` to `target` with obsm[key_added] and uns["mofm"] set. `target` appears whole or not at all.
 
     Of several modalities, obsm[key_added] is the joint embedding of a cell (see `joint.py`), obsm[key_added + "_rna"] and so
@@ -37,9 +36,6 @@ def write_embedding(source: Location, target: Path, found: Embedding | Embedded,
     Raises:
       InputError: the disk is full, or `target` cannot be written for another reason.
     """
-    if isinstance(found, Embedding):
-        views = {found.modality: found}
-        found = Embedded(views, mean_of_views(views))
     write_copy(source, target, found.views, partial(added_embedding, found, key_added))
 
 
@@ -60,14 +56,23 @@ class Added(NamedTuple):
 def added_embedding(found: Embedded, key_added: str, cells: pd.Index) -> Added:
     """What embeddings add to `cells`, as `write_embedding` tells."""
     views, joint = found.views, found.joint
+    joint_NE = rows_of_cells(joint.embedding_NE, joint.cells, cells)
     if len(views) == 1:
         (only,) = views.values()
-        return Added({key_added: joint.of(cells)}, {"mofm": only.report})
+        return Added({key_added: joint_NE}, {"mofm": only.report})
     reports = {modality: one.report for modality, one in views.items()}
     if joint.fused is not None:
         reports["joint"] = {"fused_cells": joint.fused, "columns": joint.embedding_NE.shape[1]}
-    each = {f"{key_added}_{m}": Joint(one.cells, one.embedding_NE).of(cells) for m, one in views.items()}
-    return Added({key_added: joint.of(cells)} | each, {"mofm": reports})
+    each = {f"{key_added}_{m}": rows_of_cells(one.embedding_NE, one.cells, cells) for m, one in views.items()}
+    return Added({key_added: joint_NE} | each, {"mofm": reports})
+
+
+def rows_of_cells(values_NX: np.ndarray, names: pd.Index, cells: pd.Index) -> np.ndarray:
+    """Of the values of the cells `names` those of `cells`, float32; NaN for one that is not among them."""
+    place_N = names.get_indexer(cells)
+    found_NX = np.full((len(cells), *values_NX.shape[1:]), np.nan, np.float32)
+    found_NX[place_N >= 0] = values_NX[place_N[place_N >= 0]]
+    return found_NX
 
 
 def write_copy(

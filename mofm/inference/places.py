@@ -33,19 +33,21 @@ def fit_places(embedding_NE: np.ndarray, code_N: np.ndarray) -> Places:
     return Places((mean_CE @ whiten_EE).astype(np.float32), whiten_EE.astype(np.float32))
 
 
-def parts_of(code_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """int64, below PARTS: a part for each cell, by chance, those of each type spread evenly over the parts."""
+def crossings(code_N: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(cells to learn from, the others), int64 each: each cell is among the others of one of PARTS, by chance.
+
+    The cells of each type are spread evenly over the parts.
+    """
     order = rng.permutation(len(code_N))
     part_N = np.empty(len(code_N), np.int64)
     part_N[order[np.argsort(code_N[order], kind="stable")]] = np.arange(len(code_N)) % PARTS
-    return part_N
+    return [(np.flatnonzero(part_N != part), np.flatnonzero(part_N == part)) for part in np.unique(part_N)]
 
 
 def crossed_distances(embedding_NE: np.ndarray, code_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """distance_N of each cell by the places that the other parts teach."""
-    part_N, distance_N = parts_of(code_N, rng), np.empty(len(code_N))
-    for part in np.unique(part_N):
-        others = part_N != part
-        _, code = np.unique(code_N[others], return_inverse=True)
-        distance_N[~others] = fit_places(embedding_NE[others], code).distance(embedding_NE[~others])
+    distance_N = np.empty(len(code_N))
+    for learned, others in crossings(code_N, rng):
+        _, code = np.unique(code_N[learned], return_inverse=True)
+        distance_N[others] = fit_places(embedding_NE[learned], code).distance(embedding_NE[others])
     return distance_N

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mofm.errors import InputError
 from mofm.files import Location, output_file
-from mofm.inference.output import Added, write_copy
+from mofm.inference.output import Added, rows_of_cells, write_copy
 from mofm.inference.perturb import Change, Perturbation
 from mofm.inference.regulators import Regulators
 from mofm.inference.scverse import table_of
@@ -49,7 +49,7 @@ def write_cells(source: Location, target: str | Path, found: Regulators) -> None
 
 def added_activities(found: Regulators, cells: pd.Index) -> Added:
     """What the regulators add to `cells`, as `write_cells` tells."""
-    return Added({KEY: _of_cells(found.activity_NT, found.embedding.cells, cells)}, {REPORT_KEY: report(found)})
+    return Added({KEY: rows_of_cells(found.activity_NT, found.embedding.cells, cells)}, {REPORT_KEY: report(found)})
 
 
 def added_regulators(found: Regulators, key: str, cells: pd.Index) -> Added:
@@ -57,13 +57,6 @@ def added_regulators(found: Regulators, key: str, cells: pd.Index) -> Added:
     plain = added_activities(found, cells)
     tables = {"edges": table_of(found.edges), "notes": np.array(found.notes, dtype=str)}
     return Added({key: plain.obsm[KEY]}, {REPORT_KEY: plain.uns[REPORT_KEY] | tables})
-
-
-def _of_cells(values_NX: np.ndarray, names: pd.Index, cells: pd.Index) -> np.ndarray:
-    """The rows of `cells`, NaN of one that has none."""
-    placed = np.full((len(cells), *values_NX.shape[1:]), np.nan, np.float32)
-    placed[cells.get_indexer(names)] = values_NX
-    return placed
 
 
 def report(found: Regulators) -> dict:
@@ -92,7 +85,7 @@ def write_perturbed(source: Location, target: str | Path, found: Perturbation) -
 def added_perturbation(found: Perturbation, cells: pd.Index) -> Added:
     """What a perturbation adds to `cells`, as `write_perturbed` tells."""
     arrays = {"X_mofm": found.embedding.embedding_NE, "X_mofm_perturbed": found.changed_NE, "mofm_shift": found.shift_N}
-    placed = {key: _of_cells(values, found.embedding.cells, cells) for key, values in arrays.items()}
+    placed = {key: rows_of_cells(values, found.embedding.cells, cells) for key, values in arrays.items()}
     shift_N = placed.pop("mofm_shift")
     return Added(placed, {"mofm": found.embedding.report}, {"mofm_shift": shift_N})
 

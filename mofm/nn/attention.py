@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mofm.axes import CELLS, DATA, EMBED, FSDP, HEAD_WIDTH, HEADS, TENSOR
-from mofm.nn.layers import RMSNorm, declare
+from mofm.nn.layers import RMSNorm, declare, product
 from mofm.parallel.rules import partition
 
 POOL_START = 0.02
@@ -87,14 +87,14 @@ class Attention(nn.Module):
         for name, of in (("query", x_BLD), ("key", seen_BMD), ("value", seen_BMD)):
             shape, axes = (width, self.heads, head_width), (EMBED, HEADS, HEAD_WIDTH)
             w_DHK = declare(self, name, shape, axes, width**-0.5)
-            qkv[name] = jnp.einsum("bld,dhk->blhk", of, w_DHK.astype(of.dtype))
+            qkv[name] = product(of, w_DHK)
         q_BLHK = RMSNorm(HEAD_WIDTH, name="query_norm")(qkv["query"])
         k_BMHK = RMSNorm(HEAD_WIDTH, name="key_norm")(qkv["key"])
         out_BLHK = attend(q_BLHK, k_BMHK, qkv["value"], mask_BM)
         out_HKD = declare(
             self, "out", (self.heads, head_width, width), (HEADS, HEAD_WIDTH, EMBED), self.out_scale * width**-0.5
         )
-        return jnp.einsum("blhk,hkd->bld", out_BLHK, out_HKD.astype(x_BLD.dtype))
+        return product(out_BLHK, out_HKD, contracted=2)
 
 
 class AttentionPool(nn.Module):
@@ -112,9 +112,8 @@ class AttentionPool(nn.Module):
         value_DHK = declare(
             self, "value", (width, self.heads, head_width), (EMBED, HEADS, HEAD_WIDTH), POOL_START * width**-0.5
         )
-        k_BLHK = jnp.einsum("bld,dhk->blhk", x_BLD, key_DHK.astype(x_BLD.dtype))
-        k_BLHK = RMSNorm(HEAD_WIDTH, name="key_norm")(k_BLHK)
-        v_BLHK = jnp.einsum("bld,dhk->blhk", x_BLD, value_DHK.astype(x_BLD.dtype))
+        k_BLHK = RMSNorm(HEAD_WIDTH, name="key_norm")(product(x_BLD, key_DHK))
+        v_BLHK = product(x_BLD, value_DHK)
         # One query a head: elementwise over L, so no kernel is worth its launch.
         logits_BHL = jnp.einsum("hk,blhk->bhl", query_HK, k_BLHK.astype(jnp.float32)) * head_width**-0.5
         logits_BHL = jnp.where(mask_BL[:, None, :], logits_BHL, MASKED_LOGIT)

@@ -5,6 +5,7 @@ float32; products are taken in the `dtype` of their input (the compute policy), 
 No biases: RMSNorm and SwiGLU do without (PaLM, LLaMA), and a bias-free stack keeps a padded token's influence at zero.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -37,6 +38,17 @@ def declare(
     return module.param(name, boxed, tuple(shape), jnp.float32)
 
 
+def product(x: jax.Array, weight: jax.Array, contracted: int = 1) -> jax.Array:
+    """The last axes of `x`, as many as are contracted, with the first of `weight`, in the dtype of `x`.
+
+    All other axes of `x` are made one: the gradient of a weight over several contracted axes is slower on XLA:CPU, by a quarter
+    for a square weight of 256 and up to three times for wider ones.
+    """
+    kept, shape = x.shape[: x.ndim - contracted], weight.shape[contracted:]
+    weight_IO = weight.astype(x.dtype).reshape(math.prod(weight.shape[:contracted]), -1)
+    return (x.reshape(-1, weight_IO.shape[0]) @ weight_IO).reshape(*kept, *shape)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * gain over the last axis, in float32 (Zhang & Sennrich 2019)."""
 
@@ -62,7 +74,4 @@ class SwiGLU(nn.Module):
         gate_DF = declare(self, "gate", (width, self.inner), (EMBED, FFN), width**-0.5)
         up_DF = declare(self, "up", (width, self.inner), (EMBED, FFN), width**-0.5)
         down_FD = declare(self, "down", (self.inner, width), (FFN, EMBED), self.out_scale * self.inner**-0.5)
-        gate_DF, up_DF, down_FD = (w.astype(x_D.dtype) for w in (gate_DF, up_DF, down_FD))
-        # Tokens in one axis: the gradient of a weight over two contracted axes is three times slower on XLA:CPU.
-        x_ND = x_D.reshape(-1, width)
-        return ((nn.silu(x_ND @ gate_DF) * (x_ND @ up_DF)) @ down_FD).reshape(x_D.shape)
+        return product(nn.silu(product(x_D, gate_DF)) * product(x_D, up_DF), down_FD)

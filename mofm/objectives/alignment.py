@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, Kinship, TokenBatch, log_exposure
 from mofm.errors import InputError, check_at_least
-from mofm.nn.model import Outputs
+from mofm.nn.assembly import Outputs
 from mofm.objectives.augment import drop_features, family_views, thin
 from mofm.objectives.contrastive import Known, info_nce
 from mofm.objectives.invariance import hsic, mmd

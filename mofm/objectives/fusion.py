@@ -11,7 +11,7 @@ import jax
 
 from mofm.axes import Modality
 from mofm.batch import TokenBatch
-from mofm.nn.model import Outputs
+from mofm.nn.assembly import Outputs
 from mofm.objectives.masked import masked_modelling
 
 Fuse = Callable[[Mapping[Modality, Outputs], Mapping[Modality, TokenBatch]], dict[Modality, Outputs]]

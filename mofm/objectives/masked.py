@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from mofm.axes import Modality
 from mofm.batch import TokenBatch, log_exposure, log_zero_weight
+from mofm.nn.assembly import Outputs
 from mofm.nn.decoder import Prediction
-from mofm.nn.model import Outputs
 from mofm.objectives.likelihoods import (
     bernoulli_nll,
     beta_binomial_nll,

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, Kinship, Paired, Spaces, TokenBatch
 from mofm.errors import InputError, check_at_least
-from mofm.nn.model import Outputs
+from mofm.nn.assembly import Outputs
 from mofm.objectives.alignment import AlignmentConfig, align
 from mofm.objectives.fusion import Fuse, fused_modelling
 from mofm.objectives.labels import Classes, LinearHead, label_parts

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 
 from mofm.axes import Modality
 from mofm.batch import FeatureSpace, TokenBatch, log_exposure
+from mofm.nn.assembly import Outputs, Translation
 from mofm.nn.decoder import Prediction
-from mofm.nn.model import Outputs, Translation
 from mofm.objectives.likelihoods import masked_mean
 from mofm.objectives.masked import likelihood
 from mofm.objectives.moments import moments

@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 from mofm.axes import FEATURES
 from mofm.errors import InputError
 from mofm.inference.model import PretrainedModel, load
-from mofm.inference.output import write_embedding
+from mofm.inference.output import rows_of_cells, write_embedding
 from mofm.omics.hdf5 import open_hdf5, read_table
 from mofm.omics.readers import Reading
 from mofm.portal.limits import die_with_parent, say
@@ -67,7 +67,7 @@ def embed(model, source, folder, options, reading, common) -> Result:
         obs = read_table(file, folder / name, "obs")
     if is_mudata:
         obs = _with_obs_of_modalities(folder / name, obs)
-    cells_NE = found.joint.of(obs.index)
+    cells_NE = rows_of_cells(found.joint.embedding_NE, found.joint.cells, obs.index)
     coords_N2 = result.add_map("the cells by their embedding", cells_NE, obs)
     result.say(f"{len(obs):,} cells, an embedding of {cells_NE.shape[1]} numbers each.")
     rows = []

@@ -14,10 +14,11 @@ from jax.sharding import Mesh
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, GeneGraph, Kinship, LinkQuestions, Paired, Spaces, TokenBatch
 from mofm.nn import model
+from mofm.nn.assembly import Outputs, Translation
 from mofm.nn.decoder import Prediction
 from mofm.nn.grn import GeneStates
 from mofm.nn.linear import Reader, linear_predictor, linear_profile
-from mofm.nn.model import Outputs, Params, Translation
+from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
 from mofm.objectives.labels import Classes, LinearHead
 from mofm.objectives.link_prediction import ask, link_prediction

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import anndata as ad
 import numpy as np
 import pandas as pd
-from common import config_of, keep, kept_rows, machine, parser, show
+from common import Rows, config_of, machine, parser, schedule, show
 from translation_tasks import Task, split, task
 
 from mofm.axes import Modality
@@ -57,7 +57,7 @@ WITHOUT = {
     "structure": ("objectives.alignment.structure_weight=0",),
     "invariance": ("data.batch_key=None", "objectives.alignment.batch_weight=0", "objectives.alignment.depth_weight=0"),
     "pairs": (),
-    "training": ("run.steps=1", "run.eval_every=1", "optimizer.learning_rate=1e-9"),
+    "training": schedule(0),
 }
 """Variant -> its overrides. Those of none differ in their data."""
 SHOWN = {
@@ -95,16 +95,15 @@ def main() -> None:
     arguments.add_argument("--rows", type=Path, help="a file of JSON lines, where an interrupted benchmark goes on")
     args = arguments.parse_args()
     print(machine(), flush=True)
-    rows = kept_rows(args.rows)
+    rows = Rows(args.rows)
     for name in args.data:
         for seed in range(args.seeds):
             for variant in args.variants:
-                if any((row["data"], row["seed"], row["variant"]) == (name, seed, variant) for row in rows):
+                if rows.has(data=name, seed=seed, variant=variant):
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     found = judged(given(name, variant, seed, args, Path(folder)), variant, seed, args, Path(folder))
-                rows.append({"data": name, "seed": seed, "variant": variant, "steps": args.steps} | found)
-                keep(rows[-1], args.rows)
+                rows.keep({"data": name, "seed": seed, "variant": variant, "steps": args.steps} | found)
         here = pd.DataFrame([row for row in rows if row["data"] == name])
         steps, seeds = here["steps"].max(), here["seed"].nunique()
         show(f"{name}, {steps} steps, {seeds} seeds: the whole, and differences from it", differences(here))
@@ -155,13 +154,7 @@ def judged(of: Given, variant: str, seed: int, args: argparse.Namespace, folder:
     """What `mofm evaluate` finds of a variant: "task / modalities / metric" -> value."""
     write_mudata(to_mudata(of.train), folder / "train.h5mu")
     ingest([folder / "train.h5mu"], folder / "corpus")
-    overrides = [
-        *SIZE,
-        *DATA,
-        f"seed={seed}",
-        f"run.steps={args.steps}",
-        f"run.eval_every={max(1, args.steps // 4)}",
-    ]
+    overrides = [*SIZE, *DATA, f"seed={seed}", *schedule(args.steps)]
     if of.keys:
         overrides += OF_BATCHES
     if of.network:

@@ -25,7 +25,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from common import machine, parser, pretrain, real_data, show
+from common import machine, parser, pretrain, real_data, schedule, show
 from scipy import sparse
 from translation_peers import run_peer
 
@@ -162,11 +162,8 @@ def trained(of: Task, folder: Path, overrides: Sequence[str], steps: int) -> np.
     """embedding_NE of all cells by a model of the training cells."""
     of.cells[of.train].copy().write_h5ad(folder / "train.h5ad")
     ad.AnnData(of.cells.X, obs=of.cells.obs[[]], var=of.cells.var).write_h5ad(folder / "all.h5ad")
-    # One step too small to change anything stands for none.
-    schedule = [f"run.steps={max(steps, 1)}", f"run.eval_every={max(1, steps // 4)}"]
-    schedule += [] if steps else ["optimizer.learning_rate=1e-9"]
-    schedule = ["data.holdout_fraction=0.1", *overrides, *schedule]
-    model = pretrain([folder / "train.h5ad"], schedule, folder, parent=demo)
+    chosen = ["data.holdout_fraction=0.1", *overrides, *schedule(steps)]
+    model = pretrain([folder / "train.h5ad"], chosen, folder, parent=demo)
     return model.embed(folder / "all.h5ad", quiet=True).embedding_NE
 
 

@@ -19,7 +19,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from common import machine, parser, pretrain, real_data, show
+from common import machine, parser, pretrain, real_data, schedule, show
 from scipy import sparse
 
 from mofm.configs import demo
@@ -110,10 +110,7 @@ def embeddings(
         adata[train].copy().write_h5ad(paths[0])
         adata.write_h5ad(paths[1])
         for count in (0, steps):
-            # One step too small to change anything stands for none.
-            schedule = [f"run.steps={max(count, 1)}", f"run.eval_every={max(1, count // 4)}"]
-            schedule += [] if count else ["optimizer.learning_rate=1e-9"]
-            model = pretrain(paths[:1], ["data.holdout_fraction=0.1", *schedule], Path(folder), parent=demo)
+            model = pretrain(paths[:1], ["data.holdout_fraction=0.1", *schedule(count)], Path(folder), parent=demo)
             embedding_NE = model.embed(paths[1], quiet=True).embedding_NE
             found[f"mofm, {count} steps"] = (embedding_NE[train], embedding_NE[test])
     return found

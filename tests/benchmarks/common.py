@@ -72,6 +72,13 @@ def config_of(corpus: Path, overrides: list[str], parent: ModuleType = small) ->
     return build_config(values, overrides)
 
 
+def schedule(steps: int) -> list[str]:
+    """Overrides: so many steps, judged four times. Of none, one too small to change anything: the linear start."""
+    if steps:
+        return [f"run.steps={steps}", f"run.eval_every={max(1, steps // 4)}"]
+    return ["run.steps=1", "run.eval_every=1", "optimizer.learning_rate=1e-9"]
+
+
 def write_cells(path: Path, cells: int, genes: int, expressed: float = 0.2, seed: int = 0) -> None:
     """An h5ad file of cells that express that share of the genes, in counts that fall off as a gamma-Poisson's do."""
     rates = np.random.default_rng(0).gamma(0.3, (1 - expressed) ** (-1 / 0.3) - 1, genes)
@@ -81,17 +88,29 @@ def write_cells(path: Path, cells: int, genes: int, expressed: float = 0.2, seed
     ad.AnnData(sparse.vstack(blocks).tocsr()[:cells], obs=obs).write_h5ad(path)
 
 
-def kept_rows(path: Path | None) -> list[dict]:
-    """What an interrupted benchmark has written to its file of JSON lines; nothing where there is none."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
+class Rows(list):
+    """Rows of a benchmark, printed and appended to a file of JSON lines as they are found; an interrupted one goes on.
 
+    Args:
+      path: the file; None to write none. What it has is read.
+    """
 
-def keep(row: dict, path: Path | None) -> None:
-    """Print a row as it is found, and append it to that file."""
-    print(json.dumps(row), flush=True)
-    if path:
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    def __init__(self, path: Path | None):
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        super().__init__(json.loads(line) for line in lines)
+        self.path = path
+
+    def has(self, **key: object) -> bool:
+        """Whether a row says all this."""
+        return any(all(row.get(name) == value for name, value in key.items()) for row in self)
+
+    def keep(self, row: dict) -> None:
+        """One row more."""
+        self.append(row)
+        print(json.dumps(row), flush=True)
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 def show(title: str, rows: list[dict[str, object]]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import scanpy as sc
-from common import machine, parser, pretrain, real_data, show
+from common import machine, parser, pretrain, real_data, schedule, show
 from scipy import sparse
 
 from mofm.evaluation import annotation, baselines, integration
@@ -106,13 +106,11 @@ def embeddings(
         for name, half in halves.items():
             half[chosen[name]].write_h5ad(paths[name])
         halves["ctrl"].write_h5ad(Path(folder) / "all.h5ad")
-        for count in (1, steps):
-            schedule = [f"run.steps={count}", f"run.eval_every={max(1, count // 4)}", "run.eval_cells=512"]
-            if count == 1:
-                schedule.append("optimizer.learning_rate=1e-9")
-            model = pretrain([Path(folder) / "all.h5ad"], size + schedule, Path(folder))
-            name = f"mofm, {0 if count == 1 else count} steps"
-            found[name] = {side: model.embed(path, quiet=True).embedding_NE for side, path in paths.items()}
+        for count in (0, steps):
+            model = pretrain([Path(folder) / "all.h5ad"], [*size, *schedule(count), "run.eval_cells=512"], Path(folder))
+            found[f"mofm, {count} steps"] = {
+                side: model.embed(path, quiet=True).embedding_NE for side, path in paths.items()
+            }
     return found
 
 

@@ -30,7 +30,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import translation
-from common import keep, machine, parser, show
+from common import Rows, machine, parser, schedule, show
 from translation_models import Models
 from translation_peers import Peers
 from translation_tasks import METRICS, NAMES, Task, judge, of_mudata, split, task
@@ -73,11 +73,10 @@ def main() -> None:
     tasks += [of_mudata(path.stem, mudata.read_h5mu(path), build=args.build) for path in args.file]
     print(machine(), flush=True)
     budget = Budget(environment(args.environment), args.steps, args.seconds, args.threads)
-    rows = []
+    rows = Rows(args.json)
     for of in tasks:
         for row in figures_of(of, args, budget):
-            rows.append({"data": of.name} | row)
-            keep(rows[-1], args.json)
+            rows.keep({"data": of.name} | row)
     show(f"mofm after {args.steps} steps, and others; the best of a row in bold", table(rows))
     print(json.dumps({"benchmark": "peers", "rows": rows}))
 
@@ -94,7 +93,7 @@ def environment(folder: Path) -> str:
 
 def figures_of(of: Task, args: argparse.Namespace, budget: Budget) -> Iterable[dict]:
     """Every figure of a data set: task, metric, method, value and the seconds that the method took."""
-    models = Models((f"run.steps={args.steps}", f"run.eval_every={max(1, args.steps // 4)}"))
+    models = Models(tuple(schedule(args.steps)))
     for fold in range(min(args.folds, of.folds)):
         with tempfile.TemporaryDirectory() as name:
             yield from translated(of, fold, models, budget, Path(name))

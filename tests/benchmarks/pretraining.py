@@ -15,6 +15,7 @@ Rows are appended to --rows as they are found; those that are there are not comp
 """
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from cell_types import pbmc68k
-from common import config_of, keep, kept_rows, machine, parser, real_data, show
+from common import Rows, config_of, machine, parser, real_data, schedule, show
 
 from mofm.cli import main as mofm
 from mofm.corpus.ingest import ingest
@@ -56,12 +57,11 @@ def main() -> None:
     arguments.add_argument("--rows", type=Path, help="a file of JSON lines, where an interrupted benchmark goes on")
     args = arguments.parse_args()
     print(machine(), flush=True)
-    rows = kept_rows(args.rows)
+    rows = Rows(args.rows)
     for name in args.data:
         with tempfile.TemporaryDirectory() as folder:
             for row in curve(name, sources[name](Path(folder)), args, rows, Path(folder)):
-                rows.append(row)
-                keep(row, args.rows)
+                rows.keep(row)
         table = pd.DataFrame([row for row in rows if row["data"] == name])
         show(f"{name}, {args.steps} steps, {table['draw'].nunique()} draws, mean ± sd", summary(table))
 
@@ -80,10 +80,10 @@ def simulated(folder: Path) -> Given:
     return Given(folder / "source.h5ad", few, few.obs["cell_type"].astype(str).to_numpy())
 
 
-def curve(name: str, of: Given, args: argparse.Namespace, rows: list[dict], folder: Path):
+def curve(name: str, of: Given, args: argparse.Namespace, rows: Rows, folder: Path):
     """Rows that `rows` lacks; the model is pretrained once, where one of them needs it."""
-    done = {(row["data"], row["draw"], row["cells"]) for row in rows}
-    missing = [(draw, cells) for draw in range(args.draws) for cells in args.cells if (name, draw, cells) not in done]
+    wanted = itertools.product(range(args.draws), args.cells)
+    missing = [(draw, cells) for draw, cells in wanted if not rows.has(data=name, draw=draw, cells=cells)]
     if not missing:
         return
     pretrain(of.source, folder / "pretrained", args.steps)
@@ -103,8 +103,7 @@ def curve(name: str, of: Given, args: argparse.Namespace, rows: list[dict], fold
 def pretrain(source: Path, folder: Path, steps: int) -> None:
     """The corpus and the run of a model, in `folder`."""
     ingest([source], folder / "corpus")
-    schedule = [f"run.steps={steps}", f"run.eval_every={max(1, steps // 4)}"]
-    train(config_of(folder / "corpus", [*SIZE, *schedule]), folder / "run", quiet=True)
+    train(config_of(folder / "corpus", [*SIZE, *schedule(steps)]), folder / "run", quiet=True)
 
 
 def embeddings(

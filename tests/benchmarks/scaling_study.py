@@ -23,7 +23,7 @@ import anndata as ad
 import jax
 import numpy as np
 import pandas as pd
-from common import config_of, keep, kept_rows, machine, parser, show
+from common import Rows, config_of, machine, parser, show
 from scipy.optimize import least_squares
 
 from mofm.configs import demo
@@ -64,15 +64,14 @@ def main() -> None:
     arguments.add_argument("--figure", type=Path, help="draw the points and the curve into this file")
     args = arguments.parse_args()
     print(machine(), flush=True)
-    rows = kept_rows(args.rows)
+    rows = Rows(args.rows)
     adata = simulate(SimulationConfig(cells=max(args.cells) + HELD_OUT, genes=1_000, cell_types=16, seed=11))
     for seed in range(args.seeds):
         for cells in args.cells:
             for width in args.widths:
-                if any((row["seed"], row["cells"], row["width"]) == (seed, cells, width) for row in rows):
+                if rows.has(seed=seed, cells=cells, width=width):
                     continue
-                rows.append({"seed": seed, "cells": cells, "width": width} | judged(adata, seed, cells, width, args))
-                keep(rows[-1], args.rows)
+                rows.keep({"seed": seed, "cells": cells, "width": width} | judged(adata, seed, cells, width, args))
     table = pd.DataFrame(rows)
     mean = table.drop(columns="seed").groupby(["width", "cells"], as_index=False).mean()
     show(f"{args.steps} steps, mean of {args.seeds} seeds", mean.to_dict("records"))

@@ -19,7 +19,8 @@ from mofm.cli import main
 from mofm.corpus.ingest import ingest
 from mofm.errors import InputError
 from mofm.inference import output
-from mofm.inference.model import Embedding, load
+from mofm.inference.joint import mean_of_views
+from mofm.inference.model import Embedded, Embedding, load
 from mofm.inference.output import write_embedding
 from mofm.omics import table
 from mofm.omics.genome import gene_table
@@ -195,10 +196,16 @@ def rich_file(cells, tmp_path):
     return tmp_path / "rich.h5ad"
 
 
+def alone(embedding):
+    """As a file of one modality is embedded."""
+    views = {embedding.modality: embedding}
+    return Embedded(views, mean_of_views(views))
+
+
 def test_the_rest_of_the_file_is_copied(rich_file, pretrained, tmp_path):
     embedding = pretrained.embed(rich_file, quiet=True)
     before = rich_file.read_bytes()
-    write_embedding(rich_file, tmp_path / "out.h5ad", embedding)
+    write_embedding(rich_file, tmp_path / "out.h5ad", alone(embedding))
     assert rich_file.read_bytes() == before
     source, target = everything(rich_file), everything(tmp_path / "out.h5ad")
     added = {key for key in target if key not in source}
@@ -216,9 +223,9 @@ def test_the_rest_of_the_file_is_copied(rich_file, pretrained, tmp_path):
 def test_an_embedding_of_before_is_replaced(rich_file, pretrained, tmp_path):
     """The file made once can be embedded again, in place; other keys of obsm stay."""
     embedding = pretrained.embed(rich_file, quiet=True)
-    write_embedding(rich_file, tmp_path / "out.h5ad", embedding)
-    write_embedding(tmp_path / "out.h5ad", tmp_path / "out.h5ad", embedding, "X_other")
-    write_embedding(tmp_path / "out.h5ad", tmp_path / "out.h5ad", embedding)
+    write_embedding(rich_file, tmp_path / "out.h5ad", alone(embedding))
+    write_embedding(tmp_path / "out.h5ad", tmp_path / "out.h5ad", alone(embedding), "X_other")
+    write_embedding(tmp_path / "out.h5ad", tmp_path / "out.h5ad", alone(embedding))
     assert set(ad.read_h5ad(tmp_path / "out.h5ad").obsm) == {"X_pca", "X_mofm", "X_other"}
 
 
@@ -229,7 +236,7 @@ def test_a_file_without_obsm_and_uns(cells, pretrained, tmp_path):
         for key in ("obsm", "uns"):
             del file[key]
     embedding = pretrained.embed(tmp_path / "in.h5ad", quiet=True)
-    write_embedding(tmp_path / "in.h5ad", tmp_path / "out.h5ad", embedding)
+    write_embedding(tmp_path / "in.h5ad", tmp_path / "out.h5ad", alone(embedding))
     written = ad.read_h5ad(tmp_path / "out.h5ad")
     np.testing.assert_array_equal(written.obsm["X_mofm"], embedding.embedding_NE)
     assert written.uns["mofm"]["step"] == embedding.report["step"]
@@ -239,7 +246,7 @@ def test_a_zarr_store_is_embedded_as_its_file_is(cells, embed, pretrained, tmp_p
     cells.write_zarr(tmp_path / "in.zarr")
     embedding = pretrained.embed(tmp_path / "in.zarr", quiet=True)
     np.testing.assert_array_equal(embedding.embedding_NE, embed(cells).embedding_NE)
-    write_embedding(tmp_path / "in.zarr", tmp_path / "out.h5ad", embedding)
+    write_embedding(tmp_path / "in.zarr", tmp_path / "out.h5ad", alone(embedding))
     written = ad.read_h5ad(tmp_path / "out.h5ad")
     np.testing.assert_array_equal(written.obsm["X_mofm"], embedding.embedding_NE)
     assert written.obs_names.tolist() == cells.obs_names.tolist()
@@ -252,7 +259,7 @@ def test_a_zarr_store_that_does_not_tell_its_modality_is_written_as_it_was_read(
     names = ["TSPAN6", "KDM1A", "SOX8"]
     ad.AnnData(np.ones((6, 3), np.float32), var=pd.DataFrame(index=names)).write_zarr(tmp_path / "in.zarr")
     embedding = pretrained.embed(tmp_path / "in.zarr", Reading("adt"), quiet=True)
-    write_embedding(tmp_path / "in.zarr", tmp_path / "out.h5ad", embedding)
+    write_embedding(tmp_path / "in.zarr", tmp_path / "out.h5ad", alone(embedding))
     written = ad.read_h5ad(tmp_path / "out.h5ad")
     assert written.uns["mofm"]["modality"] == "adt"
     np.testing.assert_array_equal(written.obsm["X_mofm"], embedding.embedding_NE)
@@ -275,7 +282,7 @@ def test_full_disk_leaves_what_was(trained, embedding, tmp_path, monkeypatch, sn
     before = snapshot(tmp_path)
     monkeypatch.setattr(*fails, full_disk)
     with pytest.raises(InputError, match=r"out\.h5ad.*No space left.*free space"):
-        write_embedding(trained.source, tmp_path / "out.h5ad", embedding)
+        write_embedding(trained.source, tmp_path / "out.h5ad", alone(embedding))
     assert snapshot(tmp_path) == before
 
 
@@ -286,7 +293,7 @@ def test_file_limit_in_earnest(trained, embedding, tmp_path, snapshot, room):
     resource.setrlimit(resource.RLIMIT_FSIZE, (trained.source.stat().st_size + room, ceiling))
     try:
         with pytest.raises(InputError, match=r"out\.h5ad.*cannot be written"):
-            write_embedding(trained.source, tmp_path / "out.h5ad", embedding)
+            write_embedding(trained.source, tmp_path / "out.h5ad", alone(embedding))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, ceiling))
     assert snapshot(tmp_path) == {}
@@ -298,7 +305,7 @@ def test_more_is_reserved_than_is_written(trained, embedding, tmp_path, unmatche
     embedding = Embedding(
         "rna", embedding.cells, np.ones((96, 512), np.float32), embedding.report | {"unmatched_features": names}
     )
-    write_embedding(trained.source, tmp_path / "out.h5ad", embedding)
+    write_embedding(trained.source, tmp_path / "out.h5ad", alone(embedding))
     grown = (tmp_path / "out.h5ad").stat().st_size - trained.source.stat().st_size
     assert (
         embedding.embedding_NE.nbytes < grown < output._bytes_added({"X": embedding.embedding_NE}, {"rna": embedding})
@@ -312,14 +319,14 @@ def test_interrupted_leaves_nothing(trained, embedding, tmp_path, monkeypatch, s
 
     monkeypatch.setattr(ad.io, "write_elem", ctrl_c)
     with pytest.raises(KeyboardInterrupt):
-        write_embedding(trained.source, tmp_path / "out.h5ad", embedding)
+        write_embedding(trained.source, tmp_path / "out.h5ad", alone(embedding))
     assert snapshot(tmp_path) == {}
 
 
 def test_a_place_that_cannot_be_written(trained, embedding, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InputError, match="cannot be written"):
-        write_embedding(trained.source, tmp_path / "file" / "out.h5ad", embedding)
+        write_embedding(trained.source, tmp_path / "file" / "out.h5ad", alone(embedding))
 
 
 def test_no_gene_in_common(make_cells, embed):

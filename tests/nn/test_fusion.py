@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from spaces import some_space
 
-from mofm.batch import PLACES, FeatureSpace
 from mofm.errors import InputError
 from mofm.nn import model
 from mofm.nn.fusion import FusionConfig
@@ -21,20 +21,7 @@ SPEC = ModelSpec(TINY, known_genes=40, modalities=("rna", "atac", "adt"), fusion
 CELLS = 4
 
 
-def space(seed, features=40):
-    rng = np.random.default_rng(seed)
-    made = FeatureSpace(
-        genes_FK=rng.integers(0, 40, (features, 3)).astype(np.int32),
-        weights_FK=rng.dirichlet(np.ones(3), features).astype(np.float32),
-        place_FP=rng.normal(size=(features, PLACES)).astype(np.float32),
-        bucket_F=np.arange(features, dtype=np.int32),
-        base_F=rng.normal(size=features).astype(np.float32),
-        spread_F=rng.normal(size=features).astype(np.float32),
-    )
-    return jax.tree.map(jnp.asarray, made)
-
-
-SPACES = {"atac": space(1), "adt": space(2)}
+SPACES = {name: some_space(np.random.default_rng(seed), links=3) for seed, name in ((1, "atac"), (2, "adt"))}
 
 
 @pytest.fixture(scope="module")

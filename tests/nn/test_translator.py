@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from spaces import some_space
 
-from mofm.batch import PLACES, FeatureSpace
 from mofm.errors import InputError
 from mofm.nn import model
 from mofm.nn.spec import EncoderConfig, ModelSpec
@@ -45,16 +45,7 @@ def params():
 def space_of(modality, features=40, links=3):
     if modality == "rna":
         return None
-    rng = np.random.default_rng(len(modality))
-    space = FeatureSpace(
-        genes_FK=rng.integers(0, 40, (features, links)).astype(np.int32),
-        weights_FK=rng.dirichlet(np.ones(links), features).astype(np.float32),
-        place_FP=rng.normal(size=(features, PLACES)).astype(np.float32),
-        bucket_F=np.arange(features, dtype=np.int32),
-        base_F=rng.normal(size=features).astype(np.float32),
-        spread_F=rng.normal(size=features).astype(np.float32),
-    )
-    return jax.tree.map(jnp.asarray, space)
+    return some_space(np.random.default_rng(len(modality)), features, links)
 
 
 def of_modality(view, modality):

@@ -7,8 +7,8 @@ import pytest
 
 from mofm.batch import CellBatch, Kinship
 from mofm.errors import InputError
+from mofm.nn.assembly import Outputs
 from mofm.nn.decoder import Prediction
-from mofm.nn.model import Outputs
 from mofm.objectives.alignment import AlignmentConfig, align, two_draws
 
 GENES, WIDTH = 40, 6

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from spaces import some_space
 
-from mofm.batch import PLACES, CellBatch, FeatureSpace, Paired
+from mofm.batch import CellBatch, Paired
 from mofm.errors import InputError
 from mofm.nn import model
 from mofm.nn.fusion import FusionConfig
@@ -36,16 +37,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def spaces():
-    rng = np.random.default_rng(5)
-    made = FeatureSpace(
-        genes_FK=rng.integers(0, 40, (40, 2)).astype(np.int32),
-        weights_FK=rng.dirichlet(np.ones(2), 40).astype(np.float32),
-        place_FP=rng.normal(size=(40, PLACES)).astype(np.float32),
-        bucket_F=np.arange(40, dtype=np.int32),
-        base_F=rng.normal(size=40).astype(np.float32),
-        spread_F=rng.normal(size=40).astype(np.float32),
-    )
-    return {"atac": jax.tree.map(jnp.asarray, made)}
+    return {"atac": some_space(np.random.default_rng(5))}
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 from scipy import stats
+from spaces import some_space
 
 from mofm.axes import MODALITIES
-from mofm.batch import LIBRARY_SCALE, PLACES, CellBatch, FeatureSpace, Paired
+from mofm.batch import LIBRARY_SCALE, CellBatch, Paired
 from mofm.nn import model
 from mofm.nn.decoder import Prediction
 from mofm.nn.spec import EncoderConfig, ModelSpec
@@ -41,18 +42,7 @@ def params():
 @pytest.fixture(scope="module")
 def spaces():
     rng = np.random.default_rng(5)
-
-    def space():
-        return FeatureSpace(
-            genes_FK=rng.integers(0, 40, (40, 2)).astype(np.int32),
-            weights_FK=rng.dirichlet(np.ones(2), 40).astype(np.float32),
-            place_FP=rng.normal(size=(40, PLACES)).astype(np.float32),
-            bucket_F=np.arange(40, dtype=np.int32),
-            base_F=rng.normal(size=40).astype(np.float32),
-            spread_F=rng.normal(size=40).astype(np.float32),
-        )
-
-    return {modality: jax.tree.map(jnp.asarray, space()) for modality in MODALITIES[1:]}
+    return {modality: some_space(rng) for modality in MODALITIES[1:]}
 
 
 @pytest.fixture
