@@ -1,8 +1,9 @@
 """Does it help that the views of one cell see each other? Hidden counts, and types by the joint embedding, of held-out cells.
 
-    MOFM_DATA=FOLDER python tests/benchmarks/fusion.py [--data simulated citeseq] [--steps 300] [--cells 1500] [--seeds 0]
+    MOFM_DATA=FOLDER python tests/benchmarks/fusion.py [--data simulated citeseq] [--steps 300] [--cells 1500]
+        [--umis 3000] [--seeds 0]
 
-simulated: RNA and ATAC of shallow cells (`mofm.omics.simulate`: 500 UMIs, 1,000 fragments). citeseq: RNA and 49 proteins of 500
+simulated: RNA and ATAC (`mofm.omics.simulate`: --umis 3,000, and twice as many fragments). citeseq: RNA and 49 proteins of 500
 PBMC, types by markers read off one half of each cell's RNA molecules, where they are clear; the model sees the other half.
 
 Two models of configs/multiome.py at width 64 without a translator: one without fusion, one with `fusion.blocks=1`, the same
@@ -31,6 +32,7 @@ from mofm.evaluation import annotation, integration
 from mofm.evaluation.report import read_metrics
 from mofm.evaluation.translation_baselines import measured_of, source_components
 from mofm.inference.model import load
+from mofm.inference.output import rows_of_cells
 from mofm.omics.simulate import (
     AtacConfig,
     MultiomicsConfig,
@@ -60,6 +62,7 @@ def main() -> None:
     arguments.add_argument("--data", nargs="+", choices=sources, default=list(sources))
     arguments.add_argument("--steps", type=int, default=300)
     arguments.add_argument("--cells", type=int, default=1_500, help="of the simulation")
+    arguments.add_argument("--umis", type=float, default=3_000.0, help="of a cell of the simulation")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0], help="of split, tokens and parameters")
     arguments.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the config, for both models")
     args = arguments.parse_args()
@@ -67,7 +70,7 @@ def main() -> None:
     for name in args.data:
         counts, types = [], []
         for seed in args.seeds:
-            of = task(*sources[name](args.cells), seed)
+            of = task(*sources[name](args.cells, args.umis), seed)
             with tempfile.TemporaryDirectory() as folder:
                 told, found = ours(of, Path(folder), args.steps, seed, args.set)
             counts += [{"seed": seed} | row for row in told]
@@ -84,14 +87,14 @@ def task(omics: dict[str, ad.AnnData], type_N: np.ndarray, seed: int) -> Task:
     return Task(omics, type_N, np.sort(order[len(order) // 3 :]), np.sort(order[: len(order) // 3]))
 
 
-def simulated(cells: int) -> tuple[dict[str, ad.AnnData], np.ndarray]:
-    """Shallow cells of eight types."""
-    config = SimulationConfig(cells=cells, genes=600, batches=1, library_size=500.0, seed=5)
-    omics = simulate_multiomics(MultiomicsConfig(cells=config, atac=AtacConfig(fragments=1_000.0)), ("rna", "atac"))
+def simulated(cells: int, umis: float) -> tuple[dict[str, ad.AnnData], np.ndarray]:
+    """Cells of eight types."""
+    config = SimulationConfig(cells=cells, genes=600, batches=1, library_size=umis, seed=5)
+    omics = simulate_multiomics(MultiomicsConfig(cells=config, atac=AtacConfig(fragments=2 * umis)), ("rna", "atac"))
     return omics, omics["rna"].obs["cell_type"].to_numpy(str)
 
 
-def citeseq(_: int) -> tuple[dict[str, ad.AnnData], np.ndarray]:
+def citeseq(*_: float) -> tuple[dict[str, ad.AnnData], np.ndarray]:
     """Cells of which markers tell a type."""
     cells = mudata.read_h5mu(real_data("citeseq_pbmc_500.h5mu"))
     rna = sparse.csr_matrix(cells["rna"].X)
@@ -136,7 +139,7 @@ def ours(
                 (f"mofm, {m} alone", one.embedding_NE[one.cells.get_indexer(cells)])
                 for m, one in embedded.views.items()
             ]
-        found.append((f"mofm {name}, joint", embedded.joint.of(cells)))
+        found.append((f"mofm {name}, joint", rows_of_cells(embedded.joint.embedding_NE, embedded.joint.cells, cells)))
     return list(losses(of, last["without fusion"], last["fused"])), found
 
 
