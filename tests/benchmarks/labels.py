@@ -16,7 +16,8 @@ With --no-model nothing is trained: mofm's head and vote read the components. --
 - unknown: with 400 less those of one type, each in turn: AUROC with which its cells are found among the others of the judged
   cells, by low confidence and by distance; what is called "unknown" of it and of the others; and with the ontology at 0.8
   how much of it is told at a term that is right, and is "unknown" still.
-- tune: `mofm finetune --task annotation:cell_type --tune probe, lora, full` on 400 labelled cells of the first draw.
+- tune: `mofm finetune --task annotation:cell_type --tune probe, lora, full` on 400 labelled cells of the first draw, lora and
+  full at several learning rates.
 """
 
 import tempfile
@@ -81,6 +82,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=60)
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--tune-steps", type=int, default=200)
+    arguments.add_argument("--tune-rates", type=float, nargs="+", default=[1e-4, 1e-3], help="of lora and full")
     arguments.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     arguments.add_argument("--no-model", action="store_true")
     args = arguments.parse_args()
@@ -307,16 +309,16 @@ def tune(cells: Cells) -> None:
     (known, asked), *_ = cells.draws(max(LABELLED))
     cells.counts[known].write_h5ad(cells.folder / "known.h5ad")
     ingest([cells.folder / "known.h5ad"], cells.folder / "corpus")
-    steps = cells.args.tune_steps
+    steps, rates = cells.args.tune_steps, cells.args.tune_rates
     keys = {
         "data.corpus": cells.folder / "corpus", "data.holdout_fraction": 0.25, "data.tokens": 256, "run.steps": steps,
         "run.eval_every": max(1, steps // 10), "run.checkpoint_every": max(1, steps // 10), "optimizer.warmup_steps": 10,
     }  # fmt: skip
     rows = []
-    for how in ("probe", "lora", "full"):
-        place = cells.folder / f"tuned-{how}"
+    for how, rate in [("probe", rates[0]), *((how, rate) for how in ("lora", "full") for rate in rates)]:
+        place = cells.folder / f"tuned-{how}-{rate:g}"
         words = ["finetune", str(cells.folder / "run"), "--config", "finetune", "--task", "annotation:cell_type"]
-        words += ["--tune", how, "--workdir", str(place), "--quiet"]
+        words += ["--tune", how, "--workdir", str(place), "--quiet", f"--config.optimizer.learning_rate={rate:g}"]
         if mofm([*words, *(f"--config.{key}={value}" for key, value in keys.items())]):
             raise SystemExit(f"--tune {how} failed")
         model = load(place)
@@ -325,7 +327,9 @@ def tune(cells: Cells) -> None:
             name.removeprefix("mofm_label").strip("_"): np.asarray(column) for name, column in found.columns.items()
         }
         names = Names(told[""], told["likeliest"], told["confidence"], None, np.zeros(len(asked), bool))
-        rows.append({"--tune": how, "best step": model.step} | scores(names, cells.labels[asked]))
+        rows.append({"--tune": how, "learning rate": f"{rate:g}", "best step": model.step})
+        rows[-1] |= scores(names, cells.labels[asked])
+        print(rows[-1], flush=True)
     show(f"{len(asked)} judged cells, {len(known)} labelled ones, one draw", rows)
 
 
