@@ -69,6 +69,7 @@ class Assembly(nn.Module):
     spec: ModelSpec
 
     def setup(self):
+        """Declares what the spec asks for."""
         config, genes = self.spec.encoder, self.spec.genes
         dtype = jnp.dtype(config.compute_dtype)
         self.genes = Genes(genes, config.width, self.spec.grn, self.spec.relations)
@@ -94,15 +95,19 @@ class Assembly(nn.Module):
             self.log_temperature = declare(self, "log_temperature", (), (), 0)
 
     def gene_states(self, graph: GeneGraph | None) -> GeneStates:
+        """What the genes are, told by the edges of `graph`."""
         return self.genes(graph)
 
     def score_links(self, genes: GeneStates, tf_Q: jax.Array, target_Q: jax.Array, relation_Q: jax.Array) -> jax.Array:
+        """logit_QA of TF -> target pairs."""
         return self.links(genes.regulator_GR[tf_Q], genes.tendency_GN[tf_Q], genes.target_GR[target_Q], relation_Q)
 
     def score_every_link(self, genes: GeneStates, tf_T: jax.Array, relation: int) -> jax.Array:
+        """logit_TGA of some TFs with every gene."""
         return self.links.every_pair(genes.regulator_GR[tf_T], genes.tendency_GN[tf_T], genes.target_GR, relation)
 
     def cell_factors(self, embedding_BE: jax.Array, modality: Modality) -> jax.Array:
+        """factor_BD of embeddings."""
         return self.decoder.factors(embedding_BE, modality)
 
     def everything(self, graph: GeneGraph, view: TokenBatch) -> None:
@@ -130,6 +135,7 @@ class Assembly(nn.Module):
         modality: Modality,
         space: FeatureSpace | None,
     ) -> Outputs:
+        """The outputs of a view whose values are hidden where `hidden_BL` is True."""
         tokens_BLD, rows_BLD = self.tokenizer(genes_GD, view, hidden_BL, modality, space)
         if self.spec.encoder.modality_blocks:
             tokens_BLD = self.own[modality](tokens_BLD, view.mask_BL)
@@ -151,6 +157,7 @@ class Assembly(nn.Module):
         space: FeatureSpace | None,
         linear_BL: jax.Array | None,
     ) -> Translation:
+        """What cells would show of the features of `asked`, from what was made of their views in `source`."""
         tokens_BLD, rows_BLD = self.tokenizer(genes_GD, asked, jnp.ones_like(asked.mask_BL), target, space)
         states_BLD, embedding_BE, spread_BL = self.translator(
             tokens_BLD, outputs.states_BLD, shown_BM, outputs.embedding_BE, source, target
@@ -171,6 +178,7 @@ class Assembly(nn.Module):
         views: Mapping[Modality, TokenBatch],
         spaces: Spaces,
     ) -> dict[Modality, Outputs]:
+        """The outputs of views once those of one cell have seen each other."""
         shared, common, fused = self.spec.shared_width, {}, {}
         for modality, view in views.items():
             was = outputs[modality]
