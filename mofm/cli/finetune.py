@@ -25,6 +25,9 @@ def add(verbs) -> None:
         "what that may move. Labels of new donors are told as well as the held-out ones were, if donors were held out:\n"
         "  mofm finetune blood-v1 ... --task annotation:disease --tune lora --config.data.holdout_fraction=0 \\\n"
         "    --config.data.holdout_groups=\"{'donor': ['d3', 'd7']}\"\n"
+        "--task integration:COLUMN begins without the directions of MODEL's embedding in which batches differ, and --tune\n"
+        "probe leaves it at that:\n"
+        "  mofm finetune blood-v1 ... --task integration:lane --tune probe\n"
         "--task perturbation:COLUMN ends with what treatments did to each group of cells, for `mofm perturb --response`:\n"
         "  mofm finetune blood-v1 ... --task perturbation:condition --control ctrl --groups cell_type",
     )
@@ -33,8 +36,10 @@ def add(verbs) -> None:
     verb.add_argument(
         "--task",
         type=_task,
-        metavar="annotation:COLUMN|perturbation:COLUMN",
-        help="then fit a head on the embeddings of the best step. annotation: that tells this column of the corpus's obs, as "
+        metavar="annotation:COLUMN|integration:COLUMN|perturbation:COLUMN",
+        help="integration: the column of obs says of which technical batch a cell is; begin without the directions of the "
+        "embedding in which cells of one kind differ from batch to batch. The others fit a head on the embeddings of the best "
+        "step. annotation: that tells this column of the corpus's obs, as "
         "cell_type or disease; calibrated on the held-out cells, for `mofm annotate`. perturbation: the column says what was "
         "done to a cell; for `mofm perturb --response` (default: no head)",
     )
@@ -62,7 +67,7 @@ def add(verbs) -> None:
 PROBE, UNSUPERVISED, LORA, FULL = TUNE = ("probe", "unsupervised", "lora", "full")
 
 
-ANNOTATION, PERTURBATION = TASKS = ("annotation", "perturbation")
+ANNOTATION, INTEGRATION, PERTURBATION = TASKS = ("annotation", "integration", "perturbation")
 
 
 class Task(NamedTuple):
@@ -77,7 +82,8 @@ def _task(text: str) -> Task:
     kind, colon, column = text.partition(":")
     if kind not in TASKS or not colon or not column:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no task; perturbation:COLUMN or annotation:COLUMN is expected, such as annotation:cell_type"
+            f"{text!r} is no task; annotation:COLUMN, integration:COLUMN or perturbation:COLUMN is expected, such as "
+            "annotation:cell_type"
         )
     return Task(kind, column)
 
@@ -92,12 +98,13 @@ def run(args) -> int:
     from mofm.training.origin import RANK, finetune_config
 
     responses = _responses_asked(args)
-    labels = args.task.column if args.task is not None and responses is None else None
+    labels, batches = _column(args, ANNOTATION), _column(args, INTEGRATION)
     if args.task is None and args.tune != UNSUPERVISED:
         raise InputError(f"--tune {args.tune}: which labels? give --task annotation:COLUMN")
     by_labels = args.tune in (LORA, FULL)
     if by_labels and labels is None:
-        raise InputError(f"--tune {args.tune}: responses do not move the encoder; choose probe or unsupervised")
+        what = "batches" if batches is not None else "responses"
+        raise InputError(f"--tune {args.tune}: {what} do not move the encoder; choose probe or unsupervised")
     values = read_values(args.config)
     tune = (labels if by_labels else None, RANK if args.tune == LORA else 0)
 
@@ -107,7 +114,8 @@ def run(args) -> int:
                 f"{args.model}: is a run, which several processes cannot read at once; `mofm export` it, and give the bundle"
             )
         origin = read_parts(args.model, args.step).origin()
-        config = finetune_config(values, args.overrides, origin, *tune)
+        of_batches = [] if batches is None else [f"data.batch_key={batches}"]
+        config = finetune_config(values, [*args.overrides, *of_batches], origin, *tune)
         if labels is not None:
             _check_labels(args, config)
         if responses is not None:
@@ -117,11 +125,37 @@ def run(args) -> int:
         return config, origin
 
     def then(config):
-        if args.task is not None and jax.process_index() == 0:
-            _fit_heads(args, config) if responses is None else _fit_responses(args, config, responses)
+        if labels is not None and jax.process_index() == 0:
+            _fit_heads(args, config)
+        if responses is not None and jax.process_index() == 0:
+            _fit_responses(args, config, responses)
 
     heads = partial(_first_heads, args) if by_labels else None
-    return run_to_its_end(args, begin, then, frozen=args.tune == PROBE, heads=heads)
+    axes = None if batches is None else partial(_batch_axes, args)
+    return run_to_its_end(args, begin, then, frozen=args.tune == PROBE, heads=heads, batch_axes=axes)
+
+
+def _column(args, kind: str) -> str | None:
+    """The column of a task of a kind; None where another is asked for, or none."""
+    return args.task.column if args.task is not None and args.task.kind == kind else None
+
+
+def _batch_axes(args, config):
+    """The directions of MODEL's embedding that the run is to begin without."""
+    from mofm.batches.stream import Stream
+    from mofm.corpus.store import open_corpus
+    from mofm.inference.integration import batch_axes
+    from mofm.inference.model import load
+
+    corpus = open_corpus(config.data.corpus, damaged=config.data.damaged)
+    heldout = Stream(corpus, config.data, config.seed).heldout_cells()
+    axes_RE = batch_axes(load(args.model, step=args.step), corpus, args.task.column, heldout, args.quiet)
+    if not args.quiet:
+        found = "no direction in which batches differ was found; the embedding begins as MODEL's"
+        if len(axes_RE):
+            found = f"the embedding begins without {len(axes_RE)} of its {axes_RE.shape[1]} directions, in which batches differ"
+        print(f"{args.task.column}: {found}", file=sys.stderr)
+    return axes_RE
 
 
 def _responses_asked(args):

@@ -64,6 +64,7 @@ def run_to_its_end(
     *,
     frozen: bool = False,
     heads: Callable | None = None,
+    batch_axes: Callable | None = None,
 ) -> int:
     """Joins the processes of a run, and trains; returns the exit code.
 
@@ -72,6 +73,7 @@ def run_to_its_end(
       then: called with the config where the run has ended, and was not stopped.
       frozen: take no step (see `training.loop.train`).
       heads: called with the config, makes the heads that a run begins from whose labels move the encoder.
+      batch_axes: called with the config, finds the directions of the embedding that a run begins without.
     """
     import jax
 
@@ -82,8 +84,8 @@ def run_to_its_end(
     start(Processes(args.distributed, args.coordinator, args.processes, args.process))
     config, origin = begin()
     try:
-        known = heads and partial(heads, config)
-        step = train(config, args.workdir, quiet=args.quiet, origin=origin, frozen=frozen, heads=known)
+        asked = {name: make and partial(make, config) for name, make in (("heads", heads), ("batch_axes", batch_axes))}
+        step = train(config, args.workdir, quiet=args.quiet, origin=origin, frozen=frozen, **asked)
     except DivergedError as error:
         print(f"mofm {args.verb}: {error}", file=sys.stderr)
         return 3

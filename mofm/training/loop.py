@@ -60,6 +60,7 @@ def train(
     origin: Origin | None = None,
     frozen: bool = False,
     heads: Callable[[], KnownHeads] | None = None,
+    batch_axes: Callable[[], np.ndarray] | None = None,
 ) -> int:
     """Train, or go on training, in `workdir`. Returns the step reached: less than run.steps if asked to stop, or where
     `run.patience` was spent.
@@ -70,13 +71,14 @@ def train(
       origin: a pretrained model to begin from (see `adopt.py`); None begins from the simple models alone.
       frozen: no step is taken; what begins from a model is kept as its step 0.
       heads: of a run whose labels move the encoder, fits the heads of labels that it begins from.
+      batch_axes: finds the directions of the model's embedding that the run begins without, axes_RE (see `adopt.py`).
 
     Raises:
       InputError: the corpus, the mesh or the workdir cannot be used; nothing was written.
       DivergedError: the loss became NaN or infinite, or a spike, more often than the run may go back.
     """
     clock = Goodput()
-    ready = prepare(config, workdir, origin, heads)
+    ready = prepare(config, workdir, origin, heads, batch_axes)
     keep_programs(workdir / "programs")
     quiet = quiet or not is_first()
     if ready.notes and not quiet:

@@ -31,6 +31,7 @@ from mofm.training.config import Config, check_untuned, make_spec
 from mofm.training.kinship import read_kinship
 from mofm.training.linear_translation import make_readers
 from mofm.training.network import RunNetwork, read_network
+from mofm.training.off_batches import begin_off_batches, load_batch_axes, save_batch_axes
 from mofm.training.optimizer import make_optimizer
 from mofm.training.origin import Origin, check_corpus, told_genes
 from mofm.training.start import start_models
@@ -68,12 +69,17 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    config: Config, workdir: Path, origin: Origin | None, heads: Callable[[], KnownHeads] | None = None
+    config: Config,
+    workdir: Path,
+    origin: Origin | None,
+    heads: Callable[[], KnownHeads] | None = None,
+    batch_axes: Callable[[], np.ndarray] | None = None,
 ) -> Prepared:
     """Opens the corpus, and makes the directory of a new run or checks that it is of this one.
 
     Args:
       heads: of a run whose labels move the encoder, fits the heads that it begins from; asked where the run begins.
+      batch_axes: finds the directions of the model's embedding that the run begins without, axes_RE; asked there too.
 
     Raises:
       InputError: the corpus, the mesh, the model that it begins from or the workdir cannot be used.
@@ -102,9 +108,10 @@ def prepare(
     notes = [*made.notes, *of_kin]
     if spec.fuses and not stream.pairs:
         notes.append("fusion: no cell of the corpus was measured in two modalities, and it learns nothing")
-    fit = partial(_fit, config, corpus, stream, made, origin, notes.append)
+    fit = partial(_fit, config, corpus, stream, made, origin, None if batch_axes else notes.append)
     models = _once(workdir, workdirs.load_start, workdirs.save_start, fit, "the start of the run")
     begun = None if heads is None else _once(workdir, load_heads, save_heads, heads, "the heads of the run")
+    axes_RE = batch_axes and _once(workdir, load_batch_axes, save_batch_axes, batch_axes, "the batches of the run")
     tuned = begun and TuningSpec(config.adapters.rank, tuple((name, len(head.names)) for name, head in begun.items()))
     # Arguments, not constants: compiled into the program, the links of 200,000 regions would make it large.
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -119,6 +126,8 @@ def prepare(
         state = create_state(spec, of_params, mesh, config.seed, models)
         if origin is not None:
             state = begin_from(state, origin, spec, of_params, made.row_G, models.null)
+        if axes_RE is not None:
+            state = begin_off_batches(state, axes_RE)
         return state if tuned is None else begin_tuning(state, spec, optimizer, mesh, tuned, begun, config.seed)
 
     return Prepared(
@@ -174,12 +183,12 @@ def _fit(
     stream: Stream,
     made: _Model,
     origin: Origin | None,
-    tell: Callable[[str], object],
+    tell: Callable[[str], object] | None,
 ) -> Start:
     """The simple models that a run begins from."""
     if origin is None:
         return start_models(corpus, stream, config, made.spec, made.spaces, tell=tell)
-    if config.data.batch_key:
+    if config.data.batch_key and tell:
         tell(
             f"data.batch_key={config.data.batch_key!r}: the embedding begins as the model's, with what that tells of batches; "
             "objectives.alignment.batch_weight trains them together"
@@ -198,7 +207,7 @@ def _once(
         found = fit()
         save(workdir, found)
     wait_for_all(what)
-    found = found or load(workdir)
+    found = load(workdir) if found is None else found
     if found is None:
         raise InputError(
             f"{workdir}: not the directory that the first process of the run writes; all hosts must see one"
