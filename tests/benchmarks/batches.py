@@ -10,7 +10,8 @@ each cell's molecules (a fair coin for each), the embeddings off the other.
 
 A third of the cells is held out and judged: mixing of batches within types (0: apart, 1: as if shuffled), types by 15-NN and a
 linear probe that learn from the other cells, and how compact types are (silhouette in [0, 1]). Who was shown what:
-- PCA, mofm: the training cells. mofm learns their batches where it says so, and is told no cell's batch when it embeds.
+- PCA, mofm: the training cells. mofm learns their batches where it says so (by `data.batch_key` from the first step on, or once
+  it is trained by `mofm finetune --task integration:batch --tune probe`), and is told no cell's batch when it embeds.
 - scVI: the training cells and their batches; of the held-out cells it is told the batch when it embeds.
 - Harmony: all cells and their batches, the held-out ones among them: it has no model of new cells.
 """
@@ -29,8 +30,10 @@ from common import machine, parser, pretrain, real_data, schedule, show
 from scipy import sparse
 from translation_peers import run_peer
 
+from mofm.cli import main as mofm
 from mofm.configs import demo
 from mofm.evaluation import annotation, baselines, integration
+from mofm.inference.model import load
 from mofm.omics.simulate import SimulationConfig, simulate
 
 MARKERS = {
@@ -155,16 +158,32 @@ def ours(of: Task, folder: Path, steps: int) -> Iterator[tuple[str, np.ndarray]]
         for count in sorted({0, steps}):
             if not count and "batch_weight" in name:
                 continue  # it has the start of the one before
-            yield f"{name}, {count} steps", trained(of, folder, overrides, count)
+            run = trained(of, folder, overrides, count)
+            yield f"{name}, {count} steps", embedded(folder, run)
+            if not overrides:
+                yield f"{name}, {count} steps, then --task integration", embedded(folder, without_batches(run))
 
 
-def trained(of: Task, folder: Path, overrides: Sequence[str], steps: int) -> np.ndarray:
-    """embedding_NE of all cells by a model of the training cells."""
+def trained(of: Task, folder: Path, overrides: Sequence[str], steps: int) -> Path:
+    """The run of a model of the training cells."""
     of.cells[of.train].copy().write_h5ad(folder / "train.h5ad")
     ad.AnnData(of.cells.X, obs=of.cells.obs[[]], var=of.cells.var).write_h5ad(folder / "all.h5ad")
     chosen = ["data.holdout_fraction=0.1", *overrides, *schedule(steps)]
-    model = pretrain([folder / "train.h5ad"], chosen, folder, parent=demo)
-    return model.embed(folder / "all.h5ad", quiet=True).embedding_NE
+    pretrain([folder / "train.h5ad"], chosen, folder, parent=demo)
+    return max(folder.glob("*/run"), key=lambda run: run.stat().st_mtime)
+
+
+def without_batches(run: Path) -> Path:
+    """The run that `mofm finetune --task integration` makes of another, with the cells that it was trained on; no step."""
+    words = ["finetune", str(run), "--config", "finetune", f"--config.data.corpus={run.with_name('corpus')}", "--quiet"]
+    if mofm([*words, "--task", "integration:batch", "--tune", "probe", "--workdir", str(run.with_name("off"))]):
+        raise SystemExit("mofm finetune failed")
+    return run.with_name("off")
+
+
+def embedded(folder: Path, run: Path) -> np.ndarray:
+    """embedding_NE of all cells."""
+    return load(run).embed(folder / "all.h5ad", quiet=True).embedding_NE
 
 
 def peers(
