@@ -114,8 +114,7 @@ def run(args) -> int:
                 f"{args.model}: is a run, which several processes cannot read at once; `mofm export` it, and give the bundle"
             )
         origin = read_parts(args.model, args.step).origin()
-        of_batches = [] if batches is None else [f"data.batch_key={batches}"]
-        config = finetune_config(values, [*args.overrides, *of_batches], origin, *tune)
+        config = finetune_config(values, args.overrides, origin, *tune, batches)
         if labels is not None:
             _check_labels(args, config)
         if responses is not None:

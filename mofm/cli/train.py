@@ -84,8 +84,9 @@ def run_to_its_end(
     start(Processes(args.distributed, args.coordinator, args.processes, args.process))
     config, origin = begin()
     try:
-        asked = {name: make and partial(make, config) for name, make in (("heads", heads), ("batch_axes", batch_axes))}
-        step = train(config, args.workdir, quiet=args.quiet, origin=origin, frozen=frozen, **asked)
+        heads, batch_axes = (make and partial(make, config) for make in (heads, batch_axes))
+        options = {"quiet": args.quiet, "origin": origin, "frozen": frozen}
+        step = train(config, args.workdir, **options, heads=heads, batch_axes=batch_axes)
     except DivergedError as error:
         print(f"mofm {args.verb}: {error}", file=sys.stderr)
         return 3

@@ -21,7 +21,6 @@ before (`mofm finetune --tune`) or not. Choices and their cost:
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -36,10 +35,10 @@ from mofm.corpus.datasets import Corpus
 from mofm.errors import InputError
 from mofm.export.heads import AnnotationHeads, LabelHead
 from mofm.inference.calibration import calibrate, figures_of
+from mofm.inference.corpus_cells import embed_corpus
 from mofm.inference.model import PretrainedModel
 from mofm.inference.naming import Lineage, Names, name_cells
 from mofm.inference.places import crossings, fit_places
-from mofm.omics.readers import Reading
 
 MOST_OF_A_TYPE, MOST_IN_A_FOLD = 2_000, 500
 """Cells of one type that are learned from, in all and where the penalty is chosen."""
@@ -155,18 +154,11 @@ def fit_heads(
     if unseen:
         names[is_heldout], heldout = None, None
     for modality in corpus.modalities:
-        parts, cells = [], []
-        for dataset, start in zip(corpus.datasets, corpus.offsets, strict=False):
-            if modality in dataset.stores and (numbers.number_N[start : start + dataset.n_cells] >= 0).any():
-                place = Path(corpus.path) / dataset.stores[modality].entry.path
-                parts.append(model.embed(place, Reading(modality), quiet=quiet).embedding_NE)
-                cells.append(np.arange(start, start + dataset.n_cells))
-        if cells:
-            which = np.concatenate(cells)
+        embedded = embed_corpus(model, corpus, modality, numbers.number_N >= 0, quiet)
+        if embedded is not None:
+            embedding_NE, which = embedded
             try:
-                found[modality] = fit_head(
-                    np.concatenate(parts), names[which], None if heldout is None else is_heldout[which]
-                )
+                found[modality] = fit_head(embedding_NE, names[which], None if heldout is None else is_heldout[which])
             except InputError as error:
                 refused = InputError(f"{modality}: {error}")
                 _log.warning("no head for %s", refused)

@@ -6,7 +6,6 @@ taken out of the last matrix of the embedding, so that a new cell needs no batch
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,9 +13,10 @@ import scipy.sparse as sp
 from mofm.batches.labels import read_numbers
 from mofm.corpus.datasets import Corpus
 from mofm.errors import InputError
+from mofm.inference.corpus_cells import embed_corpus
 from mofm.inference.model import PretrainedModel
-from mofm.omics.readers import Reading
-from mofm.training.batch_directions import ROUNDS, batch_directions
+from mofm.training.batch_directions import ROUNDS, batch_directions, spanned
+from mofm.training.off_batches import without
 
 
 def batch_axes(
@@ -38,33 +38,18 @@ def batch_axes(
         )
     batches, embedded = read_numbers(corpus.datasets, batch_key, "--task integration", by_file=True), []
     for modality in corpus.modalities:
-        rows, numbers = [], []
-        for dataset, start in zip(corpus.datasets, corpus.offsets, strict=False):
-            if modality not in dataset.stores:
-                continue
-            place = Path(corpus.path) / dataset.stores[modality].entry.path
-            cells = np.arange(start, start + dataset.n_cells)
-            shown = ~np.isin(cells, heldout)
-            rows.append(model.embed(place, Reading(modality), quiet=quiet).embedding_NE[shown])
-            numbers.append(batches.of(cells[shown]))
-        if rows:
-            embedded.append((np.concatenate(rows), np.concatenate(numbers)))
+        found = embed_corpus(model, corpus, modality, batches.number_N >= 0, quiet)
+        if found is not None:
+            embedding_NE, cell_N = found
+            shown = ~np.isin(cell_N, heldout)
+            embedded.append((embedding_NE[shown], batches.of(cell_N[shown])))
     return axes_of(embedded)
 
 
 def axes_of(embedded: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """axes_RE of (embedding_NE, batch_N) of each modality; batches are int32, -1 where not known."""
-    axes_RE = np.zeros((0, embedded[0][0].shape[1]))
+    cells = [(x_NE, sp.csr_matrix(x_NE), batch_N) for x_NE, batch_N in ((x.astype(np.float64), b) for x, b in embedded)]
+    axes_RE = np.zeros((0, cells[0][0].shape[1]))
     for _ in range(ROUNDS):
-        found = [
-            batch_directions(sp.csr_matrix(x_NE.astype(np.float64)), without(x_NE.astype(np.float64), axes_RE), batch_N)
-            for x_NE, batch_N in embedded
-        ]
-        _, size_R, every_RE = np.linalg.svd(np.concatenate(found), full_matrices=False)
-        axes_RE = every_RE[size_R > 1e-6]
+        axes_RE = spanned([batch_directions(rows, without(x_NE, axes_RE), batch_N) for x_NE, rows, batch_N in cells])
     return axes_RE.astype(np.float32)
-
-
-def without(x_NE: np.ndarray, axes_RE: np.ndarray) -> np.ndarray:
-    """What is left of rows without their parts along orthonormal axes."""
-    return x_NE - (x_NE @ axes_RE.T) @ axes_RE

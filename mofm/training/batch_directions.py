@@ -72,7 +72,12 @@ def directions_of_cells(cells: Sequence[tuple[sp.csr_matrix, np.ndarray]], compo
     for read_NG, batch_N in cells:
         weight_NG = sp.csr_matrix(read_NG @ gain)
         found.append(batch_directions(weight_NG, weight_NG @ components.rows_GK, batch_N))
-    _, size_R, axes_RG = np.linalg.svd(np.concatenate(found), full_matrices=False)
+    return spanned(found)
+
+
+def spanned(directions: Sequence[np.ndarray]) -> np.ndarray:
+    """Orthonormal rows that span the rows of all these."""
+    _, size_R, axes_RG = np.linalg.svd(np.concatenate(directions), full_matrices=False)
     return axes_RG[size_R > 1e-6]
 
 

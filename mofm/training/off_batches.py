@@ -19,10 +19,13 @@ FILE = "batches.npz"
 def begin_off_batches(state: TrainState, axes_RE: np.ndarray) -> TrainState:
     """A state whose embedding has no part along some orthonormal directions, whatever the cell."""
     to_cell = state.params["to_cell"]
-    off = jax.jit(
-        lambda weight_DE, axes_RE: weight_DE - (weight_DE @ axes_RE.T) @ axes_RE, out_shardings=to_cell.sharding
-    )
+    off = jax.jit(without, out_shardings=to_cell.sharding)
     return state._replace(params=state.params | {"to_cell": off(to_cell, axes_RE)})
+
+
+def without(x_NE: jax.Array | np.ndarray, axes_RE: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """What is left of rows without their parts along orthonormal axes."""
+    return x_NE - (x_NE @ axes_RE.T) @ axes_RE
 
 
 def save_batch_axes(workdir: Path, axes_RE: np.ndarray) -> None:

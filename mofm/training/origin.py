@@ -86,12 +86,14 @@ def finetune_config(
     origin: Origin,
     label_key: str | None = None,
     rank: int = 0,
+    batch_key: str | None = None,
 ) -> Config:
     """The config of a run that begins from a model: `values` and overrides as for training, over what the model settles.
 
     Args:
       label_key: column of obs whose labels move the encoder; None where none do.
       rank: of the adapters through which they do; 0 moves the parameters themselves.
+      batch_key: column of obs that says of which technical batch a cell is, where the run begins without batches.
 
     Raises:
       InputError: as `build_config`; or a key is set that the model settles, or against these.
@@ -114,15 +116,20 @@ def finetune_config(
         ours[last] = theirs[last]
     tree["objectives"] |= {"supervised_weight": 0.0 if label_key is None else 1.0}  # its task is no part of a model
     tree["adapters"] = {"rank": rank}
-    if label_key is not None:
-        tree["data"]["label_key"] = label_key
+    columns = {"label_key": label_key, "batch_key": batch_key}
+    tree["data"] |= {key: column for key, column in columns.items() if column is not None}
     config = build_config(_over(tree, given), list(overrides))
     _check_tuned(config, label_key, rank)
+    for key, column in columns.items():
+        if column not in (None, getattr(config.data, key)):
+            raise InputError(
+                f"data.{key}={getattr(config.data, key)}: --task names the column {column!r}; leave data.{key} out"
+            )
     return config
 
 
 def _check_tuned(config: Config, label_key: str | None, rank: int) -> None:
-    weight, key = config.objectives.supervised_weight, config.data.label_key
+    weight = config.objectives.supervised_weight
     if (weight > 0) != (label_key is not None):
         asked = (
             "needs --tune lora or full"
@@ -133,8 +140,6 @@ def _check_tuned(config: Config, label_key: str | None, rank: int) -> None:
     if (config.adapters.rank > 0) != (rank > 0):
         asked = "set it above 0, or give --tune full" if rank else "needs --tune lora"
         raise InputError(f"adapters.rank={config.adapters.rank}: {asked}")
-    if label_key not in (None, key):
-        raise InputError(f"data.label_key={key}: --task names the column {label_key!r}; leave data.label_key out")
 
 
 def check_corpus(origin: Origin, corpus: Corpus) -> None:

@@ -108,7 +108,7 @@ def prepare(
     notes = [*made.notes, *of_kin]
     if spec.fuses and not stream.pairs:
         notes.append("fusion: no cell of the corpus was measured in two modalities, and it learns nothing")
-    fit = partial(_fit, config, corpus, stream, made, origin, None if batch_axes else notes.append)
+    fit = partial(_fit, config, corpus, stream, made, origin, notes.append, begins_off_batches=batch_axes is not None)
     models = _once(workdir, workdirs.load_start, workdirs.save_start, fit, "the start of the run")
     begun = None if heads is None else _once(workdir, load_heads, save_heads, heads, "the heads of the run")
     axes_RE = batch_axes and _once(workdir, load_batch_axes, save_batch_axes, batch_axes, "the batches of the run")
@@ -183,12 +183,14 @@ def _fit(
     stream: Stream,
     made: _Model,
     origin: Origin | None,
-    tell: Callable[[str], object] | None,
+    tell: Callable[[str], object],
+    *,
+    begins_off_batches: bool,
 ) -> Start:
     """The simple models that a run begins from."""
     if origin is None:
         return start_models(corpus, stream, config, made.spec, made.spaces, tell=tell)
-    if config.data.batch_key and tell:
+    if config.data.batch_key and not begins_off_batches:
         tell(
             f"data.batch_key={config.data.batch_key!r}: the embedding begins as the model's, with what that tells of batches; "
             "objectives.alignment.batch_weight trains them together"

@@ -26,7 +26,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from common import machine, parser, pretrain, real_data, schedule, show
+from common import machine, parser, real_data, run_of, schedule, show
 from scipy import sparse
 from translation_peers import run_peer
 
@@ -169,8 +169,7 @@ def trained(of: Task, folder: Path, overrides: Sequence[str], steps: int) -> Pat
     of.cells[of.train].copy().write_h5ad(folder / "train.h5ad")
     ad.AnnData(of.cells.X, obs=of.cells.obs[[]], var=of.cells.var).write_h5ad(folder / "all.h5ad")
     chosen = ["data.holdout_fraction=0.1", *overrides, *schedule(steps)]
-    pretrain([folder / "train.h5ad"], chosen, folder, parent=demo)
-    return max(folder.glob("*/run"), key=lambda run: run.stat().st_mtime)
+    return run_of([folder / "train.h5ad"], chosen, folder, parent=demo)
 
 
 def without_batches(run: Path) -> Path:

@@ -57,12 +57,24 @@ def pretrain(
     recover_counts: bool = False,
     parent: ModuleType = small,
 ) -> PretrainedModel:
-    """Ingest and train a config with overrides, in a new directory of `folder`, and load the best checkpoint."""
+    """The best checkpoint of `run_of`."""
+    return load(run_of(inputs, overrides, folder, recover_counts=recover_counts, parent=parent))
+
+
+def run_of(
+    inputs: list[Path],
+    overrides: list[str],
+    folder: Path,
+    *,
+    recover_counts: bool = False,
+    parent: ModuleType = small,
+) -> Path:
+    """Ingest and train a config with overrides, in a new directory of `folder`: the run, beside its `corpus`."""
     own = Path(tempfile.mkdtemp(dir=folder))
     corpus, workdir = own / "corpus", own / "run"
     ingest(inputs, corpus, recover_counts=recover_counts)
     train(config_of(corpus, overrides, parent), workdir, quiet=True)
-    return load(workdir)
+    return workdir
 
 
 def config_of(corpus: Path, overrides: list[str], parent: ModuleType = small) -> Config:

@@ -301,7 +301,7 @@ def test_tasks_of_no_meaning_are_refused(capsys):
         with pytest.raises(SystemExit) as stopped:
             main(["finetune", "model", "--config", "c", "--workdir", "w", "--task", task])
         assert stopped.value.code == 2
-        assert "annotation:COLUMN is expected" in capsys.readouterr().err
+        assert "annotation:COLUMN, integration:COLUMN or perturbation:COLUMN is expected" in capsys.readouterr().err
 
 
 @pytest.mark.slow

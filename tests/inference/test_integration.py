@@ -3,14 +3,13 @@ kinds; a run begins without them."""
 
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pytest
 
 from mofm.cli import main
-from mofm.inference.integration import axes_of, without
+from mofm.inference.integration import axes_of
 from mofm.inference.model import load
-from mofm.training.off_batches import load_batch_axes
+from mofm.training.off_batches import load_batch_axes, without
 
 FINETUNE = Path(__file__).parent.parent.parent / "configs" / "finetune.py"
 WIDTH = 12
@@ -91,4 +90,4 @@ def test_a_run_begins_without_them(trained, make_cells, tmp_path, capsys):
     np.testing.assert_allclose(after, without(before, axes_RE), atol=2e-5)
     gap_of = lambda x_NE: np.linalg.norm(x_NE[lane_N == 0].mean(axis=0) - x_NE[lane_N == 1].mean(axis=0))  # noqa: E731
     assert gap_of(after) < 0.5 * gap_of(before)
-    assert ad.read_h5ad(tmp_path / "cells.h5ad").n_obs == len(after)
+    assert len(after) == len(lane_N)
