@@ -145,7 +145,8 @@ def integrated(steps: int, budget: Budget, folder: Path) -> Iterable[dict]:
     of = batches.task(*batches.simulated())
     (pca,), seconds = timed(lambda: list(batches.components(of)))
     yield from _integrated(of, "PCA", pca[1], seconds)
-    embedding_NE, took = timed(lambda: batches.trained(of, folder, ["data.batch_key=batch"], steps))
+    run, took = timed(lambda: batches.trained(of, folder, ["data.batch_key=batch"], steps))
+    embedding_NE = batches.embedded(folder, run)
     yield from _integrated(of, "mofm", embedding_NE, took)
     options = {"scvi": ("--seconds", f"{budget.seconds or max(took, LEAST_SECONDS):.0f}")}
     last = time.perf_counter()
