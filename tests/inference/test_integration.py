@@ -9,9 +9,11 @@ import pytest
 from mofm.cli import main
 from mofm.inference.integration import axes_of
 from mofm.inference.model import load
+from mofm.omics.readers import Reading
+from mofm.omics.simulate import MultiomicsConfig, SimulationConfig, simulate_multiomics, to_mudata, write_mudata
 from mofm.training.off_batches import load_batch_axes, without
 
-FINETUNE = Path(__file__).parent.parent.parent / "configs" / "finetune.py"
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
 WIDTH = 12
 
 
@@ -63,9 +65,9 @@ def rng():
     return np.random.default_rng(0)
 
 
-def words_of(trained, corpus, place, *more):
-    words = ["finetune", str(trained.workdir), "--config", str(FINETUNE), f"--config.data.corpus={corpus}"]
-    words += ["--config.data.batch_size=16", "--task", "integration:lane", "--workdir", str(place)]
+def words_of(model, corpus, place, column, *more):
+    words = ["finetune", str(model), "--config", str(CONFIGS / "finetune.py"), f"--config.data.corpus={corpus}"]
+    words += ["--config.data.batch_size=16", "--task", f"integration:{column}", "--workdir", str(place)]
     return [*words, *more]
 
 
@@ -79,9 +81,12 @@ def test_a_run_begins_without_them(trained, make_cells, tmp_path, capsys):
     cells.write_h5ad(tmp_path / "cells.h5ad")
     assert main(["ingest", str(tmp_path / "cells.h5ad"), str(tmp_path / "corpus")]) == 0
     capsys.readouterr()
-    assert main(words_of(trained, tmp_path / "corpus", tmp_path / "run", "--tune", "lora")) == 2
+    words = words_of(trained.workdir, tmp_path / "corpus", tmp_path / "run", "lane")
+    assert main([*words, "--tune", "lora"]) == 2
     assert "batches do not move the encoder" in capsys.readouterr().err
-    assert main(words_of(trained, tmp_path / "corpus", tmp_path / "run", "--tune", "probe")) == 0
+    assert main([*words, "--tune", "probe", "--config.data.batch_key=donor"]) == 2
+    assert "data.batch_key=donor: --task names the column 'lane'; leave data.batch_key out" in capsys.readouterr().err
+    assert main([*words, "--tune", "probe"]) == 0
     assert "lane: the embedding begins without 1 of its 8 directions" in capsys.readouterr().err
     axes_RE = load_batch_axes(tmp_path / "run")
     before, after = (
@@ -91,3 +96,29 @@ def test_a_run_begins_without_them(trained, make_cells, tmp_path, capsys):
     gap_of = lambda x_NE: np.linalg.norm(x_NE[lane_N == 0].mean(axis=0) - x_NE[lane_N == 1].mean(axis=0))  # noqa: E731
     assert gap_of(after) < 0.5 * gap_of(before)
     assert len(after) == len(lane_N)
+
+
+def test_a_model_of_two_modalities_begins_without_them(tmp_path, capsys):
+    cells = SimulationConfig(cells=240, genes=80, tfs=8, cell_types=2, batches=2, batch_effect=1.0, seed=3)
+    write_mudata(to_mudata(simulate_multiomics(MultiomicsConfig(cells=cells), ("rna", "adt"))), tmp_path / "both.h5mu")
+    assert main(["ingest", str(tmp_path / "both.h5mu"), str(tmp_path / "corpus")]) == 0
+    small = {
+        **{"data.corpus": tmp_path / "corpus", "data.batch_size": 16, "data.tokens": 32, "data.holdout_fraction": 0.0},
+        **{"encoder.width": 16, "encoder.blocks": 1, "encoder.heads": 2, "encoder.ffn": 24, "encoder.cell_width": 8},
+        **{"run.steps": 1, "run.eval_every": 1, "run.checkpoint_every": 1, "encoder.compute_dtype": "float32"},
+    }
+    words = [f"--config.{key}={value}" for key, value in small.items()]
+    assert main(["train", "--config", str(CONFIGS / "small.py"), "--workdir", str(tmp_path / "model"), *words]) == 0
+    capsys.readouterr()
+    words = words_of(tmp_path / "model", tmp_path / "corpus", tmp_path / "run", "batch", "--tune", "probe")
+    assert main(words) == 0
+    told = capsys.readouterr().err
+    axes_RE = load_batch_axes(tmp_path / "run")
+    assert len(axes_RE)
+    assert f"batch: the embedding begins without {len(axes_RE)} of its 8 directions" in told
+    for modality in ("rna", "adt"):
+        before, after = (
+            load(tmp_path / run).embed(tmp_path / "both.h5mu", Reading(modality), quiet=True).embedding_NE
+            for run in ("model", "run")
+        )
+        np.testing.assert_allclose(after, without(before, axes_RE), atol=2e-5)
