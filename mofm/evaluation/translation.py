@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.stats import norm, rankdata
+from scipy.stats import rankdata
 
 from mofm.errors import InputError
 
@@ -76,33 +76,6 @@ def per_feature_auroc(open_NF: Matrix, score_NF: Matrix) -> PerFeature:
       InputError: shapes that differ, no cells, a truth of other values than 0 and 1, or a score that is not finite.
     """
     return _by_feature(open_NF, score_NF, 0.5, _rank_sums)
-
-
-def coverage(truth_NF: Matrix, low_NF: np.ndarray, high_NF: np.ndarray) -> PerFeature:
-    """Share of the measured truths within [low, high], ends included, of each feature.
-
-    What is calibrated covers as often as it says: a central 90% interval nine times in ten. `normal_interval` makes
-    the ends of a mean and a standard deviation; quantiles are ends as they are. `mean` weighs each feature the same.
-    Features that have one value are in: an interval may well hold it. Only those never measured are left out.
-
-    Raises:
-      InputError: shapes that differ, no cells, ends that are not finite, or a low end above its high end.
-    """
-    low_NF, high_NF = np.asarray(low_NF), np.asarray(high_NF)
-    if low_NF.shape != high_NF.shape or np.any(low_NF > high_NF):
-        raise InputError(f"coverage: low and high ends {low_NF.shape}, {high_NF.shape} are not ends of intervals")
-    below = _by_feature(truth_NF, low_NF, np.nan, lambda t, m, p: _share(t < p, m))
-    above = _by_feature(truth_NF, high_NF, np.nan, lambda t, m, p: _share(t > p, m))
-    share_F = 1 - below.score_F - above.score_F
-    return _summary(share_F, np.zeros(len(share_F), bool))
-
-
-def normal_interval(mean_NF: np.ndarray, sd_NF: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the central interval that holds `share` (0.5, 0.9) of a normal distribution."""
-    if not 0 < share < 1:
-        raise InputError(f"an interval holds a share between 0 and 1, not {share}")
-    reach_NF = norm.ppf((1 + share) / 2) * np.asarray(sd_NF)
-    return mean_NF - reach_NF, mean_NF + reach_NF
 
 
 def _by_feature(truth_NF: Matrix, predicted_NF: Matrix, flat_score: float, score: Callable) -> PerFeature:
@@ -173,9 +146,3 @@ def _rank_sums(open_NF: np.ndarray, measured_NF: np.ndarray, score_NF: np.ndarra
     above_F = np.sum(rankdata(score_NF, axis=0) * open_NF, axis=0) - open_F * (open_F + 1) / 2
     pairs_F = open_F * closed_F
     return np.divide(above_F, pairs_F, out=np.full(len(pairs_F), np.nan), where=pairs_F > 0)
-
-
-def _share(is_so_NF: np.ndarray, measured_NF: np.ndarray) -> np.ndarray:
-    cells_F = measured_NF.sum(axis=0)
-    share_F = np.sum(is_so_NF & measured_NF, axis=0) / np.maximum(cells_F, 1)
-    return np.where(cells_F > 0, share_F, np.nan)

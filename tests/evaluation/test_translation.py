@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from mofm.errors import InputError
 from mofm.evaluation import translation
-from mofm.evaluation.translation import coverage, normal_interval, per_feature_auroc, per_feature_correlation
+from mofm.evaluation.translation import per_feature_auroc, per_feature_correlation
 
 
 @pytest.fixture(autouse=True)
@@ -88,23 +88,6 @@ def test_scale_and_shift_change_no_correlation(cells):
     np.testing.assert_allclose(per_feature_correlation(truth_NF, 5 - predicted_NF).score_F, -plain, atol=1e-12)
 
 
-def test_intervals_cover_as_often_as_they_say():
-    rng = np.random.default_rng(2)
-    mean_NF, sd_NF = rng.normal(size=(4000, 5)), rng.uniform(0.5, 2, (4000, 5))
-    truth_NF = rng.normal(mean_NF, sd_NF)
-    for share in (0.5, 0.9):
-        found = coverage(truth_NF, *normal_interval(mean_NF, sd_NF, share))
-        np.testing.assert_allclose(found.score_F, share, atol=0.03)
-        assert coverage(truth_NF, *normal_interval(mean_NF, sd_NF / 2, share)).mean < share - 0.1
-
-
-def test_coverage_counts_ends_in_and_the_unmeasured_out():
-    truth_NF = np.array([[0.0, np.nan], [1, np.nan], [2, np.nan], [np.nan, np.nan]])
-    found = coverage(truth_NF, np.full((4, 2), 1.0), np.full((4, 2), 2.0))
-    np.testing.assert_allclose(found.score_F, [2 / 3, np.nan])
-    assert (found.left_out, found.mean) == (1, pytest.approx(2 / 3))
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -114,8 +97,6 @@ def test_coverage_counts_ends_in_and_the_unmeasured_out():
         (lambda: per_feature_correlation(np.full((3, 2), np.inf), np.ones((3, 2))), "not finite"),
         (lambda: per_feature_auroc(np.full((3, 2), 2), np.ones((3, 2))), "binarise"),
         (lambda: per_feature_auroc(np.full((3, 2), np.nan), np.ones((3, 2))), "binarise"),
-        (lambda: coverage(np.ones((3, 2)), np.ones((3, 2)), np.zeros((3, 2))), "ends of intervals"),
-        (lambda: normal_interval(np.ones(3), np.ones(3), 90), "between 0 and 1"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(call, message):

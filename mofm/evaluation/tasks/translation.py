@@ -6,6 +6,9 @@ within each fold's cells and averaged over folds: means fitted on other folds, p
 
 What each method knows differs, and that is said in the report: ridge and 15-NN learned from the pairs of this very file
 (its other folds), mofm from whatever it was trained on.
+
+Whether the uncertainty that is told with it can be believed is judged as well, beside a feature's mean and variance over the
+other folds' cells (`stated.py`).
 """
 
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ import numpy as np
 
 from mofm.axes import FEATURES, Modality
 from mofm.errors import InputError
+from mofm.evaluation import stated
 from mofm.evaluation.resample import (
     Estimate,
     aurocs,
@@ -38,11 +42,30 @@ class Target(NamedTuple):
     Attributes:
       names: in the file.
       truth_NF: `target_values`, NaN where not measured.
+      count_NF: reads.
       note: which they are.
     """
 
     names: list[str]
     truth_NF: np.ndarray
+    count_NF: np.ndarray
+    note: str
+
+
+class Told(NamedTuple):
+    """What the model says of the judged features.
+
+    Attributes:
+      value_NF: on the scale that is judged, 0 for a feature that the model does not know.
+      mean_NK, variance_NK: of the counts of the features that it knows.
+      known_K: which they are.
+      note: of those that it does not know; "" where there is none.
+    """
+
+    value_NF: np.ndarray
+    mean_NK: np.ndarray
+    variance_NK: np.ndarray
+    known_K: np.ndarray
     note: str
 
 
@@ -79,12 +102,13 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
     fold_N = subject.cells.fold_N[from_view.place_N[from_rows]]
     judged = _target(target, to_view, to_rows, subject.settings.max_features)
     asked = np.flatnonzero(fold_N >= 0)
-    part_NF, unknown = _translated(subject, from_view, from_rows[asked], source, target, judged.names, to_view)
-    told_NF = np.zeros((len(from_rows), len(judged.names)), np.float32)
-    told_NF[asked] = part_NF
+    told = _translated(subject, from_view, from_rows[asked], source, target, judged.names, to_view)
+    place_N = np.full(len(from_rows), -1)
+    place_N[asked] = np.arange(len(asked))
     measured = from_view.measured
     measured = Measured(*(None if one is None else one[from_rows] for one in measured))
     by_method: dict[str, list[tuple[Estimate, Estimate]]] = {}
+    misses: dict[str, list[Estimate]] = {}
     cells = 0
     for fold in subject.cells.folds:
         train, test = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
@@ -94,10 +118,13 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
         sides = (Measured(*(None if one is None else one[rows] for one in measured)) for rows in (train, test))
         simple = baseline_translations(source, *sides, judged.truth_NF[train])
         weights_DN = draw_weights(len(test), subject.settings.bootstrap, subject.settings.seed + fold)
-        for method, predicted_NF in _methods(told_NF[test], simple):
+        for method, predicted_NF in _methods(told.value_NF[place_N[test]], simple):
             by_method.setdefault(method, []).append(
                 over_features(_per_feature(target, weights_DN, judged.truth_NF[test], predicted_NF))
             )
+        for method, mean_NK, variance_NK in _stated(target, told, place_N[test], judged.count_NF[train]):
+            within_NK = stated.within(judged.count_NF[np.ix_(test, told.known_K)], mean_NK, variance_NK)
+            misses.setdefault(method, []).append(over_features(stated.coverage_misses(weights_DN, within_NK))[0])
     metric = "AUROC" if target == "atac" else "Pearson"
     scores = [
         Score(f"{source} to {target}", f"{word} {metric} per feature", method, BASELINES.get(method, "mofm"),
@@ -105,8 +132,26 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
         for place, word in enumerate(("mean", "median"))
         for method, estimates in by_method.items()
     ]  # fmt: skip
-    notes = [judged.note] + ([unknown] if unknown else [])
+    scores += [
+        Score(f"{source} to {target}", f"coverage of the {stated.SHARE:.0%} interval, off by", method,
+              BASELINES.get(method, "mofm"), mean_estimate(estimates), cells, len(told.known_K), lower_is_better=True)
+        for method, estimates in misses.items()
+    ]  # fmt: skip
+    notes = [judged.note] + ([told.note] if told.note else [])
     return scores, notes
+
+
+def _stated(
+    target: Modality, told: Told, rows: np.ndarray, train_NF: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The methods that state how sure they are, where that can be judged: mean and variance of the counts of known features."""
+    if target not in stated.JUDGED or not len(told.known_K):
+        return
+    train_NK = train_NF[:, told.known_K]
+    yield OURS, told.mean_NK[rows], told.variance_NK[rows]
+    shape = (len(rows), len(told.known_K))
+    mean_K, variance_K = train_NK.mean(axis=0), train_NK.var(axis=0)
+    yield "feature mean", np.broadcast_to(mean_K, shape), np.broadcast_to(variance_K, shape)
 
 
 def _methods(told_NF: np.ndarray, simple) -> Iterator[tuple[str, np.ndarray]]:
@@ -146,12 +191,11 @@ def _target(target: Modality, view: View, rows: np.ndarray, most: int) -> Target
         else ", all that some cell has"
     )
     truth_NF = target_columns(target, measured, chosen)
-    return Target(view.adata.var_names[chosen].tolist(), truth_NF, note)
+    return Target(view.adata.var_names[chosen].tolist(), truth_NF, counts[:, chosen].toarray(), note)
 
 
 def _translated(subject: Subject, view: View, rows: np.ndarray, source: Modality, target: Modality,
-                names: list[str], to_view: View) -> tuple[np.ndarray, str]:  # fmt: skip
-    """told_NF of the judged features on the scale that is judged, 0 for one that the model does not know; and a note."""
+                names: list[str], to_view: View) -> Told:  # fmt: skip
     build = subject.options.get("build") or to_view.report.get("build") or None
     depth = measured_depth(subject.model, source, target)
     targets = find_targets(subject.model, target, names, build, f"--tasks translation, {target}", depth)
@@ -160,9 +204,5 @@ def _translated(subject: Subject, view: View, rows: np.ndarray, source: Modality
     known = np.flatnonzero(np.isin(names, answer.var_names))
     told_NF[:, known] = told_values(target, np.asarray(answer.X), answer.obs["mofm_depth"].to_numpy())
     missing = len(names) - answer.n_vars
-    if not missing:
-        return told_NF, ""
-    return (
-        told_NF,
-        f"{missing:,} of the {FEATURES[target]} speak of no gene of the model: it says the same of every cell there",
-    )
+    note = f"{missing:,} of the {FEATURES[target]} speak of no gene of the model: it says the same of every cell there"
+    return Told(told_NF, np.asarray(answer.X), np.square(answer.layers["sd"]), known, note if missing else "")
