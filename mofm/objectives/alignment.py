@@ -4,7 +4,7 @@
     augment     the same between two draws of one view: molecules and tokens left out (`augment.py`), and, where families of
                 genes are known, each draw with the RNA of other families
     structure   cells that are alike in one modality are alike in the other (`structure.py`)
-    batch       embeddings of a technical batch are distributed as those of another (`invariance.py: mmd`)
+    batch       embeddings of a technical batch are distributed as those of another (`invariance.py`, by `batch_by`)
     depth       embeddings do not tell how deep a cell was read (`invariance.py: hsic`)
 
 Each is of the shared columns of embeddings: of those that masked modelling made, whose hidden tokens differ from view to view,
@@ -22,15 +22,17 @@ from jax.sharding import Mesh
 
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, Kinship, TokenBatch, log_exposure
-from mofm.errors import InputError, check_at_least
+from mofm.errors import InputError, check_at_least, nearest_name
 from mofm.nn.assembly import Outputs
 from mofm.objectives.augment import drop_features, family_views, thin
 from mofm.objectives.contrastive import Known, info_nce
-from mofm.objectives.invariance import hsic, mmd
+from mofm.objectives.invariance import adversary, group_hsic, hsic, mmd
 from mofm.objectives.rows import sample_rows
 from mofm.objectives.structure import structure_agreement
 from mofm.objectives.translation import See
 
+BATCH_MEASURES = {"mmd": mmd, "hsic": group_hsic, "adversary": adversary}
+"""What `batch_by` names."""
 AUGMENT_KEY = 0xA06
 """Folded into a modality's key for its augmented draws."""
 
@@ -53,6 +55,7 @@ class AlignmentConfig:
       mask_same_label: cells of the same known label that are no positives are no negatives either.
       structure_weight: of the agreement of similarities.
       batch_weight: of the likeness of technical batches (`data.batch_key`).
+      batch_by: how it is measured: "mmd", "hsic" or "adversary".
       depth_weight: of the independence from depth.
       cells: most cells that are compared all with all, for the last three.
     """
@@ -68,6 +71,7 @@ class AlignmentConfig:
     mask_same_label: bool = False
     structure_weight: float = 0.0
     batch_weight: float = 0.0
+    batch_by: str = "mmd"
     depth_weight: float = 0.0
     cells: int = 512
 
@@ -79,6 +83,11 @@ class AlignmentConfig:
             raise InputError(f"objectives.alignment.keep_least={self.keep_least}: must be more than 0 and at most 1")
         if not 0 <= self.drop_rate < 1:
             raise InputError(f"objectives.alignment.drop_rate={self.drop_rate}: must be at least 0 and less than 1")
+        if self.batch_by not in BATCH_MEASURES:
+            raise InputError(
+                f"objectives.alignment.batch_by={self.batch_by!r}: give one of {', '.join(BATCH_MEASURES)}."
+                f"{nearest_name(self.batch_by, BATCH_MEASURES)}"
+            )
         if self.families and not self.augment_weight:
             raise InputError("objectives.alignment.families: they part the draws of augment_weight; set it above 0")
         if bool(self.ontology) != bool(self.ontology_weight):
@@ -194,7 +203,8 @@ def _nuisances(
     parts = {}
     if config.batch_weight:
         group_B = jnp.where(is_there_B, view.batch_B[rows], -1)
-        parts["batch_mmd"] = config.batch_weight, mmd(some_BE, group_B, label_B)
+        measure = BATCH_MEASURES[config.batch_by]
+        parts[f"batch_{config.batch_by}"] = config.batch_weight, measure(some_BE, group_B, label_B)
     if config.depth_weight:
         depth_B1 = log_exposure(view.library_B[rows])[:, None]
         parts["depth_hsic"] = config.depth_weight, hsic(some_BE, depth_B1, is_there_B, label_B)

@@ -1,7 +1,7 @@
-"""Embeddings that tell nothing of nuisances: of the batch a cell is from (`mmd`), of its depth (`hsic`), or of whatever a
-discriminator learns to read from them (`reverse_gradient`).
+"""Embeddings that tell nothing of nuisances: of the batch a cell is from (`mmd`, `group_hsic`, or what an adversary can read
+of it, `adversary`), of its depth (`hsic`).
 
-Both measures compare all rows with all, B x B: where B is large, of a sample (`rows.sample_rows`), as a few hundred cells
+All of them compare all rows with all, B x B: where B is large, of a sample (`rows.sample_rows`), as a few hundred cells
 give the gradient its direction. Kernels are Gaussian; their bandwidths are in units of the mean squared distance of the
 rows compared. The gradient goes through that too: it never asks an embedding to shrink or to grow, as one at a fixed
 bandwidth does, under which all cells in one point are the best of all.
@@ -11,11 +11,16 @@ types they hold, and depth differs between cell types. Rows of no known label ta
 what they may be compared with.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the mixture of kernels in `mmd`, in units of the mean squared distance."""
+
+PENALTY = 0.01
+"""Of the discriminator in `adversary`, in units of a column's mean sum of squares."""
 
 CONSTANT = 1e-11
 """Squares of relative differences below this are float32's rounding: what varies no more is taken as constant."""
@@ -90,26 +95,52 @@ def hsic(
     return jnp.where(varies, jnp.sum(one_BB * other_BB) / both, 0.0)
 
 
-@jax.custom_vjp
-def reverse_gradient(x: jax.Array, scale: jax.Array | float) -> jax.Array:
-    """x as it is; its gradient comes back times -scale (Ganin & Lempitsky 2015, equation 6 ff.).
+def group_hsic(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array | None = None) -> jax.Array:
+    """`hsic` of the groups that cells are of: any two groups are equally far apart. `group_B` int32, -1 for not counted."""
+    return hsic(embedding_BE, _members(group_B, group_B >= 0), group_B >= 0, label_B)
 
-    A discriminator that reads `reverse_gradient(embedding, scale)` learns the nuisance by descent while what embeds is
-    taught to hide it, in one loss. `scale` may be traced, and has no gradient.
+
+def adversary(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array | None = None) -> jax.Array:
+    """How well the best linear discriminator tells a cell's group, taught by all other cells: float32 in [0, 1].
+
+    The share of the variance of membership that ridge regression on the embedding explains of cells left out one by one
+    (Allen's PRESS), 0 where it explains none; so an embedding of many columns is not said to tell what fits by chance. With
+    labels, of what varies within a label. The discriminator is the optimum for these very cells, in closed form
+    (as in Sadeghi, Yu & Boddeti 2019), so there is none to train beside the model, to keep, or to fall behind, as one behind
+    a reversed gradient does; what is before it is taught to hide the groups as there.
+
+    Args:
+      group_B: int32; -1 for rows that are not counted.
+      label_B: int32, -1 for not known; compare within labels.
     """
-    del scale
-    return x
+    is_in_B = group_B >= 0 if label_B is None else (group_B >= 0) & (label_B >= 0)
+    within_BB = _within(is_in_B, label_B)
+    same_BB = within_BB & (group_B[:, None] == group_B)
+    is_in_B &= within_BB.sum(axis=1) > same_BB.sum(axis=1)  # of a label in one group alone nothing is to be told
+    within_BB &= is_in_B[:, None]
+    rows_B = jnp.maximum(within_BB.sum(axis=1), 1)
+
+    def centred(x_BF: jax.Array) -> jax.Array:
+        return x_BF - product(within_BB / rows_B[:, None], x_BF)
+
+    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    raw_BE = jnp.where(is_in_B[:, None], embedding_BE.astype(jnp.float32), 0.0)
+    x_BE, group_BF = centred(raw_BE), centred(_members(group_B, is_in_B))
+    size = jnp.sum(jnp.square(x_BE)) / x_BE.shape[1]
+    varies = size > CONSTANT * jax.lax.stop_gradient(jnp.sum(jnp.square(raw_BE))) / x_BE.shape[1]
+    x_BE /= jnp.sqrt(jnp.where(varies, size, 1.0))
+    read_EB = jnp.linalg.solve(product(x_BE.T, x_BE) + PENALTY * jnp.eye(x_BE.shape[1]), x_BE.T)
+    told_BF = product(x_BE, product(read_EB, group_BF))
+    own_B = jnp.minimum(jnp.sum(x_BE * read_EB.T, axis=1) + 1 / rows_B, 1 - 1e-3)  # what a cell has told of itself
+    left_out = jnp.sum(jnp.square((group_BF - told_BF) / (1 - own_B)[:, None]))
+    by_mean = jnp.sum(jnp.square(group_BF / (1 - 1 / jnp.maximum(rows_B, 2))[:, None]))
+    return jnp.where(varies, jnp.maximum(1 - left_out / jnp.where(varies, by_mean, 1.0), 0.0), 0.0)
 
 
-def _reverse_forward(x, scale):
-    return x, scale
-
-
-def _reverse_backward(scale, slope):
-    return (-scale * slope).astype(slope.dtype), jnp.zeros_like(scale)
-
-
-reverse_gradient.defvjp(_reverse_forward, _reverse_backward)
+def _members(group_B: jax.Array, is_in_B: jax.Array) -> jax.Array:
+    """member_BB, float32: as good as a column of zeros and ones for each group, whose number need not be known."""
+    same_BB = is_in_B[:, None] & is_in_B & (group_B[:, None] == group_B)
+    return same_BB / jnp.sqrt(jnp.maximum(same_BB.sum(axis=0), 1))
 
 
 def _within(is_in_B: jax.Array, label_B: jax.Array | None) -> jax.Array:

@@ -21,7 +21,7 @@ from mofm.evaluation.evaluate import TASKS, Settings, evaluate
 from mofm.evaluation.evaluation_page import record_of, rows_of, write_evaluation
 from mofm.evaluation.pairing import foscttm
 from mofm.evaluation.seen import seen_cells
-from mofm.evaluation.stated import SHARE, within
+from mofm.evaluation.stated import at_depth, surprise
 from mofm.evaluation.translation import per_feature_correlation
 from mofm.evaluation.translation_baselines import Measured, baseline_translations, centred_log_ratio
 from mofm.inference.model import load
@@ -183,17 +183,18 @@ def test_mofm_translates_as_it_does_elsewhere(everything, judged, model):
     predicted[told.var_names] = np.log1p(np.asarray(told.X) / told.obs[["mofm_depth"]].to_numpy() * 1e4)
     truth_NF = log_normalised(rna.X).toarray()
     shown = np.flatnonzero(np.asarray((rna.X > 0).sum(axis=0)).ravel())
-    fold_N, means, misses = everything.subject.cells.fold_N, [], []
+    fold_N, means, surprises = everything.subject.cells.fold_N, [], []
     counts_NK = rna[:, told.var_names].X.toarray()
-    within_NK = within(counts_NK, told.X, told.layers["sd"] ** 2)[:, counts_NK.any(axis=0)]
+    times_N = np.asarray(rna.X.sum(axis=1)).ravel() / told.obs["mofm_depth"].to_numpy()
+    surprise_NK = surprise(counts_NK, *at_depth(told.X, told.layers["sd"] ** 2, times_N))[:, counts_NK.any(axis=0)]
     for fold in range(FOLDS):
         test = np.flatnonzero(fold_N == fold)
         means.append(per_feature_correlation(truth_NF[test][:, shown], predicted.to_numpy()[test][:, shown]).mean)
-        misses.append(np.abs(within_NK[test].mean(axis=0) - SHARE).mean())
+        surprises.append(surprise_NK[test].mean())
     found = table(everything)["value"]["translation", "adt to rna"]
     assert found["mean Pearson per feature", "mofm"] == pytest.approx(np.mean(means), abs=1e-5)
-    assert found["coverage of the 90% interval, off by", "mofm"] == pytest.approx(np.mean(misses), abs=1e-5)
-    assert found["coverage of the 90% interval, off by", "feature mean"] < 0.1
+    assert found["surprise, nats a count", "mofm"] == pytest.approx(np.mean(surprises), abs=1e-5)
+    assert 0 < found["surprise, nats a count", "feature mean"] < np.inf
 
 
 def test_views_that_are_one_match_and_chance_is_chance(everything):

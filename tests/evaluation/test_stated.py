@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mofm.evaluation.resample import draw_weights
-from mofm.evaluation.stated import SHARE, coverage_misses, within
+from mofm.evaluation.stated import SHARE, at_depth, by_rate, surprise, within
 
 CELLS = 40_000
 
@@ -61,9 +60,35 @@ def test_what_cannot_have_been_lies_outside():
     np.testing.assert_array_equal(within(count_NF, np.array([[0.0, 0.0]]), np.zeros((1, 2)))[0, 0], 0)
 
 
-def test_misses_are_of_the_cells_of_a_draw():
-    within_NF = np.array([[1.0, 0.0], [1, 1], [0.5, 1], [1, 1]])
-    weights_DN = np.array([[1.0, 1, 1, 1], [4, 0, 0, 0], [0, 0, 2, 2]])
-    expected_DF = [[abs(3.5 / 4 - SHARE), abs(3 / 4 - SHARE)], [1 - SHARE, SHARE], [SHARE - 0.75, 1 - SHARE]]
-    np.testing.assert_allclose(coverage_misses(weights_DN, within_NF), expected_DF)
-    assert coverage_misses(draw_weights(4, 30, 0), within_NF).shape == (31, 2)
+@pytest.mark.parametrize(("mean", "variance"), [(0.3, 0.5), (4.0, 30.0), (2.0, 2.0), (5.0, 1.0)])
+def test_surprise_is_less_the_logarithm_of_the_chance(mean, variance):
+    count_1F = np.arange(30)[None, :]
+    law = stats.poisson(mean) if variance <= mean else stats.nbinom(mean**2 / (variance - mean), mean / variance)
+    found_1F = surprise(count_1F, np.full((1, 30), mean), np.full((1, 30), variance))
+    np.testing.assert_allclose(found_1F, -law.logpmf(count_1F), rtol=1e-8)
+
+
+def test_neither_the_too_sure_nor_the_too_shy_surprise_less(rng):
+    count_N1 = counts_of(rng, 3.0, 2.0)
+    true = surprise(count_N1, *stated(3.0, 7.5)).mean()
+    for mean, variance in ((3.0, 4.0), (3.0, 15.0), (2.0, 4.0), (4.0, 12.0)):
+        assert surprise(count_N1, *stated(mean, variance)).mean() > true + 0.01
+
+
+def test_a_cell_read_deeper_spreads_as_its_counts_do(rng):
+    """Of one law at many depths: told of one depth, it is right at all; the rate and its spread are found from counts."""
+    depth_N, rate, size = rng.lognormal(np.log(500), 0.6, CELLS), 0.01, 2.0
+    count_N1 = rng.poisson(depth_N * rate * rng.gamma(size, 1 / size, CELLS))[:, None]
+    mean, variance = 300 * rate, 300 * rate + (300 * rate) ** 2 / size
+    told = at_depth(*stated(mean, variance), depth_N / 300)
+    assert within(count_N1, *told).mean() == pytest.approx(SHARE, abs=0.005)
+    assert surprise(count_N1, *told).mean() < surprise(count_N1, *stated(mean, variance)).mean() - 0.1
+    rate_1, variance_1 = by_rate(count_N1, depth_N)
+    assert rate_1 == pytest.approx([rate], rel=0.02)
+    assert (variance_1 - rate_1) / rate_1**2 == pytest.approx([1 / size], rel=0.1)
+
+
+def test_a_feature_that_no_cell_had_may_yet_be_seen():
+    rate_F, variance_F = by_rate(np.zeros((20, 2), int), np.full(20, 100.0))
+    found = surprise(np.array([[1, 0]]), *at_depth(rate_F[None, :], variance_F[None, :], np.array([100.0])))
+    assert 0 < found[0, 1] < 1 < found[0, 0] < 10

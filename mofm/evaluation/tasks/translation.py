@@ -25,6 +25,7 @@ from mofm.evaluation.resample import (
     correlations,
     draw_weights,
     mean_estimate,
+    mean_of,
     over_features,
 )
 from mofm.evaluation.subject import View, reading_of
@@ -42,13 +43,14 @@ class Target(NamedTuple):
     Attributes:
       names: in the file.
       truth_NF: `target_values`, NaN where not measured.
-      count_NF: reads.
+      count_NF, library_N: reads, and those of all features.
       note: which they are.
     """
 
     names: list[str]
     truth_NF: np.ndarray
     count_NF: np.ndarray
+    library_N: np.ndarray
     note: str
 
 
@@ -57,7 +59,7 @@ class Told(NamedTuple):
 
     Attributes:
       value_NF: on the scale that is judged, 0 for a feature that the model does not know.
-      mean_NK, variance_NK: of the counts of the features that it knows.
+      mean_NK, variance_NK: of the counts of the features that it knows, at depths of depth_N reads.
       known_K: which they are.
       note: of those that it does not know; "" where there is none.
     """
@@ -65,6 +67,7 @@ class Told(NamedTuple):
     value_NF: np.ndarray
     mean_NK: np.ndarray
     variance_NK: np.ndarray
+    depth_N: np.ndarray
     known_K: np.ndarray
     note: str
 
@@ -108,7 +111,8 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
     measured = from_view.measured
     measured = Measured(*(None if one is None else one[from_rows] for one in measured))
     by_method: dict[str, list[tuple[Estimate, Estimate]]] = {}
-    misses: dict[str, list[Estimate]] = {}
+    surprises: dict[str, list[Estimate]] = {}
+    held: dict[str, list[float]] = {}
     cells = 0
     for fold in subject.cells.folds:
         train, test = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
@@ -122,9 +126,9 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
             by_method.setdefault(method, []).append(
                 over_features(_per_feature(target, weights_DN, judged.truth_NF[test], predicted_NF))
             )
-        for method, mean_NK, variance_NK in _stated(target, told, place_N[test], judged.count_NF[train]):
-            within_NK = stated.within(judged.count_NF[np.ix_(test, told.known_K)], mean_NK, variance_NK)
-            misses.setdefault(method, []).append(over_features(stated.coverage_misses(weights_DN, within_NK))[0])
+        for method, said in _stated(target, told, place_N[test], judged, train, test):
+            surprises.setdefault(method, []).append(mean_of(weights_DN, stated.surprise(*said).mean(axis=1)))
+            held.setdefault(method, []).append(stated.within(*said).mean())
     metric = "AUROC" if target == "atac" else "Pearson"
     scores = [
         Score(f"{source} to {target}", f"{word} {metric} per feature", method, BASELINES.get(method, "mofm"),
@@ -133,25 +137,31 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
         for method, estimates in by_method.items()
     ]  # fmt: skip
     scores += [
-        Score(f"{source} to {target}", f"coverage of the {stated.SHARE:.0%} interval, off by", method,
-              BASELINES.get(method, "mofm"), mean_estimate(estimates), cells, len(told.known_K), lower_is_better=True)
-        for method, estimates in misses.items()
+        Score(f"{source} to {target}", "surprise, nats a count", method, BASELINES.get(method, "mofm"),
+              mean_estimate(estimates), cells, len(told.known_K), lower_is_better=True)
+        for method, estimates in surprises.items()
     ]  # fmt: skip
     notes = [judged.note] + ([told.note] if told.note else [])
+    if held:
+        shares = " and ".join(f"{np.mean(shares):.3f} by {method}" for method, shares in held.items())
+        notes.append(
+            f"the stated {stated.SHARE:.0%} intervals held {shares}, of the counts of {len(told.known_K):,} features"
+        )
     return scores, notes
 
 
 def _stated(
-    target: Modality, told: Told, rows: np.ndarray, train_NF: np.ndarray
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """The methods that state how sure they are, where that can be judged: mean and variance of the counts of known features."""
+    target: Modality, told: Told, rows: np.ndarray, judged: Target, train: np.ndarray, test: np.ndarray
+) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """The methods that state how sure they are, where that can be judged: counts of test cells, and their mean and variance
+    as stated, at the depths of these cells."""
     if target not in stated.JUDGED or not len(told.known_K):
         return
-    train_NK = train_NF[:, told.known_K]
-    yield OURS, told.mean_NK[rows], told.variance_NK[rows]
-    shape = (len(rows), len(told.known_K))
-    mean_K, variance_K = train_NK.mean(axis=0), train_NK.var(axis=0)
-    yield "feature mean", np.broadcast_to(mean_K, shape), np.broadcast_to(variance_K, shape)
+    count_NK, library_N = judged.count_NF[:, told.known_K], judged.library_N
+    ours = stated.at_depth(told.mean_NK[rows], told.variance_NK[rows], library_N[test] / told.depth_N[rows])
+    yield OURS, (count_NK[test], *ours)
+    rate = (one[None, :] for one in stated.by_rate(count_NK[train], library_N[train]))
+    yield "feature mean", (count_NK[test], *stated.at_depth(*rate, library_N[test]))
 
 
 def _methods(told_NF: np.ndarray, simple) -> Iterator[tuple[str, np.ndarray]]:
@@ -191,7 +201,8 @@ def _target(target: Modality, view: View, rows: np.ndarray, most: int) -> Target
         else ", all that some cell has"
     )
     truth_NF = target_columns(target, measured, chosen)
-    return Target(view.adata.var_names[chosen].tolist(), truth_NF, counts[:, chosen].toarray(), note)
+    library_N = np.asarray(counts.sum(axis=1), np.float64).ravel()
+    return Target(view.adata.var_names[chosen].tolist(), truth_NF, counts[:, chosen].toarray(), library_N, note)
 
 
 def _translated(subject: Subject, view: View, rows: np.ndarray, source: Modality, target: Modality,
@@ -202,7 +213,8 @@ def _translated(subject: Subject, view: View, rows: np.ndarray, source: Modality
     answer = translate_cells(subject.model, view.adata[rows].copy(), targets, reading_of(source), **subject.options)
     told_NF = np.zeros((len(rows), len(names)), np.float32)
     known = np.flatnonzero(np.isin(names, answer.var_names))
-    told_NF[:, known] = told_values(target, np.asarray(answer.X), answer.obs["mofm_depth"].to_numpy())
+    mean_NK, depth_N = np.asarray(answer.X), answer.obs["mofm_depth"].to_numpy()
+    told_NF[:, known] = told_values(target, mean_NK, depth_N)
     missing = len(names) - answer.n_vars
     note = f"{missing:,} of the {FEATURES[target]} speak of no gene of the model: it says the same of every cell there"
-    return Told(told_NF, np.asarray(answer.X), np.square(answer.layers["sd"]), known, note if missing else "")
+    return Told(told_NF, mean_NK, np.square(answer.layers["sd"]), depth_N, known, note if missing else "")
