@@ -10,6 +10,7 @@ from mofm.errors import InputError
 from mofm.nn.assembly import Outputs
 from mofm.nn.decoder import Prediction
 from mofm.objectives.alignment import AlignmentConfig, align, two_draws
+from mofm.objectives.invariance import adversary, group_hsic, mmd
 
 GENES, WIDTH = 40, 6
 
@@ -102,9 +103,22 @@ def test_labels_near_each_other_are_positives_by_how_near_they_are(view):
     assert moved < pulled
 
 
+@pytest.mark.parametrize(("name", "measure"), [("mmd", mmd), ("hsic", group_hsic), ("adversary", adversary)])
+def test_batches_are_compared_by_the_measure_that_is_named(view, name, measure):
+    view = view._replace(label_B=None, batch_B=jnp.arange(8, dtype=jnp.int32) % 2)
+    embedding_BE = seer(TABLE_GE)(view, None, "rna").embedding_BE
+    embedding_BE += 3 * embedding_BE.std() * view.batch_B[:, None]
+    seen = {"rna": Outputs(embedding_BE, embedding_BE, embedding_BE[..., None], None)}
+    config = AlignmentConfig(batch_weight=2.0, batch_by=name)
+    loss, told = align(config, CellBatch(rna=view), seen, None, Kinship(), WIDTH, None, jax.random.key(0), None)
+    assert float(told[f"rna/batch_{name}"]) == pytest.approx(float(measure(embedding_BE, view.batch_B)), rel=1e-4)
+    assert float(loss) == pytest.approx(2 * float(told[f"rna/batch_{name}"]), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
+        ({"batch_by": "advesary"}, "give one of mmd, hsic, adversary.*adversary"),
         ({"families": "symbols"}, "set it above 0"),
         ({"ontology": "cl.obo"}, "belong together"),
         ({"ontology_weight": 1.0}, "belong together"),
