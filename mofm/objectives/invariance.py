@@ -101,13 +101,16 @@ def group_hsic(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array |
 
 
 def adversary(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array | None = None) -> jax.Array:
-    """How well the best linear discriminator tells a cell's group, taught by all other cells: float32 in [0, 1].
+    """How well the best linear discriminator tells a cell's group, taught by all other cells: nats, float32, at least 0.
 
-    The share of the variance of membership that ridge regression on the embedding explains of cells left out one by one
-    (Allen's PRESS), 0 where it explains none; so an embedding of many columns is not said to tell what fits by chance. With
-    labels, of what varies within a label. The discriminator is the optimum for these very cells, in closed form
-    (as in Sadeghi, Yu & Boddeti 2019), so there is none to train beside the model, to keep, or to fall behind, as one behind
-    a reversed gradient does; what is before it is taught to hide the groups as there.
+    -log(1 - R^2) / 2, the information between two Gaussians of such a correlation, where R^2 is the share of the variance of
+    membership that ridge regression on the embedding explains of cells left out one by one (Allen's PRESS); 0 where it
+    explains none, so an embedding of many columns is not said to tell what fits by chance. R^2 itself would hardly fall where
+    it is near 1, however the embedding moves. With labels, of what varies within a label.
+
+    The discriminator is the optimum for these very cells, in closed form (as in Sadeghi, Yu & Boddeti 2019), so there is
+    none to train beside the model, to keep, or to fall behind, as one behind a reversed gradient does; what is before it is
+    taught to hide the groups as there.
 
     Args:
       group_B: int32; -1 for rows that are not counted.
@@ -134,7 +137,8 @@ def adversary(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array | 
     own_B = jnp.minimum(jnp.sum(x_BE * read_EB.T, axis=1) + 1 / rows_B, 1 - 1e-3)  # what a cell has told of itself
     left_out = jnp.sum(jnp.square((group_BF - told_BF) / (1 - own_B)[:, None]))
     by_mean = jnp.sum(jnp.square(group_BF / (1 - 1 / jnp.maximum(rows_B, 2))[:, None]))
-    return jnp.where(varies, jnp.maximum(1 - left_out / jnp.where(varies, by_mean, 1.0), 0.0), 0.0)
+    unexplained = jnp.where(varies, left_out, 1.0) / jnp.where(varies, by_mean, 1.0)
+    return jnp.maximum(-jnp.log(unexplained) / 2, 0.0)
 
 
 def _members(group_B: jax.Array, is_in_B: jax.Array) -> jax.Array:
