@@ -37,7 +37,8 @@ def by_rate(count_NF: np.ndarray, library_N: np.ndarray) -> tuple[np.ndarray, np
     """What knows nothing of a cell states of one read once: each feature's share of the reads, and its moments' variance."""
     rate_F = (count_NF.sum(axis=0) + 0.5) / (library_N.sum() + 1)
     mean_NF = rate_F * library_N[:, None]
-    extra_F = (np.square(count_NF - mean_NF) - mean_NF).sum(axis=0) / np.square(mean_NF).sum(axis=0)
+    squared_F = np.maximum(np.square(mean_NF).sum(axis=0), np.finfo(np.float64).tiny)
+    extra_F = (np.square(count_NF - mean_NF) - mean_NF).sum(axis=0) / squared_F
     return rate_F, rate_F + np.maximum(extra_F, 0) * rate_F**2
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 
 from mofm.axes import FEATURES, Modality
 from mofm.errors import InputError
@@ -43,13 +44,13 @@ class Target(NamedTuple):
     Attributes:
       names: in the file.
       truth_NF: `target_values`, NaN where not measured.
-      count_NF, library_N: reads, and those of all features.
+      counts, library_N: reads, cells x features, and those of all features.
       note: which they are.
     """
 
     names: list[str]
     truth_NF: np.ndarray
-    count_NF: np.ndarray
+    counts: sp.csr_matrix
     library_N: np.ndarray
     note: str
 
@@ -111,24 +112,15 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
     measured = from_view.measured
     measured = Measured(*(None if one is None else one[from_rows] for one in measured))
     by_method: dict[str, list[tuple[Estimate, Estimate]]] = {}
-    surprises: dict[str, list[Estimate]] = {}
-    held: dict[str, list[float]] = {}
     cells = 0
-    for fold in subject.cells.folds:
-        train, test = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
-        if len(train) < 2 or len(test) < 3:
-            continue
+    for train, test, weights_DN in _folds(subject, fold_N):
         cells += len(test)
         sides = (Measured(*(None if one is None else one[rows] for one in measured)) for rows in (train, test))
         simple = baseline_translations(source, *sides, judged.truth_NF[train])
-        weights_DN = draw_weights(len(test), subject.settings.bootstrap, subject.settings.seed + fold)
         for method, predicted_NF in _methods(told.value_NF[place_N[test]], simple):
             by_method.setdefault(method, []).append(
                 over_features(_per_feature(target, weights_DN, judged.truth_NF[test], predicted_NF))
             )
-        for method, said in _stated(target, told, place_N[test], judged, train, test):
-            surprises.setdefault(method, []).append(mean_of(weights_DN, stated.surprise(*said).mean(axis=1)))
-            held.setdefault(method, []).append(stated.within(*said).mean())
     metric = "AUROC" if target == "atac" else "Pearson"
     scores = [
         Score(f"{source} to {target}", f"{word} {metric} per feature", method, BASELINES.get(method, "mofm"),
@@ -136,32 +128,51 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
         for place, word in enumerate(("mean", "median"))
         for method, estimates in by_method.items()
     ]  # fmt: skip
-    scores += [
-        Score(f"{source} to {target}", "surprise, nats a count", method, BASELINES.get(method, "mofm"),
-              mean_estimate(estimates), cells, len(told.known_K), lower_is_better=True)
-        for method, estimates in surprises.items()
-    ]  # fmt: skip
     notes = [judged.note] + ([told.note] if told.note else [])
-    if held:
-        shares = " and ".join(f"{np.mean(shares):.3f} by {method}" for method, shares in held.items())
-        notes.append(
-            f"the stated {stated.SHARE:.0%} intervals held {shares}, of the counts of {len(told.known_K):,} features"
-        )
+    if target in stated.JUDGED and len(told.known_K) and cells:
+        found, said = _judge_stated(subject, f"{source} to {target}", judged, told, place_N, fold_N)
+        scores, notes = scores + found, [*notes, said]
     return scores, notes
 
 
-def _stated(
-    target: Modality, told: Told, rows: np.ndarray, judged: Target, train: np.ndarray, test: np.ndarray
-) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """The methods that state how sure they are, where that can be judged: counts of test cells, and their mean and variance
-    as stated, at the depths of these cells."""
-    if target not in stated.JUDGED or not len(told.known_K):
-        return
-    count_NK, library_N = judged.count_NF[:, told.known_K], judged.library_N
-    ours = stated.at_depth(told.mean_NK[rows], told.variance_NK[rows], library_N[test] / told.depth_N[rows])
-    yield OURS, (count_NK[test], *ours)
-    rate = (one[None, :] for one in stated.by_rate(count_NK[train], library_N[train]))
-    yield "feature mean", (count_NK[test], *stated.at_depth(*rate, library_N[test]))
+def _folds(subject: Subject, fold_N: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(cells outside of a fold, cells in it, weights_DN of these), of folds with enough of both."""
+    for fold in subject.cells.folds:
+        train, test = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
+        if len(train) >= 2 and len(test) >= 3:
+            yield train, test, draw_weights(len(test), subject.settings.bootstrap, subject.settings.seed + fold)
+
+
+def _judge_stated(
+    subject: Subject, of: str, judged: Target, told: Told, place_N: np.ndarray, fold_N: np.ndarray
+) -> tuple[list[Score], str]:
+    """How well mean and variance, as stated, foretell the counts of the features that the model knows; and a note."""
+    count_NK, library_N = judged.counts[:, told.known_K], judged.library_N
+    surprises: dict[str, list[Estimate]] = {}
+    held: dict[str, list[float]] = {}
+    cells = 0
+    for train, test, weights_DN in _folds(subject, fold_N):
+        cells += len(test)
+        rows, read_NK = place_N[test], count_NK[test].toarray()
+        times_N = library_N[test] / told.depth_N[rows]
+        rate = stated.by_rate(count_NK[train].toarray(), library_N[train])
+        laws = {
+            OURS: stated.at_depth(told.mean_NK[rows], told.variance_NK[rows], times_N),
+            "feature mean": stated.at_depth(*(one[None, :] for one in rate), library_N[test]),
+        }
+        for method, law in laws.items():
+            surprises.setdefault(method, []).append(mean_of(weights_DN, stated.surprise(read_NK, *law).mean(axis=1)))
+            held.setdefault(method, []).append(stated.within(read_NK, *law).mean())
+    scores = [
+        Score(of, "surprise, nats a count", method, BASELINES.get(method, "mofm"), mean_estimate(estimates), cells,
+              len(told.known_K), lower_is_better=True)
+        for method, estimates in surprises.items()
+    ]  # fmt: skip
+    shares = " and ".join(f"{np.mean(shares):.3f} by {method}" for method, shares in held.items())
+    return (
+        scores,
+        f"{stated.SHARE:.0%} intervals, as stated, held {shares}, of the counts of {len(told.known_K):,} features",
+    )
 
 
 def _methods(told_NF: np.ndarray, simple) -> Iterator[tuple[str, np.ndarray]]:
@@ -202,7 +213,7 @@ def _target(target: Modality, view: View, rows: np.ndarray, most: int) -> Target
     )
     truth_NF = target_columns(target, measured, chosen)
     library_N = np.asarray(counts.sum(axis=1), np.float64).ravel()
-    return Target(view.adata.var_names[chosen].tolist(), truth_NF, counts[:, chosen].toarray(), library_N, note)
+    return Target(view.adata.var_names[chosen].tolist(), truth_NF, counts[:, chosen], library_N, note)
 
 
 def _translated(subject: Subject, view: View, rows: np.ndarray, source: Modality, target: Modality,
