@@ -19,8 +19,8 @@ import jax.numpy as jnp
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the mixture of kernels in `mmd`, in units of the mean squared distance."""
 
-PENALTY = 0.01
-"""Of the discriminator in `adversary`, in units of a column's mean sum of squares."""
+PENALTIES = (0.01, 0.1, 1.0, 10.0)
+"""Of which the discriminator in `adversary` takes the best, in units of a column's mean sum of squares."""
 
 CONSTANT = 1e-11
 """Squares of relative differences below this are float32's rounding: what varies no more is taken as constant."""
@@ -105,8 +105,9 @@ def adversary(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array | 
 
     -log(1 - R^2) / 2, the information between two Gaussians of such a correlation, where R^2 is the share of the variance of
     membership that ridge regression on the embedding explains of cells left out one by one (Allen's PRESS); 0 where it
-    explains none, so an embedding of many columns is not said to tell what fits by chance. R^2 itself would hardly fall where
-    it is near 1, however the embedding moves. With labels, of what varies within a label.
+    explains none, so an embedding of many columns is not said to tell what fits by chance. The penalty is the best of a few: of
+    as many columns as cells, little is told at a small one. R^2 itself would hardly fall where it is near 1, however the
+    embedding moves. With labels, of what varies within a label.
 
     The discriminator is the optimum for these very cells, in closed form (as in Sadeghi, Yu & Boddeti 2019), so there is
     none to train beside the model, to keep, or to fall behind, as one behind a reversed gradient does; what is before it is
@@ -132,12 +133,17 @@ def adversary(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array | 
     size = jnp.sum(jnp.square(x_BE)) / x_BE.shape[1]
     varies = size > CONSTANT * jax.lax.stop_gradient(jnp.sum(jnp.square(raw_BE))) / x_BE.shape[1]
     x_BE /= jnp.sqrt(jnp.where(varies, size, 1.0))
-    read_EB = jnp.linalg.solve(product(x_BE.T, x_BE) + PENALTY * jnp.eye(x_BE.shape[1]), x_BE.T)
-    told_BF = product(x_BE, product(read_EB, group_BF))
-    own_B = jnp.minimum(jnp.sum(x_BE * read_EB.T, axis=1) + 1 / rows_B, 1 - 1e-3)  # what a cell has told of itself
-    left_out = jnp.sum(jnp.square((group_BF - told_BF) / (1 - own_B)[:, None]))
+
+    def left_out(penalty: jax.Array) -> jax.Array:
+        """Sum of squared errors of cells that are told by all others."""
+        read_EB = jnp.linalg.solve(product(x_BE.T, x_BE) + penalty * jnp.eye(x_BE.shape[1]), x_BE.T)
+        told_BF = product(x_BE, product(read_EB, group_BF))
+        own_B = jnp.minimum(jnp.sum(x_BE * read_EB.T, axis=1) + 1 / rows_B, 1 - 1e-3)  # what a cell tells of itself
+        return jnp.sum(jnp.square((group_BF - told_BF) / (1 - own_B)[:, None]))
+
+    least = jnp.min(jax.vmap(left_out)(jnp.asarray(PENALTIES)))
     by_mean = jnp.sum(jnp.square(group_BF / (1 - 1 / jnp.maximum(rows_B, 2))[:, None]))
-    unexplained = jnp.where(varies, left_out, 1.0) / jnp.where(varies, by_mean, 1.0)
+    unexplained = jnp.where(varies, least, 1.0) / jnp.where(varies, by_mean, 1.0)
     return jnp.maximum(-jnp.log(unexplained) / 2, 0.0)
 
 
