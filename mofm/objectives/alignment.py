@@ -55,7 +55,7 @@ class AlignmentConfig:
       mask_same_label: cells of the same known label that are no positives are no negatives either.
       structure_weight: of the agreement of similarities.
       batch_weight: of the likeness of technical batches (`data.batch_key`).
-      batch_by: how it is measured: "mmd", "hsic" or "adversary".
+      batch_by: how it is measured: "hsic", which mixed simulated batches best, "mmd" or "adversary".
       depth_weight: of the independence from depth.
       cells: most cells that are compared all with all, for the last three.
     """
@@ -71,7 +71,7 @@ class AlignmentConfig:
     mask_same_label: bool = False
     structure_weight: float = 0.0
     batch_weight: float = 0.0
-    batch_by: str = "mmd"
+    batch_by: str = "hsic"
     depth_weight: float = 0.0
     cells: int = 512
 
