@@ -96,11 +96,8 @@ def _by_feature(truth_NF: Matrix, predicted_NF: Matrix, flat_score: float, score
         if not np.isfinite(predicted_NB).all() or np.isinf(truth_NB).any():
             raise InputError(f"translation: values of features {start} to {start + step} are not finite")
         score_B = score(truth_NB, measured_NB, predicted_NB)
-        if not np.isnan(flat_score):
-            is_flat_B = _constant(predicted_NB, measured_NB) & ~np.isnan(score_B)
-            score_B[is_flat_B] = flat_score
-            is_flat_F[block] = is_flat_B
-        score_F[block] = score_B
+        is_flat_F[block] = _constant(predicted_NB, measured_NB) & ~np.isnan(score_B)
+        score_F[block] = np.where(is_flat_F[block], flat_score, score_B)
     return _summary(score_F, is_flat_F)
 
 

@@ -7,8 +7,8 @@ within each fold's cells and averaged over folds: means fitted on other folds, p
 What each method knows differs, and that is said in the report: ridge and 15-NN learned from the pairs of this very file
 (its other folds), mofm from whatever it was trained on.
 
-Whether the uncertainty that is told with it can be believed is judged as well, beside a feature's mean and variance over the
-other folds' cells (`stated.py`).
+Whether the uncertainty that is told with it can be believed is judged as well, beside who knows of each feature its share of
+the reads of the other folds' cells, and their spread (`stated.py`).
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,12 @@ from mofm.evaluation.translation_baselines import Measured, baseline_translation
 from mofm.inference.targets import find_targets, measured_depth
 from mofm.inference.translate import translate_cells
 
-BASELINES: dict[str, Kind] = {"feature mean": "trivial", "ridge": "linear", "15-NN": "linear"}
+BASELINES: dict[str, Kind] = {
+    "feature mean": "trivial",
+    "feature share": "trivial",
+    "ridge": "linear",
+    "15-NN": "linear",
+}
 
 
 class Target(NamedTuple):
@@ -60,14 +65,14 @@ class Told(NamedTuple):
 
     Attributes:
       value_NF: on the scale that is judged, 0 for a feature that the model does not know.
-      mean_NK, variance_NK: of the counts of the features that it knows, at depths of depth_N reads.
+      mean_NK, sd_NK: of the counts of the features that it knows, at depths of depth_N reads.
       known_K: which they are.
       note: of those that it does not know; "" where there is none.
     """
 
     value_NF: np.ndarray
     mean_NK: np.ndarray
-    variance_NK: np.ndarray
+    sd_NK: np.ndarray
     depth_N: np.ndarray
     known_K: np.ndarray
     note: str
@@ -130,8 +135,8 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
     ]  # fmt: skip
     notes = [judged.note] + ([told.note] if told.note else [])
     if target in stated.JUDGED and len(told.known_K) and cells:
-        found, said = _judge_stated(subject, f"{source} to {target}", judged, told, place_N, fold_N)
-        scores, notes = scores + found, [*notes, said]
+        found, said = _judge_stated(subject, source, target, judged, told, place_N, fold_N)
+        scores, notes = scores + found, notes + said
     return scores, notes
 
 
@@ -144,35 +149,41 @@ def _folds(subject: Subject, fold_N: np.ndarray) -> Iterator[tuple[np.ndarray, n
 
 
 def _judge_stated(
-    subject: Subject, of: str, judged: Target, told: Told, place_N: np.ndarray, fold_N: np.ndarray
-) -> tuple[list[Score], str]:
-    """How well mean and variance, as stated, foretell the counts of the features that the model knows; and a note."""
-    count_NK, library_N = judged.counts[:, told.known_K], judged.library_N
+    subject: Subject,
+    source: Modality,
+    target: Modality,
+    judged: Target,
+    told: Told,
+    place_N: np.ndarray,
+    fold_N: np.ndarray,
+) -> tuple[list[Score], list[str]]:
+    """How well what is stated foretells the counts of the features that the model knows; and a note of its intervals."""
+    counts, library_N = judged.counts[:, told.known_K], judged.library_N
     surprises: dict[str, list[Estimate]] = {}
     held: dict[str, list[float]] = {}
     cells = 0
     for train, test, weights_DN in _folds(subject, fold_N):
         cells += len(test)
-        rows, read_NK = place_N[test], count_NK[test].toarray()
+        rows, read_NK = place_N[test], counts[test].toarray()
         times_N = library_N[test] / told.depth_N[rows]
-        rate = stated.by_rate(count_NK[train].toarray(), library_N[train])
+        share = stated.by_share(target, counts[train], library_N[train])
         laws = {
-            OURS: stated.at_depth(told.mean_NK[rows], told.variance_NK[rows], times_N),
-            "feature mean": stated.at_depth(*(one[None, :] for one in rate), library_N[test]),
+            OURS: stated.at_depth(target, told.mean_NK[rows], np.square(told.sd_NK[rows]), times_N),
+            "feature share": stated.at_depth(target, *(one[None, :] for one in share), library_N[test]),
         }
         for method, law in laws.items():
-            surprises.setdefault(method, []).append(mean_of(weights_DN, stated.surprise(read_NK, *law).mean(axis=1)))
-            held.setdefault(method, []).append(stated.within(read_NK, *law).mean())
+            nats_N = stated.surprise(target, read_NK, *law).mean(axis=1)
+            surprises.setdefault(method, []).append(mean_of(weights_DN, nats_N))
+            if target in stated.COUNTED:
+                held.setdefault(method, []).append(stated.within(read_NK, *law).mean())
     scores = [
-        Score(of, "surprise, nats a count", method, BASELINES.get(method, "mofm"), mean_estimate(estimates), cells,
-              len(told.known_K), lower_is_better=True)
+        Score(f"{source} to {target}", f"surprise, nats a {'region' if target == 'atac' else 'count'}", method,
+              BASELINES.get(method, "mofm"), mean_estimate(estimates), cells, len(told.known_K), lower_is_better=True)
         for method, estimates in surprises.items()
     ]  # fmt: skip
     shares = " and ".join(f"{np.mean(shares):.3f} by {method}" for method, shares in held.items())
-    return (
-        scores,
-        f"{stated.SHARE:.0%} intervals, as stated, held {shares}, of the counts of {len(told.known_K):,} features",
-    )
+    note = f"{stated.SHARE:.0%} intervals, as stated, held {shares}, of the counts of {len(told.known_K):,} features"
+    return scores, [note] if held else []
 
 
 def _methods(told_NF: np.ndarray, simple) -> Iterator[tuple[str, np.ndarray]]:
@@ -228,4 +239,4 @@ def _translated(subject: Subject, view: View, rows: np.ndarray, source: Modality
     told_NF[:, known] = told_values(target, mean_NK, depth_N)
     missing = len(names) - answer.n_vars
     note = f"{missing:,} of the {FEATURES[target]} speak of no gene of the model: it says the same of every cell there"
-    return Told(told_NF, mean_NK, np.square(answer.layers["sd"]), depth_N, known, note if missing else "")
+    return Told(told_NF, mean_NK, np.asarray(answer.layers["sd"]), depth_N, known, note if missing else "")
