@@ -10,7 +10,7 @@ from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
 from mofm.nn.linear import linear_profile
 from mofm.nn.readout import LinearReadout
 from mofm.training import components
-from mofm.training.components import CLIP, SILENT, STEADYING, fit_components, read_cells
+from mofm.training.components import CLIP, FULL_CELLS, SILENT, STEADYING, fit_components, read_cells
 from mofm.training.profiles import fit_profile, make_reader, read_profiles
 
 GENES, CELLS, RANK = 30, 120, 5
@@ -54,7 +54,8 @@ def reference(counts_NG):
     centred = values - np.stack([values[dataset == d].mean(axis=0) for d in (0, 1)])[dataset]
     deviation = np.sqrt(np.mean(centred**2, axis=0)) + STEADYING
     assert values.max() < CLIP * deviation.max()
-    gain = np.sqrt(reference_signal(counts_NG, dataset)) / deviation
+    signal = reference_signal(counts_NG, dataset)
+    gain = np.sqrt(signal / (signal + FULL_CELLS / len(dataset))) / deviation
     weight = np.maximum(np.where(dataset == 0, CELLS - CELLS // 3, CELLS // 3), FEW) ** -0.5
     _, strength, axes = np.linalg.svd(weight[:, None] * centred * gain, full_matrices=False)
     noise = np.sum(strength[RANK:] ** 2) / (min(CELLS, np.sum(gain > 0)) - RANK)
