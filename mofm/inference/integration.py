@@ -25,7 +25,7 @@ def batch_axes(
     """axes_RE, float32: orthonormal rows, the directions of the embedding in which batches differ, told by training cells.
 
     Args:
-      corpus: on disk; all of its cells are embedded.
+      corpus: on disk; all of its cells of a known batch are embedded.
       batch_key: column of obs that says of which batch a cell is.
       heldout: global indices of the cells that have no say.
 
@@ -48,8 +48,13 @@ def batch_axes(
 
 def axes_of(embedded: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """axes_RE of (embedding_NE, batch_N) of each modality; batches are int32, -1 where not known."""
-    cells = [(x_NE, sp.csr_matrix(x_NE), batch_N) for x_NE, batch_N in ((x.astype(np.float64), b) for x, b in embedded)]
-    axes_RE = np.zeros((0, cells[0][0].shape[1]))
-    for _ in range(ROUNDS):
-        axes_RE = spanned([batch_directions(rows, without(x_NE, axes_RE), batch_N) for x_NE, rows, batch_N in cells])
+
+    def differences(x_NE: np.ndarray, batch_N: np.ndarray, axes_RE: np.ndarray) -> np.ndarray:
+        return batch_directions(sp.csr_matrix(x_NE), without(x_NE, axes_RE), batch_N)
+
+    axes_RE = np.zeros((0, embedded[0][0].shape[1]))
+    for _ in range(
+        ROUNDS
+    ):  # a modality at a time: in float64, and as rows of a matrix, cells take four times their memory
+        axes_RE = spanned([differences(x_NE.astype(np.float64), batch_N, axes_RE) for x_NE, batch_N in embedded])
     return axes_RE.astype(np.float32)

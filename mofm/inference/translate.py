@@ -35,7 +35,7 @@ from mofm.inference.matching import Matching
 from mofm.inference.model import Options, PretrainedModel, counts_known
 from mofm.inference.targets import Targets
 from mofm.nn import model as nn
-from mofm.nn.linear import Reader, linear_predictor, linear_profile
+from mofm.nn.linear import Reader, linear_answer, linear_profile
 from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
 from mofm.objectives.moments import moments
@@ -281,8 +281,8 @@ def _tell(
         zeros_B,
         zeros_BF + 1,
     )
-    linear_BF = None if loading_FR is None else linear_predictor(outputs.linear_BR, loading_FR, features_BF, target)
-    told = nn.translate(spec, params, genes_GD, outputs, shown_BM, asked, source, target, space, linear_BF).prediction
+    linear = None if loading_FR is None else linear_answer(outputs.linear_BR, loading_FR, features_BF, target)
+    told = nn.translate(spec, params, genes_GD, outputs, shown_BM, asked, source, target, space, linear).prediction
     predictor_BF = (told.token_BL + told.cell_BL) / 2
     mean_BF, variance_BF = moments(told, predictor_BF, asked.library_B, target)
     return mean_BF, jnp.sqrt(variance_BF)

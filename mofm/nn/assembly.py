@@ -22,6 +22,7 @@ from mofm.nn.encoder import Encoder
 from mofm.nn.fusion import Fusion
 from mofm.nn.grn import Genes, GeneStates
 from mofm.nn.layers import declare
+from mofm.nn.linear import LinearAnswer
 from mofm.nn.links import LinkScorer
 from mofm.nn.readout import LinearReadout
 from mofm.nn.spec import ModelSpec
@@ -155,7 +156,7 @@ class Assembly(nn.Module):
         source: Modality,
         target: Modality,
         space: FeatureSpace | None,
-        linear_BL: jax.Array | None,
+        linear: LinearAnswer | None,
     ) -> Translation:
         """What cells would show of the features of `asked`, from what was made of their views in `source`."""
         tokens_BLD, rows_BLD = self.tokenizer(genes_GD, asked, jnp.ones_like(asked.mask_BL), target, space)
@@ -165,9 +166,11 @@ class Assembly(nn.Module):
         depth_B = log_exposure(asked.library_B)
         prediction = self.decoder(states_BLD, embedding_BE, rows_BLD, asked.features_BL, depth_B, target, space)
         prediction = prediction._replace(spread_BL=prediction.spread_BL + spread_BL)
-        if linear_BL is not None:
+        if linear is not None:
             prediction = prediction._replace(
-                token_BL=prediction.token_BL + linear_BL, cell_BL=prediction.cell_BL + linear_BL
+                token_BL=prediction.token_BL + linear.predictor_BL,
+                cell_BL=prediction.cell_BL + linear.predictor_BL,
+                spread_BL=prediction.spread_BL + linear.spread_BL,
             )
         return Translation(prediction, embedding_BE)
 

@@ -21,6 +21,9 @@ from mofm.axes import CELL_EMBED, EMBED, GENES, MODALITIES, Modality
 from mofm.batch import FeatureSpace
 from mofm.nn.layers import RMSNorm, SwiGLU, declare
 
+BACKGROUND_LEVEL, BACKGROUND_LOGIT = -1.0, -2.0
+"""Where a protein's background begins: its log rate beside the mean predictor's, and the log odds that it is all there is."""
+
 
 class Prediction(NamedTuple):
     """Parameters of the likelihood of each token's measurement, float32.
@@ -91,8 +94,9 @@ class Decoder(nn.Module):
 
         if modality != "adt":
             return Prediction(token_BL, cell_BL, spread_BL)
-        background_BL = bias_BL + (embedding_BE @ self.level_E)[:, None] - 1.0
-        return Prediction(token_BL, cell_BL, spread_BL, background_BL, rows_BLD @ self.background_D - 2.0)
+        background_BL = bias_BL + (embedding_BE @ self.level_E)[:, None] + BACKGROUND_LEVEL
+        alone_BL = rows_BLD @ self.background_D + BACKGROUND_LOGIT
+        return Prediction(token_BL, cell_BL, spread_BL, background_BL, alone_BL)
 
     def _mean_predictor(
         self, features_BL: jax.Array, log_exposure_B: jax.Array, which: int, space: FeatureSpace | None

@@ -2,7 +2,8 @@
 
     profile_R = depth * mean over tokens of (value - mean of the feature) * axes_R(feature)  -  centre_R
     change of a feature = <profile_R of the source, loading_R of the feature>
-    predictor = mean predictor + change, of RNA and ATAC held back above 0 + what training adds
+    predictor = mean predictor + change, of RNA and ATAC held back above 0 + level of the feature + what training adds
+    log spread = the mean predictor's + spread of the feature + what training adds
 
 The profile is the linear read-out (`readout.py`) as it was at the start, apart from it: rows and embeddings move in training
 for the sake of other objectives, and loadings that were fitted to the old ones would fit them ever worse. (CITE-seq, RNA to
@@ -45,13 +46,25 @@ def linear_profile(reader: Reader, view: TokenBatch, modality: Modality) -> jax.
     return mean_BR - reader.centre_R
 
 
-def linear_predictor(
+class LinearAnswer(NamedTuple):
+    """What the linear translation adds to each feature's predictor, and to the log of its spread, float32."""
+
+    predictor_BL: jax.Array
+    spread_BL: jax.Array
+
+
+def linear_answer(
     profile_BR: jax.Array, loading_FR: jax.Array, features_BL: jax.Array, target: Modality
-) -> jax.Array:
-    """predictor_BL, nats above the mean predictor, of features of the target."""
-    change_BL = jnp.sum(profile_BR[:, None] * loading_FR[features_BL], axis=2)
-    if target not in RARELY_SEEN:
-        return change_BL
+) -> LinearAnswer:
+    """Of features of the target, nats. loading_FR has a column for each of the profile's, and then level and spread."""
+    loading_BLR = loading_FR[features_BL]
+    change_BL = jnp.sum(profile_BR[:, None] * loading_BLR[..., :-2], axis=2)
+    if target in RARELY_SEEN:
+        change_BL = _held_back(change_BL)
+    return LinearAnswer(change_BL + loading_BLR[..., -2], loading_BLR[..., -1])
+
+
+def _held_back(change_BL: jax.Array) -> jax.Array:
     # The regression tells by which share the mean is higher or lower: a gene five times as high in one type would be exp(4)
     # times as high if that were read as nats. Below the mean they are nats, as no share is below -1, and above it something
     # between the two. (ridge regression on proteins of CITE-seq, Pearson of RNA: .067 as shares, .069 so, .070 as nats, of

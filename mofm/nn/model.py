@@ -24,6 +24,7 @@ from mofm.axes import Modality
 from mofm.batch import FeatureSpace, GeneGraph, Spaces, TokenBatch
 from mofm.nn.assembly import Assembly, Outputs, Translation
 from mofm.nn.grn import GeneStates
+from mofm.nn.linear import LinearAnswer
 from mofm.nn.spec import ModelSpec
 
 Params = dict[str, Any]
@@ -105,7 +106,7 @@ def translate(
     source: Modality,
     target: Modality,
     space: FeatureSpace | None = None,
-    linear_BL: jax.Array | None = None,
+    linear: LinearAnswer | None = None,
 ) -> Translation:
     """What cells would show of features of `target`, from what the model made of their views in `source`.
 
@@ -114,9 +115,9 @@ def translate(
       shown_BM: bool, the tokens of these views that are no padding.
       asked: the features asked for, and the depth at which (`features_BL`, `mask_BL`, `library_B`); no value is looked at.
       space: what the target's features are; None for RNA.
-      linear_BL: what the linear translation adds to each feature's predictor (`nn/linear.py`); None for nothing.
+      linear: what the linear translation says of each feature (`nn/linear.py`); None for nothing.
     """
-    of = ({"params": params}, genes_GD, outputs, shown_BM, asked, source, target, space, linear_BL)
+    of = ({"params": params}, genes_GD, outputs, shown_BM, asked, source, target, space, linear)
     return Assembly(spec).apply(*of, method="translate")
 
 

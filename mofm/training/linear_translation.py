@@ -28,6 +28,10 @@ where there are some, start from that or from nothing, whichever the left-out ce
 pairs too, it would know the cells left out, and be preferred for that: CITE-seq, proteins to RNA, .063 where pairs alone
 have .068.)
 
+Proteins have a level and a spread by pairs too: what the mean predictor says of both is of all cells, deep droplets with their
+clumps first, and knows nothing of the source. Each is the likeliest about what pairs left out (in FOLDS parts) were told.
+(CITE-seq, RNA to protein, held-out cells: 3.107 nats a count without, 3.014 so; of genes it would be .003, and costs minutes.)
+
 By pairs a cell's depth in the target is foretold as well, by the same regression of its log on the profile: cells that
 give much in one omics type may give much in another. Measurements can be told at that depth, or all at one.
 (A549, RNA to ATAC: foretold depths alone order the cells of a peak with an AUROC of .555; ridge regression on the
@@ -40,10 +44,11 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.special import expit, logit
+from scipy.special import expit, gammaln, logit
 
 from mofm.axes import Modality
-from mofm.batch import Spaces, TokenBatch, log_exposure
+from mofm.batch import FeatureSpace, Spaces, TokenBatch, log_exposure
+from mofm.nn.decoder import BACKGROUND_LEVEL, BACKGROUND_LOGIT
 from mofm.nn.linear import Reader
 from mofm.objectives.translation import Direction
 from mofm.training.basis import Basis
@@ -54,7 +59,8 @@ Axes = tuple[np.ndarray, np.ndarray, np.ndarray]
 """u_NK, size_K and axes_KR: the singular value decomposition of centred profiles."""
 Views = Mapping[Modality, Sequence[TokenBatch]]
 LinearTranslation = dict[Direction, np.ndarray]
-"""loading_FR of each direction: float32, a row a feature of the target (of RNA a row of the gene table)."""
+"""loading_FR of each direction: float32, a row a feature of the target (of RNA a row of the gene table), a column for each of
+the profile's, and then level and spread (`nn/linear.py`)."""
 DepthTranslation = dict[Direction, np.ndarray]
 """loading_R of each direction that has pairs: float32, nats of depth."""
 
@@ -65,6 +71,11 @@ NOISY = 4.0
 """Variance of a response, squared nats, above which it is mostly noise."""
 CHECKED_CELLS, CHECKED_FEATURES, LOTS = 1_000, 128, 19
 """By how many cells and features it is judged whether pairs are pairs, and against how many pairings by lot."""
+FOLDS, LAW_CELLS = 5, 4_096
+"""Into how many parts pairs are cut to find level and spread, and of how many pairs at most."""
+SPREADS = np.linspace(-1.5, 3, 19)
+PRIOR_NATS, PRIOR_COUNTS = 1.0, 5.0
+"""How far a spread is from the mean predictor's, and the reads by which a level is held to it."""
 BLOCK_ENTRIES = 2**23
 """Responses that are held at once; some four times their bytes are in use."""
 
@@ -120,11 +131,14 @@ def fit_linear_translation(
         others = shown[target].of(np.flatnonzero(~(enough & np.isin(cell_N, measured.cell_N))))
         own_NR, others = _matched(read[target], others)
         loading_FR = np.pad(_fit(own_NR[:, :shared], others), ((0, 0), (0, profile_NR.shape[1] - shared)))
+        law_F2 = np.zeros((len(loading_FR), 2))
         if enough:
             tells[source, target] = pairs_tell(profile_NR, measured)
-            loading_FR = _fit(profile_NR, measured, loading_FR)
+            prior_FR, loading_FR = loading_FR, _fit(profile_NR, measured, loading_FR)
+            if target == "adt":
+                law_F2 = _fit_law(profile_NR, measured, prior_FR, spaces[target])
             depths[Direction(source, target)] = _fit_depth(profile_NR, measured.library_N)
-        found[Direction(source, target)] = loading_FR.astype(np.float32)
+        found[Direction(source, target)] = np.column_stack([loading_FR, law_F2]).astype(np.float32)
     for (one, other), told in tells.items():
         if one < other and not (told or tells[other, one]):
             tell(
@@ -205,6 +219,38 @@ def _fit(profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray | None = 
         rest_NF = z_NF - centred_NK @ known[best][block_F].T
         loading_FK[block_F] = _solved(axes, z_NF, rest_NF, penalty) + known[best][block_F]
     return loading_FK
+
+
+def _fit_law(profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray, space: FeatureSpace) -> np.ndarray:
+    """law_F2, level and spread of proteins: the likeliest, in turn, about what others tell of each part of the pairs.
+
+    Likeliest of SPREADS, with a Gaussian prior of PRIOR_NATS about 0, and of levels with PRIOR_COUNTS reads as expected.
+    """
+    rows_N = np.arange(min(len(profile_NK), LAW_CELLS))
+    profile_NK, target = profile_NK[rows_N], target.of(rows_N)
+    change_NF, part_N = np.zeros(target.counts_NF.shape), rows_N % FOLDS
+    for part in range(FOLDS):
+        shown, told = np.flatnonzero(part_N != part), np.flatnonzero(part_N == part)
+        change_NF[told] = profile_NK[told] @ _fit(profile_NK[shown], target.of(shown), prior_FK).T
+    counts_NF, theta_F = target.counts_NF.toarray(), np.exp(space.spread_F)
+    expected_NF = np.exp(change_NF + space.base_F + np.asarray(log_exposure(target.library_N))[:, None])
+    spread_F = np.zeros(len(theta_F))
+    for _ in range(3):
+        weight_NF = 1 / (1 + expected_NF / (theta_F * np.exp(spread_F)))  # where d likelihood / d level is 0
+        read_F, told_F = ((weight_NF * x_NF).sum(axis=0) + PRIOR_COUNTS for x_NF in (counts_NF, expected_NF))
+        level_F = np.log(read_F / told_F)
+        mean_NF = expected_NF * np.exp(level_F)
+        nats_SF = np.stack([_surprise(counts_NF, mean_NF, theta_F * np.exp(spread)) for spread in SPREADS])
+        spread_F = SPREADS[np.argmin(nats_SF + (SPREADS[:, None] / PRIOR_NATS) ** 2 / 2, axis=0)]
+    # The mean of the mixture that the decoder begins at is below that of its foreground.
+    below = np.log1p(expit(BACKGROUND_LOGIT) * np.expm1(BACKGROUND_LEVEL))
+    return np.column_stack([level_F - below, spread_F])
+
+
+def _surprise(counts_NF: np.ndarray, mean_NF: np.ndarray, theta_F: np.ndarray) -> np.ndarray:
+    """-log likelihood of each feature's counts, summed over cells, less what no theta changes."""
+    of_counts_NF = gammaln(theta_F + counts_NF) - gammaln(theta_F) + counts_NF * np.log(mean_NF / (theta_F + mean_NF))
+    return -(of_counts_NF - theta_F * np.log1p(mean_NF / theta_F)).sum(axis=0)
 
 
 def _solved(axes: Axes, z_NF: np.ndarray, rest_NF: np.ndarray, penalty: float) -> np.ndarray:

@@ -6,15 +6,24 @@ import numpy as np
 import pytest
 
 from mofm.axes import MODALITIES
-from mofm.nn.linear import RARELY_SEEN, linear_predictor
+from mofm.nn.linear import RARELY_SEEN, linear_answer
 
 CHANGE = np.linspace(-6, 30, 721).astype(np.float32)
 
 
 def predictor_of(change, target):
     """Of cells whose profile is the change itself, and a feature of loading 1."""
-    profile_BR, loading_FR = jnp.asarray(change)[:, None], jnp.array([[5.0], [1.0]])
-    return linear_predictor(profile_BR, loading_FR, jnp.ones((len(change), 1), jnp.int32), target)[:, 0]
+    profile_BR, loading_FR = jnp.asarray(change)[:, None], jnp.array([[5.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    return linear_answer(profile_BR, loading_FR, jnp.ones((len(change), 1), jnp.int32), target).predictor_BL[:, 0]
+
+
+@pytest.mark.parametrize("target", MODALITIES)
+def test_level_and_spread_are_the_feature_s_whatever_the_cell(target):
+    loading_FR = jnp.array([[5.0, 9.0, 9.0], [1.0, 0.25, -0.5]])
+    features_BL = jnp.ones((len(CHANGE), 1), jnp.int32)
+    found = linear_answer(jnp.asarray(CHANGE)[:, None], loading_FR, features_BL, target)
+    np.testing.assert_allclose(found.predictor_BL[:, 0] - predictor_of(CHANGE, target), 0.25, atol=1e-5)
+    np.testing.assert_array_equal(found.spread_BL, np.full((len(CHANGE), 1), -0.5, np.float32))
 
 
 @pytest.mark.parametrize("target", MODALITIES)

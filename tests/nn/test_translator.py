@@ -11,6 +11,7 @@ from spaces import some_space
 
 from mofm.errors import InputError
 from mofm.nn import model
+from mofm.nn.linear import LinearAnswer
 from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.nn.translator import TranslatorConfig
 
@@ -60,10 +61,10 @@ def see(params, view, modality, spec=SPEC):
 
 
 @partial(jax.jit, static_argnames=("source", "target", "spec"))
-def tell(params, outputs, view, asked, source, target, spec=SPEC, linear_BL=None):
+def tell(params, outputs, view, asked, source, target, spec=SPEC, linear=None):
     genes_GD = model.gene_states(spec, params).rows_GD
     asked = of_modality(asked, target)
-    of = (outputs, view.mask_BL, asked, source, target, space_of(target), linear_BL)
+    of = (outputs, view.mask_BL, asked, source, target, space_of(target), linear)
     return model.translate(spec, params, genes_GD, *of)
 
 
@@ -163,12 +164,17 @@ def test_a_fresh_translation_reads_the_embedding_as_it_is(make_view):
 def test_a_linear_translation_is_added_to_both_answers(params, make_view):
     view, asked = make_view(), make_view(seed=3)
     outputs = see(params, view, "rna")
-    linear_BL = np.random.default_rng(0).normal(size=asked.mask_BL.shape).astype(np.float32)
-    plain = tell(params, outputs, view, asked, "rna", "atac").prediction
-    told = tell(params, outputs, view, asked, "rna", "atac", linear_BL=linear_BL).prediction
-    for name in ("token_BL", "cell_BL"):
-        np.testing.assert_allclose(getattr(told, name) - getattr(plain, name), linear_BL, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(told.spread_BL, plain.spread_BL)
+    rng = np.random.default_rng(0)
+    linear = LinearAnswer(*(rng.normal(size=asked.mask_BL.shape).astype(np.float32) for _ in range(2)))
+    plain = tell(params, outputs, view, asked, "rna", "adt").prediction
+    told = tell(params, outputs, view, asked, "rna", "adt", linear=linear).prediction
+    for name, added_BL in (
+        ("token_BL", linear.predictor_BL),
+        ("cell_BL", linear.predictor_BL),
+        ("spread_BL", linear.spread_BL),
+    ):
+        np.testing.assert_allclose(getattr(told, name) - getattr(plain, name), added_BL, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(told.background_BL, plain.background_BL)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
+from mofm.nn.decoder import BACKGROUND_LEVEL, BACKGROUND_LOGIT
 from mofm.training import linear_translation as linear
 from mofm.training.basis import Basis
 from mofm.training.components import Components
@@ -141,7 +142,9 @@ def view_of(counts_NF, cell_N):
 
 
 def fitted(of):
-    return linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of))[0]
+    """Loadings on the profile; level and spread are the last two columns."""
+    found = linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of))[0]
+    return {direction: loading_FR[:, :-2] for direction, loading_FR in found.items()}
 
 
 def readers_of(of):
@@ -192,11 +195,12 @@ def test_what_the_targets_profile_tells_is_not_judged_by_cells_it_knows(monkeypa
 
     monkeypatch.setattr(linear, "_fit", watched)
     fitted(paired_views(CELLS))
-    assert [len(target.cell_N) for target, *_ in asked] == [0, CELLS, 0, CELLS]
+    parts = [CELLS - CELLS // linear.FOLDS] * linear.FOLDS  # for level and spread of proteins
+    assert [len(target.cell_N) for target, *_ in asked] == [0, CELLS, *parts, 0, CELLS]
     assert not any(prior[0].any() for _, *prior in asked if prior)
     asked.clear()
     fitted(paired_views(20))
-    for alone, paired in (asked[:2], asked[2:]):
+    for alone, paired in (asked[:2], asked[-2:]):
         assert (len(alone[0].cell_N), len(paired[0].cell_N)) == (CELLS - 20, 20)
         assert not set(alone[0].cell_N) & set(paired[0].cell_N)
         assert paired[1].any()
@@ -213,9 +217,49 @@ def test_a_source_with_components_of_its_own_tells_more_than_by_its_genes():
         loading_FR = linear.fit_linear_translation(of.views, of.views, of.spaces, basis)[0]["adt", "rna"]
         reader = linear.make_readers(of.views, of.spaces, basis)["adt"]
         profile_NR, measured = linear._matched(linear.read_profiles(of.views["adt"], "adt", reader), target)
-        z_NF = linear.responses(measured, np.arange(GENES))
+        loading_FR, z_NF = loading_FR[:, :-2], linear.responses(measured, np.arange(GENES))
         explained.append(1 - np.var(z_NF - profile_NR @ loading_FR.T) / np.var(z_NF))
     assert explained[1] > explained[0] + 0.2
+
+
+def drawn_proteins(level_F, spread_F, cells=2_000, seed=0):
+    """A profile and what it tells of proteins, drawn so far above what the mean predictor says, and so much narrower."""
+    rng = np.random.default_rng(seed)
+    profile_NK, loading_FK = rng.normal(size=(cells, K)), rng.normal(size=(len(level_F), K)) / 3
+    loading_FK -= loading_FK.mean(axis=0)  # a cell's proteins are centred before they are foretold
+    base_F, theta_F = np.log(rng.uniform(50, 500, len(level_F))), rng.uniform(0.5, 2, len(level_F))
+    mean_NF = np.exp(base_F + profile_NK @ loading_FK.T + level_F)
+    size_F = theta_F * np.exp(spread_F)
+    counts_NF = rng.poisson(mean_NF * rng.gamma(size_F, 1 / size_F, mean_NF.shape)).astype(float)
+    target = linear._Target("adt", np.arange(cells), sp.csr_matrix(counts_NF), None, np.full(cells, LIBRARY_SCALE))
+    return profile_NK, target, np.zeros_like(loading_FK), SimpleNamespace(base_F=base_F, spread_F=np.log(theta_F))
+
+
+def test_level_and_spread_of_proteins_are_the_likeliest_about_what_is_told():
+    level_F, spread_F = np.array([0.0, 0.5, -0.5, 0.2, -0.3, 0.0]), np.array([0.0, 0.5, 1.0, 1.5, 0.0, 1.0])
+    below = np.log(1 - (1 - np.exp(BACKGROUND_LEVEL)) / (1 + np.exp(-BACKGROUND_LOGIT)))
+    found_F2 = linear._fit_law(*drawn_proteins(level_F, spread_F))
+    np.testing.assert_allclose(found_F2[:, 0] + below, level_F, atol=0.08)
+    np.testing.assert_allclose(found_F2[:, 1], spread_F, atol=0.3)
+    # One droplet a hundred times as deep, all of it one protein in a clump, is not what all of them are like.
+    profile_NK, target, *rest = drawn_proteins(level_F, spread_F, cells=300)
+    plain_F2 = linear._fit_law(profile_NK, target, *rest)
+    counts_NF, library_N = target.counts_NF.toarray(), target.library_N.copy()
+    counts_NF[7], library_N[7] = 0, 100 * library_N[7]
+    counts_NF[7, 0] = 100 * counts_NF.mean(axis=0).sum()
+    clump = target._replace(counts_NF=sp.csr_matrix(counts_NF), library_N=library_N)
+    again_F2 = linear._fit_law(profile_NK, clump, *rest)
+    np.testing.assert_allclose(again_F2[:, 0], plain_F2[:, 0], atol=0.05)
+
+
+def test_level_and_spread_are_of_proteins_with_pairs_alone():
+    laws = {}
+    for pairs in (0, CELLS):
+        of = paired_views(pairs)
+        found = linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of))[0]
+        laws[pairs] = {direction: loading_FR[:, -2:] for direction, loading_FR in found.items()}
+    assert not any(law_F2.any() for law_F2 in (*laws[0].values(), laws[CELLS]["adt", "rna"]))
+    assert laws[CELLS]["rna", "adt"].all(axis=0).any()
 
 
 def test_depth_is_foretold_from_pairs_alone():
