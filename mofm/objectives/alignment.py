@@ -55,7 +55,7 @@ class AlignmentConfig:
       mask_same_label: cells of the same known label that are no positives are no negatives either.
       structure_weight: of the agreement of similarities.
       batch_weight: of the likeness of technical batches (`data.batch_key`).
-      batch_by: how it is measured: "hsic", which mixed simulated batches best, "mmd" or "adversary".
+      batch_by: how it is measured: "hsic", which mixed simulated batches best at the two weights tried, "mmd" or "adversary".
       depth_weight: of the independence from depth.
       cells: most cells that are compared all with all, for the last three.
     """

@@ -20,7 +20,8 @@ BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the mixture of kernels in `mmd`, in units of the mean squared distance."""
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
-"""Of which the discriminator in `adversary` takes the best, in units of a column's mean sum of squares."""
+"""Of which the discriminator in `adversary` takes the best, in units of an axis' mean sum of squares; of more columns than
+cells only as many axes vary as there are cells, less one for each label."""
 
 CONSTANT = 1e-11
 """Squares of relative differences below this are float32's rounding: what varies no more is taken as constant."""
@@ -130,15 +131,17 @@ def adversary(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array | 
     product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     raw_BE = jnp.where(is_in_B[:, None], embedding_BE.astype(jnp.float32), 0.0)
     x_BE, group_BF = centred(raw_BE), centred(_members(group_B, is_in_B))
-    size = jnp.sum(jnp.square(x_BE)) / x_BE.shape[1]
-    varies = size > CONSTANT * jax.lax.stop_gradient(jnp.sum(jnp.square(raw_BE))) / x_BE.shape[1]
+    apart = jnp.sum(jnp.where(is_in_B, 1 - 1 / rows_B, 0.0))  # cells less one for each label
+    axes = jnp.maximum(jnp.minimum(x_BE.shape[1], apart), 1)
+    size = jnp.sum(jnp.square(x_BE)) / axes
+    varies = size > CONSTANT * jax.lax.stop_gradient(jnp.sum(jnp.square(raw_BE))) / axes
     x_BE /= jnp.sqrt(jnp.where(varies, size, 1.0))
 
     def left_out(penalty: jax.Array) -> jax.Array:
         """Sum of squared errors of cells that are told by all others."""
         read_EB = jnp.linalg.solve(product(x_BE.T, x_BE) + penalty * jnp.eye(x_BE.shape[1]), x_BE.T)
         told_BF = product(x_BE, product(read_EB, group_BF))
-        own_B = jnp.minimum(jnp.sum(x_BE * read_EB.T, axis=1) + 1 / rows_B, 1 - 1e-3)  # what a cell tells of itself
+        own_B = jnp.minimum(jnp.sum(x_BE * read_EB.T, axis=1) + 1 / rows_B, 1 - 1e-5)  # what a cell tells of itself
         return jnp.sum(jnp.square((group_BF - told_BF) / (1 - own_B)[:, None]))
 
     least = jnp.min(jax.vmap(left_out)(jnp.asarray(PENALTIES)))

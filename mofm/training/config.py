@@ -132,6 +132,8 @@ class Config:
         elif not (self.objectives.alignment.augment_weight or self.objectives.alignment.ontology):
             for key in ("augment_weight", "keep_least", "drop_rate", "families", "ontology", "ontology_weight"):
                 del everything["objectives"]["alignment"][key]  # older runs did not know them
+        if "alignment" in everything["objectives"] and not self.objectives.alignment.batch_weight:
+            del everything["objectives"]["alignment"]["batch_by"]  # nor this
         if not self.objectives.supervised_weight:
             del everything["objectives"]["supervised_weight"]
         if not self.adapters.rank:

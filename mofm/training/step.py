@@ -17,7 +17,7 @@ from mofm.nn import model
 from mofm.nn.assembly import Outputs, Translation
 from mofm.nn.decoder import Prediction
 from mofm.nn.grn import GeneStates
-from mofm.nn.linear import Reader, linear_predictor, linear_profile
+from mofm.nn.linear import Reader, linear_answer, linear_profile
 from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
 from mofm.objectives.labels import Classes, LinearHead
@@ -222,10 +222,10 @@ def answers(recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates,
     def translate(
         outputs: Outputs, shown_BM: jax.Array, asked: TokenBatch, source: Modality, target: Modality
     ) -> Translation:
-        linear_BL = None
+        linear = None
         if (source, target) in known.linear:
-            linear_BL = linear_predictor(outputs.linear_BR, known.linear[source, target], asked.features_BL, target)
-        of = (outputs, shown_BM, asked, source, target, spaces.get(target), linear_BL)
+            linear = linear_answer(outputs.linear_BR, known.linear[source, target], asked.features_BL, target)
+        of = (outputs, shown_BM, asked, source, target, spaces.get(target), linear)
         return model.translate(spec, params, genes.rows_GD, *of)
 
     def fuse(outputs: Mapping[Modality, Outputs], views: Mapping[Modality, TokenBatch]) -> dict[Modality, Outputs]:

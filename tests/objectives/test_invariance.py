@@ -137,7 +137,7 @@ def _adversary_by_hand(x_BE, group_B, label_B, penalty):
     """Every cell left out in turn, and told by a regression on the others with a constant for each label."""
     cells, groups, constants = len(x_BE), (np.eye(group_B.max() + 1)[group_B]), np.eye(label_B.max() + 1)[label_B]
     centred_BE = x_BE - np.stack([x_BE[label_B == label].mean(axis=0) for label in label_B])
-    penalty *= np.square(centred_BE).sum(axis=0).mean()
+    penalty *= np.square(centred_BE).sum() / min(x_BE.shape[1], cells - len(np.unique(label_B)))
     design = np.concatenate([x_BE, constants], axis=1)
     ridge = np.diag([penalty] * x_BE.shape[1] + [0] * constants.shape[1])
     told = by_mean = 0.0
@@ -164,6 +164,10 @@ def test_the_adversary_is_the_best_discriminator_of_cells_left_out(groups, label
 def test_an_adversary_of_many_columns_tells_nothing_that_fits_by_chance():
     chance = [float(adversary_of(*draw(cells=200, width=40, seed=seed))) for seed in range(10)]
     assert max(chance) < 0.05
+    few = [float(adversary_of(*draw(cells=32, width=512, groups=2, seed=seed))) for seed in range(10)]
+    assert max(few) < 0.1  # nor where columns are many times the cells
+    assert float(adversary_of(*draw(cells=32, width=512, groups=2, shift=0.5))) > 0.5
+    assert float(adversary_of(np.eye(2, 6, dtype=np.float32), np.array([0, 1]))) == pytest.approx(0, abs=1e-3)
     some, more = (float(adversary_of(*draw(cells=200, width=40, shift=shift))) for shift in (1.0, 3.0))
     assert 0.1 < some < more
     assert float(adversary_of(*draw(cells=40, width=60, groups=2, shift=0.5))) > 0.1  # nor is it lost among them

@@ -99,6 +99,10 @@ def test_what_older_runs_did_not_know_is_no_science_until_it_is_asked_for(tiny):
     assert asked["label_key"] == "cell_type"
     assert "batch_key" not in asked
     assert from_dict(Config, {"data": {"corpus": "c"}}).data.label_key is None
+    contrast = tiny("objectives.alignment.contrast_weight=0.1").science()["objectives"]["alignment"]
+    assert "batch_by" not in contrast
+    asked = tiny("objectives.alignment.batch_weight=0.1").science()["objectives"]["alignment"]
+    assert asked["batch_by"] == "hsic"
 
 
 def test_a_config_survives_json(tiny):
