@@ -1,7 +1,7 @@
 """Batches mixed and types kept apart, of held-out cells: mofm with and without `data.batch_key`, beside what is published.
 
     MOFM_DATA=FOLDER python tests/benchmarks/batches.py [--data simulated four kang] [--steps 200]
-        [--peers PEERS/bin/python] [--epochs scvi=100]
+        [--peers PEERS/bin/python] [--epochs scvi=100] [--measures hsic:10 adversary:10 mmd:10]
 
 simulated: 3,000 cells in two batches of effect .3 (log factors on each gene), types spread unevenly over them. four: four
 batches of effect .5. kang: 2,500 control and 2,500 stimulated PBMC; the condition is the batch. Types by
@@ -14,6 +14,10 @@ linear probe that learn from the other cells, and how compact types are (silhoue
   it is trained by `mofm finetune --task integration:batch --tune probe`), and is told no cell's batch when it embeds.
 - scVI: the training cells and their batches; of the held-out cells it is told the batch when it embeds.
 - Harmony: all cells and their batches, the held-out ones among them: it has no model of new cells.
+
+--measures: which `objectives.alignment.batch_by`, at which `batch_weight`, takes batches out of a model that has them: that
+of the training cells, no batch known, is trained as many steps more by each with `mofm finetune`, judged at the last, and
+by none; these alone are run then.
 """
 
 import tempfile
@@ -67,6 +71,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=200, help="0: the start of a run alone")
     arguments.add_argument("--peers", metavar="PYTHON", help="of an environment that has what peer_methods.py imports")
     arguments.add_argument("--epochs", nargs="*", default=[], metavar="METHOD=N", help="limits of the peers")
+    arguments.add_argument("--measures", nargs="*", default=[], metavar="NAME:WEIGHT")
     args = arguments.parse_args()
     options = {name: ("--epochs", most) for name, most in (told.split("=") for told in args.epochs)}
     print(machine())
@@ -74,8 +79,11 @@ def main() -> None:
         of = task(*sources[name]())
         rows = []
         with tempfile.TemporaryDirectory() as folder:
-            found = chain(components(of), ours(of, Path(folder), args.steps))
-            found = chain(found, peers(of, Path(folder), args.peers, options)) if args.peers else found
+            if args.measures:
+                found = by_measures(of, Path(folder), args.steps, args.measures)
+            else:
+                found = chain(components(of), ours(of, Path(folder), args.steps))
+                found = chain(found, peers(of, Path(folder), args.peers, options)) if args.peers else found
             for method, embedding_NE in found:
                 rows.append({"representation": method} | judge(of, embedding_NE))
                 print(name, rows[-1], flush=True)  # a method may take half an hour, and the next may fail
@@ -162,6 +170,21 @@ def ours(of: Task, folder: Path, steps: int) -> Iterator[tuple[str, np.ndarray]]
             yield f"{name}, {count} steps", embedded(folder, run)
             if not overrides:
                 yield f"{name}, {count} steps, then --task integration", embedded(folder, without_batches(run))
+
+
+def by_measures(of: Task, folder: Path, steps: int, measures: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """A model of no batches, and what each measure makes of it, at the last step of each."""
+    run = trained(of, folder, [], steps)
+    for name, weight in [("hsic", "0"), *(measure.split(":") for measure in measures)]:
+        into = run.with_name(f"{name}-{weight}")
+        own = [f"data.corpus={run.with_name('corpus')}", "data.batch_key=batch", *schedule(steps), "data.batch_size=64"]
+        own += [f"objectives.alignment.batch_by={name}", f"objectives.alignment.batch_weight={weight}"]
+        own += ["optimizer.learning_rate=0.001", "optimizer.warmup_steps=10"]
+        words = ["finetune", str(run), "--config", "finetune", "--workdir", str(into), "--quiet"]
+        if mofm([*words, *(f"--config.{one}" for one in own)]):
+            raise SystemExit("mofm finetune failed")
+        model = load(into, step="latest")
+        yield f"{name}, weight {weight}", model.embed(folder / "all.h5ad", quiet=True).embedding_NE
 
 
 def trained(of: Task, folder: Path, overrides: Sequence[str], steps: int) -> Path:

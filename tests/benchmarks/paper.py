@@ -35,6 +35,8 @@ PEERS = ("--peers", "OUT/peers/bin/python")
 FIGURES = {
     "pictures": Figure("../test_tutorial.py", (), "the six plots: docs/tutorial.ipynb still draws them"),
     "cell_types": Figure("cell_types.py", (), "what nearest neighbours and a linear probe read off the embedding"),
+    "start": Figure("start_components.py", (), "what a gene of little signal weighs at the start"),
+    "pretraining": Figure("pretraining.py", ("--data", "blood"), "few labels of another laboratory's cells"),
     "batches": Figure("batches.py", PEERS, "batches mixed, beside PCA, Harmony and scVI"),
     "unpaired": Figure("unpaired.py", (), "RNA and chromatin of different cells in one space"),
     "regulation": Figure("regulation.py", (), "held-out edges of a network"),

@@ -100,7 +100,8 @@ def judged(adata: ad.AnnData, seed: int, cells: int, width: int, args: argparse.
         heldout, shown = adata[:HELD_OUT], adata[HELD_OUT : HELD_OUT + cells]
         for file, some in (("heldout", heldout), ("shown", shown)):
             ad.AnnData(some.X, some.obs[[]], some.var[[]]).write_h5ad(folder / f"{file}.h5ad")
-        ingest([folder / "shown.h5ad", folder / "heldout.h5ad"], folder / "corpus")
+        # First those that judge: the draws of a cell's tokens hang on its number, and all models are to be asked the same.
+        ingest([folder / "heldout.h5ad", folder / "shown.h5ad"], folder / "corpus")
         train(config_of(folder / "corpus", overrides, demo), folder / "run", quiet=True)
         metrics = read_metrics(folder / "run" / "metrics.jsonl")
         last = metrics.dropna(subset="heldout/rna/token_nll").iloc[-1]
