@@ -23,6 +23,8 @@ if (
     JAXLIB[:2] == (0, 10) and "fusion_emitters" not in os.environ["XLA_FLAGS"]
 ):  # a version that does not know a flag ends the process
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # a train step compiles in half the time
+    # Eight devices of two busy cores can wait for one another longer than the 40 s after which XLA aborts the process.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 
 LONGEST_FIRST = (
@@ -50,7 +52,13 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
-MOST_MAPS = 20_000
+def pytest_runtest_logreport(report):
+    """Names what failed, or the test in which a worker died, at once: a session that is stopped prints no summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\nFAILED {report.nodeid}\n{report.longreprtext[-2000:]}", flush=True)
+
+
+MOST_MAPS = 10_000
 """Memory maps of a process after which it forgets its compiled programs: each has some sixty, and Linux allows 65,530."""
 
 

@@ -112,6 +112,7 @@ def test_a_model_embeds_its_species_without_an_option(folder, table, model, tmp_
         hidden.rename(folder / "corpus")
 
 
+@pytest.mark.slow
 def test_processes_find_the_table_in_the_corpus(folder, table, tmp_path):
     files = (folder / "rna.h5ad", folder / "ids.h5ad")
     for jobs in ("1", "2"):

@@ -11,10 +11,10 @@ STEP = ("--rounds", "1", *(f"--config.{key}" for key in (*SMALL, "data.tokens=32
 
 
 LIGHT = [
-    ("stream.py", ("--cells", "900", "--genes", "300", "--epochs", "1", "--rounds", "1"), '"share_of_ceiling": '),
     ("layout.py", ("--cells", "400", "--genes", "300", "--rounds", "1"), "| lz4 | 64 | narrow |"),
 ]
 HEAVY = [
+    ("stream.py", ("--cells", "900", "--genes", "300", "--epochs", "1", "--rounds", "1"), '"share_of_ceiling": '),
     ("size.py", ("--cells", "600", "1200", "--batches", "3", "--rounds", "1"), "| 1,200 |"),
     ("step.py", STEP, "| mofm |"),
     ("grn.py", (*STEP, "--config.grn.width=8", "--genes", "300", "--tfs", "20", "--edges", "900"), "| 900 |"),

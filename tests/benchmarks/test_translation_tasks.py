@@ -60,7 +60,10 @@ def test_unpaired_cells_have_all_modalities_in_an_order_that_tells_nothing(simul
     assert not np.array_equal(np.argsort(depth["rna"]), np.argsort(depth["atac"]))
 
 
-@pytest.mark.parametrize(("setting", "datasets"), [("paired", 1), ("tenth", 5), ("unpaired", 4)])
+@pytest.mark.parametrize(
+    ("setting", "datasets"),
+    [("unpaired", 4), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("paired", 1), ("tenth", 5)))],
+)
 def test_training_files_can_be_ingested(simulated, setting, datasets, tmp_path):
     paths = tasks.write(tasks.split(simulated, setting, 0), tmp_path)
     assert set(paths) == {"train", *simulated.omics}

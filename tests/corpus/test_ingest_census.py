@@ -68,6 +68,7 @@ def test_a_stopped_ingest_goes_on_and_ends_in_the_same_bytes(folder, tmp_path, c
     assert content(tmp_path / "corpus") == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_bytes(folder, tmp_path, content):
     ingest([folder], tmp_path / "one")
     ingest([folder], tmp_path / "two", jobs=2)

@@ -386,6 +386,7 @@ def of_mouse(cells, trained, tmp_path_factory):
     return folder / "run", folder / "mouse.h5ad"
 
 
+@pytest.mark.slow
 def test_a_model_knows_its_species(of_mouse, cells, trained, tmp_path):
     workdir, path = of_mouse
     record = json.loads((workdir / "config.json").read_text())

@@ -98,6 +98,7 @@ def test_a_run_begins_without_them(trained, make_cells, tmp_path, capsys):
     assert len(after) == len(lane_N)
 
 
+@pytest.mark.slow
 def test_a_model_of_two_modalities_begins_without_them(tmp_path, capsys):
     cells = SimulationConfig(cells=240, genes=80, tfs=8, cell_types=2, batches=2, batch_effect=1.0, seed=3)
     write_mudata(to_mudata(simulate_multiomics(MultiomicsConfig(cells=cells), ("rna", "adt"))), tmp_path / "both.h5mu")

@@ -189,7 +189,7 @@ def test_a_gene_is_one_token_by_whatever_space(params, make_view):
     np.testing.assert_allclose(region, gene, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", [pytest.param("dots", marks=pytest.mark.slow), "full"])
 def test_remat_changes_memory_and_nothing_else(params, view, modality, remat):
 
     def gradient(config):

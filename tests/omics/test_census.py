@@ -45,9 +45,13 @@ def expected(census, dataset: str, chosen=True) -> tuple[np.ndarray, np.ndarray]
 
 # --- what is read is what was written ---
 
+MORE_BLOCKS = [(False, 1), (True, 1), (False, 37), (True, 4_000_000)]
 
-@pytest.mark.parametrize("block_entries", [1, 37, 4_000_000])
-@pytest.mark.parametrize("duplicates", [False, True])
+
+@pytest.mark.parametrize(
+    ("duplicates", "block_entries"),
+    [(False, 4_000_000), (True, 37), *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE_BLOCKS)],
+)
 def test_each_dataset_has_its_primary_cells_and_the_genes_it_measures(
     folder, census, dense_rows, block_entries, duplicates
 ):

@@ -39,7 +39,10 @@ def unbroken(tiny, tmp_path_factory):
     return config, folder
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4, 6])
+STOPS = [1, 4, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 6))]
+
+
+@pytest.mark.parametrize("stop_at", STOPS)
 def test_sigterm_saves_and_the_same_command_goes_on(unbroken, tmp_path, stop_at):
     config, whole = unbroken
     with asked_to_stop_after(stop_at):
