@@ -27,10 +27,10 @@ Their authors' defaults and tutorials, with these choices:
   upstream it overlaps (its default), weight 1; a protein to the genes that encode it. Proteins are encoded through
   their own counts, not components. bedtools is not needed: the overlaps are counted here.
   Where its balancing of cells gives NaN, as after few epochs, it is fitted again without (OUT says `balanced`).
-`--seconds` ends the training of scvi-tools' models after so long; `--epochs` lowers the most epochs (of each of scglue's
-stages, of which the second aligns in its last two thirds): say so beside the numbers. `--patient` trains scvi-tools'
-models for all of them, without early stopping. One thread: on a busy machine two of torch's wait for each other and are
-many times slower.
+`--seconds` ends the training of scvi-tools' models after so long, and gives scglue's two stages the epochs that fit
+into it by three that are timed; `--epochs` lowers the most epochs (of each of scglue's stages, of which the second
+aligns in its last two thirds): say so beside the numbers. `--patient` trains scvi-tools' models for all of them,
+without early stopping. One thread: on a busy machine two of torch's wait for each other and are many times slower.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
     arguments.add_argument("output")
     arguments.add_argument("--epochs", type=int, help="at most this many")
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--seconds", type=float, help="of training at most, of scvi-tools' models")
+    arguments.add_argument("--seconds", type=float, help="of training at most (scglue: about)")
     arguments.add_argument("--lr", type=float, default=1e-3, help="of MultiVI")
     arguments.add_argument("--patient", action="store_true", help="scvi-tools: no early stopping, all epochs")
     args = arguments.parse_args()
@@ -196,8 +196,9 @@ def scglue(mod, args):
     else:
         scglue.models.configure_dataset(other, "NB", use_highly_variable=True)
     sets = {"rna": rna, other_name: other}
+    epochs = args.epochs or (affordable_epochs(sets, graph, args) if args.seconds else None)
     # Its automatic burn-in, during which nothing is aligned, is a hundred epochs or more: longer than a limited run.
-    fit = {} if args.epochs is None else {"max_epochs": args.epochs, "align_burnin": args.epochs // 3}
+    fit = {"max_epochs": epochs, "align_burnin": epochs // 3} if epochs else {}
     for skip_balance in (False, True):
         options = {"init_kws": {"random_seed": args.seed}, "fit_kws": fit, "skip_balance": skip_balance}
         try:
@@ -210,7 +211,18 @@ def scglue(mod, args):
             for adata in sets.values():
                 adata.uns["__scglue__"].pop("use_dsc_weight", None)
     found["balanced"] = not skip_balance
-    return found | {"edges": len(edges), "features": np.array([rna.n_vars, other.n_vars])}, args.epochs or -1
+    return found | {"edges": len(edges), "features": np.array([rna.n_vars, other.n_vars])}, epochs or -1
+
+
+def affordable_epochs(sets, graph, args):
+    """Epochs of each of scglue's two stages that `--seconds` allow, by those that a model of three epochs takes."""
+    import scglue
+
+    model = scglue.models.SCGLUEModel(sets, sorted(graph.nodes), random_seed=args.seed)
+    model.compile()
+    began = time.perf_counter()
+    model.fit(sets, graph, max_epochs=3, align_burnin=1)
+    return max(int(args.seconds / 2 / ((time.perf_counter() - began) / 3)), 6)
 
 
 def variable(adata, count: int) -> np.ndarray:

@@ -11,8 +11,8 @@ cells that no method learned labels, pairs or counts from:
     integration   batches mixed and types kept apart (simulated alone): PCA, Harmony, scVI
 
 What each is shown is told in `translation_peers.py` and `batches.py`, and how it is called in `peer_methods.py`. The same
-time: scvi-tools' models may train for as long as mofm took in the same task on this machine (--seconds: so long), on as many
-threads; scglue and Harmony, which cannot be told, take their own. Who took what is in the JSON, the last line.
+time: scvi-tools' models and scglue may train for as long as mofm took in the same task on this machine (--seconds: so long), on
+as many threads; Harmony, which cannot be told, takes its own. Who took what is in the JSON, the last line.
 """
 
 import argparse
@@ -131,13 +131,26 @@ def aligned(of: Task, fold: int, models: Models, budget: Budget, folder: Path) -
     if not {"atac", "adt"} & set(of.omics):
         return
     one = split(of, "unpaired", fold)
-    for align in (translation.gene_activity, models.align, budget.peers(0).align):
-        found, seconds = timed(lambda align=align: list(align(of, one, folder)))
-        for method, embeddings in found:
-            scores = translation.alignment(of, one, embeddings)
-            for metric in ("FOSCTTM", "matching score"):
-                row = {"task": " and ".join(embeddings), "metric": metric, "method": method}
-                yield row | {"value": scores[metric], "seconds": seconds}
+
+    def rows(align: Callable) -> tuple[list[dict], float]:
+        found, seconds = timed(lambda: list(align(of, one, folder)))
+        return [
+            {
+                "task": " and ".join(embeddings),
+                "metric": metric,
+                "method": method,
+                "value": scores[metric],
+                "seconds": seconds,
+            }
+            for method, embeddings in found
+            for scores in (translation.alignment(of, one, embeddings),)
+            for metric in ("FOSCTTM", "matching score")
+        ], seconds
+
+    yield from rows(translation.gene_activity)[0]
+    ours, took = rows(models.align)
+    yield from ours
+    yield from rows(budget.peers(took).align)[0]
 
 
 def integrated(steps: int, budget: Budget, folder: Path) -> Iterable[dict]:

@@ -30,7 +30,7 @@ SCRIPT = Path(__file__).with_name("peer_methods.py")
 
 class Peers(NamedTuple):
     """Attributes: python, of the peers' environment; epochs, the most for each method that is limited; threads; seconds of
-    training, the most for those that can be told (scvi-tools')."""
+    training at most (of scglue about)."""
 
     python: str
     epochs: dict[str, int]
