@@ -35,7 +35,7 @@ STEADYING = 0.2
 """Added to a gene's deviation before dividing by it, so that rarely seen genes do not outweigh the others (the fudge
 factor of Tusher et al. 2001). Of 0, 0.1, 0.2, 0.5 and 1, 0.2 served best or nearly so on both real data sets tried."""
 FULL_CELLS = 1_000
-"""A gene of signal s weighs s / (s + FULL_CELLS / cells): by its signal where cells are few, as any other where they are many.
+"""A gene of signal s weighs as s / (s + FULL_CELLS / cells): by its signal where few cells tell of it, like all others where many do.
 (15-NN of others, by components of 8,000 simulated cells of 4,000 genes: .595, by s itself .480, all alike .571, principal
 components .453; of 500 to 3,374 blood cells of Kang et al. as by s itself within .01. More in RESULTS.md of the benchmarks.)"""
 CLIP = 10.0
@@ -91,22 +91,22 @@ def fit_components(cells: Cells, width: int, expressed_fraction: float, off_RG: 
     values_NG = _clipped(cells.values_NG, mean_MG.max(axis=0) + CLIP * deviation_G)
     mean_MG = dataset_means(values_NG, dataset_N)[0]  # clipping moved them a little
 
+    weight_M = np.maximum(np.bincount(dataset_N), FEW_CELLS) ** -0.5
     every_signal_G = _signal(cells.counts_NG, cells.library_N, dataset_N)
-    signal_G = _most(every_signal_G, VARIABLE_GENES)
-    enters_G = signal_G > 0
-    gain_G = np.sqrt(_weight(signal_G, len(dataset_N))) / deviation_G
+    every_weight_G = _weight(every_signal_G, _telling_cells(mean_MG > 0, dataset_N, weight_M))
+    enters_G = _most(every_signal_G, VARIABLE_GENES) > 0
+    gain_G = np.sqrt(enters_G * every_weight_G) / deviation_G
     removed = 0 if off_RG is None else len(off_RG)
     rank = min(
         COMPONENTS, width, *(most - removed - 1 for most in (len(dataset_N) - len(mean_MG), int(enters_G.sum())))
     )
     rows_GK = others_GK = np.zeros((genes, max(rank, 0)))
     if rank > 0:
-        weight_M = np.maximum(np.bincount(dataset_N), FEW_CELLS) ** -0.5
         weighted_NG, weighted_MG = sp.diags(weight_M[dataset_N]) @ values_NG, weight_M[:, None] * mean_MG
         of = Centred(weighted_NG @ sp.diags(gain_G), weighted_MG * gain_G, dataset_N, off_RG)
         strength_K, rows_GK = denoising_axes(of, rank)
         rows_GK *= ROW_RMS / max(np.sqrt(np.mean(rows_GK[enters_G] ** 2)), 1e-12)
-        other_gain_G = np.where(enters_G, 0.0, np.sqrt(_weight(every_signal_G, len(dataset_N))) / deviation_G)
+        other_gain_G = np.sqrt(~enters_G * every_weight_G) / deviation_G
         others = Centred(weighted_NG @ sp.diags(other_gain_G), weighted_MG * other_gain_G, dataset_N)
         # An axis is x.T @ (x @ axis) / strength^2 of the genes that it was found in, and reaches the others alike.
         others_GK = others.transposed(of.product(rows_GK)) / np.maximum(strength_K**2, 1e-12)
@@ -197,9 +197,18 @@ def _signal(counts_NG: sp.csr_matrix, library_N: np.ndarray, dataset_N: np.ndarr
     return np.maximum(1 - expected_G / np.maximum(square_G, 1e-9), 0.0) * (expected_G > 0)
 
 
-def _weight(signal_G: np.ndarray, cells: int) -> np.ndarray:
-    """What genes of such signals weigh, in [0, 1)."""
-    return signal_G / (signal_G + FULL_CELLS / cells)
+def _telling_cells(expressed_MG: np.ndarray, dataset_N: np.ndarray, weight_M: np.ndarray) -> np.ndarray:
+    """How many cells tell of each gene: of those of the datasets that express it, the effective number (Kish's) under their
+    squared weights, so that a small dataset of genes of its own is no better told for standing beside a large one."""
+    cells_M = np.bincount(dataset_N)
+    once_G, twice_G = ((cells_M * weight_M**power) @ expressed_MG for power in (2, 4))
+    return once_G**2 / np.maximum(twice_G, 1e-30)
+
+
+def _weight(signal_G: np.ndarray, cells_G: np.ndarray) -> np.ndarray:
+    """What genes of such signals weigh, in [0, 1): of a signal of 1, as much whether many cells told it or few."""
+    few_G = FULL_CELLS / np.maximum(cells_G, 1.0)
+    return signal_G * (1 + few_G) / (signal_G + few_G)
 
 
 def _most(x_G: np.ndarray, count: int) -> np.ndarray:

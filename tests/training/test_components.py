@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 from mofm.axes import MODALITIES
 from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
@@ -25,12 +26,13 @@ def _few_cells(monkeypatch):
 
 @pytest.fixture(scope="module")
 def counts_NG():
-    """Three programmes over two datasets of different means; gene 7 is never expressed."""
+    """Three programmes over two datasets of different means; gene 7 is never expressed, genes 11 to 14 in the larger alone."""
     rng = np.random.default_rng(0)
     log_rates = rng.normal(0, 1, (CELLS, 3)) @ rng.normal(0, 0.7, (3, GENES)) + rng.normal(0, 1, GENES)
     log_rates[: CELLS // 3] += rng.normal(0, 1, GENES)
     counts = rng.poisson(np.exp(np.minimum(log_rates, 4)))
     counts[:, 7], counts[:, 0] = 0, counts[:, 0] + 1
+    counts[: CELLS // 3, 11:15] = 0
     return counts
 
 
@@ -52,18 +54,32 @@ def reference(counts_NG):
     values = np.concatenate([view.values_BL for view in views]).astype(np.float64)
     dataset = np.concatenate([view.dataset_B for view in views])
     centred = values - np.stack([values[dataset == d].mean(axis=0) for d in (0, 1)])[dataset]
-    deviation = np.sqrt(np.mean(centred**2, axis=0)) + STEADYING
+    deviation = np.sqrt(np.sum(centred**2, axis=0) / measured_in(counts_NG, dataset).sum(axis=0)) + STEADYING
     assert values.max() < CLIP * deviation.max()
-    signal = reference_signal(counts_NG, dataset)
-    gain = np.sqrt(signal / (signal + FULL_CELLS / len(dataset))) / deviation
     weight = np.maximum(np.where(dataset == 0, CELLS - CELLS // 3, CELLS // 3), FEW) ** -0.5
+    signal, few = reference_signal(counts_NG, dataset), FULL_CELLS / told_by(counts_NG, dataset, weight**2)
+    gain = np.sqrt(signal * (1 + few) / (signal + few)) / deviation
     _, strength, axes = np.linalg.svd(weight[:, None] * centred * gain, full_matrices=False)
     noise = np.sum(strength[RANK:] ** 2) / (min(CELLS, np.sum(gain > 0)) - RANK)
     return axes[:RANK].T * (1 - noise / strength[:RANK] ** 2) ** 2, gain
 
 
+def measured_in(counts_NG, dataset_N):
+    """Whether a cell is of a dataset in which a gene is anywhere expressed; a gene of none is of all."""
+    of_NG = np.zeros(counts_NG.shape, bool)
+    for gene in range(GENES):
+        of_NG[:, gene] = np.isin(dataset_N, np.unique(dataset_N[counts_NG[:, gene] > 0]))
+    return of_NG | ~of_NG.any(axis=0)
+
+
+def told_by(counts_NG, dataset_N, weight_N):
+    """Kish's effective number of those cells."""
+    weight_NG = weight_N[:, None] * measured_in(counts_NG, dataset_N)
+    return weight_NG.sum(axis=0) ** 2 / (weight_NG**2).sum(axis=0)
+
+
 def reference_signal(counts_NG, dataset_N):
-    """1 - 1 / (mean squared Pearson residual within datasets), 0 where that is not positive."""
+    """1 - 1 / (mean squared Pearson residual within datasets that express it), 0 where that is not positive."""
     counts = counts_NG[:, :].astype(np.float64)
     expected = np.zeros_like(counts)
     for d in (0, 1):
@@ -71,7 +87,8 @@ def reference_signal(counts_NG, dataset_N):
         share = counts[mine].sum(axis=0) / counts[mine].sum()
         expected[mine] = counts[mine].sum(axis=1, keepdims=True) * share
     squares = np.minimum((counts - expected) ** 2 / np.maximum(expected, 1e-9), CELLS)
-    return np.maximum(1 - 1 / np.maximum(squares.mean(axis=0), 1e-9), 0)
+    mean_G = squares.sum(axis=0) / measured_in(counts_NG, dataset_N).sum(axis=0)
+    return np.maximum(1 - 1 / np.maximum(mean_G, 1e-9), 0)
 
 
 def test_rows_are_filtered_principal_axes(counts_NG):
@@ -86,6 +103,26 @@ def test_rows_are_filtered_principal_axes(counts_NG):
     np.testing.assert_allclose(found_G / found_G[0], gain_G[enters] / gain_G[enters][0], rtol=1e-4)
     assert (ours.log_gain_G[~enters] == np.float32(SILENT)).all()
     assert not ours.rows_GK[~enters].any()
+
+
+def test_a_small_data_set_of_other_genes_leaves_a_large_one_its_components(monkeypatch):
+    """Noise of few cells would be axes stronger than what many cells hold of structure."""
+    rng = np.random.default_rng(1)
+    structure = rng.normal(0, 1, (1_000, 6)) @ rng.normal(0, 0.25, (6, 80))
+    large, small = rng.poisson(0.7 * np.exp(structure)), rng.poisson(rng.gamma(3.0, 0.3, (60, 80)))
+    counts = scipy.sparse.block_diag([large, small], format="csr").astype(float)
+    values = counts.copy()
+    library_N = np.asarray(counts.sum(axis=1)).ravel()
+    values.data = np.log1p(values.data / np.repeat(library_N, np.diff(values.indptr)) * LIBRARY_SCALE)
+    cells = components.Cells(values, counts, library_N, np.repeat([0, 1], [1_000, 60]))
+
+    def axes_of_the_large(fitted):
+        square_GK = fitted.rows_GK**2
+        return int(np.sum(square_GK[:80].sum(axis=0) > square_GK[80:].sum(axis=0)))
+
+    assert axes_of_the_large(fit_components(cells, 8, 1.0)) >= 6
+    monkeypatch.setattr(components, "_telling_cells", lambda expressed_MG, *_: np.full(expressed_MG.shape[1], 1_060.0))
+    assert axes_of_the_large(fit_components(cells, 8, 1.0)) < 6
 
 
 def test_only_the_most_variable_genes_enter(counts_NG, monkeypatch):
