@@ -35,7 +35,7 @@ STEADYING = 0.2
 """Added to a gene's deviation before dividing by it, so that rarely seen genes do not outweigh the others (the fudge
 factor of Tusher et al. 2001). Of 0, 0.1, 0.2, 0.5 and 1, 0.2 served best or nearly so on both real data sets tried."""
 FULL_CELLS = 1_000
-"""A gene of signal s weighs as s / (s + FULL_CELLS / cells): by its signal where few cells tell of it, like all others where many do.
+"""A gene of signal s weighs as s / (s + FULL_CELLS / cells): by its signal where few cells tell it, alike where many do.
 (15-NN of others, by components of 8,000 simulated cells of 4,000 genes: .595, by s itself .480, all alike .571, principal
 components .453; of 500 to 3,374 blood cells of Kang et al. as by s itself within .01. More in RESULTS.md of the benchmarks.)"""
 CLIP = 10.0
