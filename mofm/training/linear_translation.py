@@ -28,8 +28,7 @@ where there are some, start from that or from nothing, whichever the left-out ce
 pairs too, it would know the cells left out, and be preferred for that: CITE-seq, proteins to RNA, .063 where pairs alone
 have .068.)
 
-Proteins have a level and a spread by pairs too: what the mean predictor says of both is of all cells, deep droplets with their
-clumps first, and knows nothing of the source. Each is the likeliest about what pairs left out (in FOLDS parts) were told.
+Proteins have a level and a spread by pairs too (`protein_law.py`), about what pairs left out, in FOLDS parts, were told.
 (CITE-seq, RNA to protein, held-out cells: 3.107 nats a count without, 3.014 so; of genes it would be .003, and costs minutes.)
 
 By pairs a cell's depth in the target is foretold as well, by the same regression of its log on the profile: cells that
@@ -44,16 +43,16 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.special import expit, gammaln, logit
+from scipy.special import expit, logit
 
 from mofm.axes import Modality
 from mofm.batch import FeatureSpace, Spaces, TokenBatch, log_exposure
-from mofm.nn.decoder import BACKGROUND_LEVEL, BACKGROUND_LOGIT
 from mofm.nn.linear import Reader
 from mofm.objectives.translation import Direction
 from mofm.training.basis import Basis
 from mofm.training.components import token_matrices
 from mofm.training.profiles import CellProfiles, make_reader, read_profiles
+from mofm.training.protein_law import fit_law
 
 Axes = tuple[np.ndarray, np.ndarray, np.ndarray]
 """u_NK, size_K and axes_KR: the singular value decomposition of centred profiles."""
@@ -73,9 +72,6 @@ CHECKED_CELLS, CHECKED_FEATURES, LOTS = 1_000, 128, 19
 """By how many cells and features it is judged whether pairs are pairs, and against how many pairings by lot."""
 FOLDS, LAW_CELLS = 5, 4_096
 """Into how many parts pairs are cut to find level and spread, and of how many pairs at most."""
-SPREADS = np.linspace(-1.5, 3, 19)
-PRIOR_NATS, PRIOR_COUNTS = 1.0, 5.0
-"""How far a spread is from the mean predictor's, and the reads by which a level is held to it."""
 BLOCK_ENTRIES = 2**23
 """Responses that are held at once; some four times their bytes are in use."""
 
@@ -88,6 +84,7 @@ class _Target(NamedTuple):
     counts_NF: sp.csr_matrix
     reads_NF: sp.csr_matrix | None
     library_N: np.ndarray
+    dataset_N: np.ndarray
 
     @property
     def level_N(self) -> np.ndarray:
@@ -97,7 +94,8 @@ class _Target(NamedTuple):
     def of(self, rows_N: np.ndarray) -> "_Target":
         """Some of the cells."""
         reads_NF = None if self.reads_NF is None else self.reads_NF[rows_N]
-        return _Target(self.modality, self.cell_N[rows_N], self.counts_NF[rows_N], reads_NF, self.library_N[rows_N])
+        leaves = (leaf[rows_N] for leaf in (self.library_N, self.dataset_N))
+        return _Target(self.modality, self.cell_N[rows_N], self.counts_NF[rows_N], reads_NF, *leaves)
 
 
 def fit_linear_translation(
@@ -105,6 +103,7 @@ def fit_linear_translation(
     expressed: Views,
     spaces: Spaces,
     basis: Basis,
+    measured: Callable[[int, Modality], np.ndarray],
     tell: Callable[[str], object] = print,
 ) -> tuple[LinearTranslation, DepthTranslation]:
     """Loadings of every direction between the modalities of some training cells; none where there are no components.
@@ -113,6 +112,7 @@ def fit_linear_translation(
       whole: host batches as cells are embedded.
       expressed: host batches that show all that the same cells express, and no zeros.
       spaces: features of all but RNA, with their mean predictors.
+      measured: of a dataset's number and a modality tells which features it measures, bool.
       tell: is given a line for each two modalities whose pairs tell no more than cells paired by lot.
     """
     genes, shared = basis.components.rows_GK.shape
@@ -126,18 +126,20 @@ def fit_linear_translation(
     }
     found, depths, tells = {}, {}, {}
     for source, target in permutations(read, 2):
-        profile_NR, measured = _matched(read[source], shown[target])
+        profile_NR, pairs = _matched(read[source], shown[target])
         enough, cell_N = len(profile_NR) >= MIN_PAIRS, shown[target].cell_N
-        others = shown[target].of(np.flatnonzero(~(enough & np.isin(cell_N, measured.cell_N))))
+        others = shown[target].of(np.flatnonzero(~(enough & np.isin(cell_N, pairs.cell_N))))
         own_NR, others = _matched(read[target], others)
         loading_FR = np.pad(_fit(own_NR[:, :shared], others), ((0, 0), (0, profile_NR.shape[1] - shared)))
         law_F2 = np.zeros((len(loading_FR), 2))
         if enough:
-            tells[source, target] = pairs_tell(profile_NR, measured)
-            prior_FR, loading_FR = loading_FR, _fit(profile_NR, measured, loading_FR)
+            tells[source, target] = pairs_tell(profile_NR, pairs)
+            prior_FR, loading_FR = loading_FR, _fit(profile_NR, pairs, loading_FR)
             if target == "adt":
-                law_F2 = _fit_law(profile_NR, measured, prior_FR, spaces[target])
-            depths[Direction(source, target)] = _fit_depth(profile_NR, measured.library_N)
+                names, number_N = np.unique(pairs.dataset_N, return_inverse=True)
+                measured_NF = np.stack([measured(int(name), target) for name in names])[number_N]
+                law_F2 = _protein_law(profile_NR, pairs, prior_FR, spaces[target], measured_NF)
+            depths[Direction(source, target)] = _fit_depth(profile_NR, pairs.library_N)
         found[Direction(source, target)] = np.column_stack([loading_FR, law_F2]).astype(np.float32)
     for (one, other), told in tells.items():
         if one < other and not (told or tells[other, one]):
@@ -150,7 +152,7 @@ def fit_linear_translation(
 
 def pairs_tell(profile_NR: np.ndarray, target: _Target) -> bool:
     """Whether pairs foretell the target of cells left out better than LOTS pairings of the same cells by lot do."""
-    rows_N = np.arange(min(len(profile_NR), CHECKED_CELLS))
+    rows_N = _some(len(profile_NR), CHECKED_CELLS)
     cells_F = np.bincount(target.counts_NF.indices, minlength=target.counts_NF.shape[1])
     checked_F = np.sort(np.argsort(-cells_F, kind="stable")[:CHECKED_FEATURES])
     z_NF = responses(target.of(rows_N), checked_F)
@@ -161,7 +163,7 @@ def pairs_tell(profile_NR: np.ndarray, target: _Target) -> bool:
         return 1 - error_P.min() / error_P[-1]  # at the highest penalty nothing is told
 
     rng = np.random.default_rng(0)
-    return gain(rows_N) > max(gain(rng.permutation(rows_N)) for _ in range(LOTS))
+    return gain(np.arange(len(rows_N))) > max(gain(rng.permutation(len(rows_N))) for _ in range(LOTS))
 
 
 def make_readers(modalities: Iterable[Modality], spaces: Spaces, basis: Basis) -> dict[Modality, Reader]:
@@ -176,8 +178,10 @@ def make_readers(modalities: Iterable[Modality], spaces: Spaces, basis: Basis) -
 def _read_target(views: Sequence[TokenBatch], modality: Modality, features: int) -> _Target:
     leaves = ("counts_BL", "totals_BL") if modality == "methylation" else ("counts_BL",)
     counts_NF, *reads = token_matrices(views, features, leaves)
-    cell_N, library_N = (np.concatenate([getattr(view, leaf) for view in views]) for leaf in ("cell_B", "library_B"))
-    target = _Target(modality, cell_N, counts_NF, reads[0] if reads else None, library_N.astype(np.float64))
+    cell_N, library_N, dataset_N = (
+        np.concatenate([getattr(view, leaf) for view in views]) for leaf in ("cell_B", "library_B", "dataset_B")
+    )
+    target = _Target(modality, cell_N, counts_NF, reads[0] if reads else None, library_N.astype(np.float64), dataset_N)
     return target.of(np.flatnonzero((cell_N >= 0) & (library_N > 0)))
 
 
@@ -197,12 +201,15 @@ def _fit_depth(profile_NR: np.ndarray, library_N: np.ndarray) -> np.ndarray:
 
 
 def _fit(profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray | None = None) -> np.ndarray:
-    """loading_FK, float64. With a prior, loadings are that and what is fitted to the remainder, or fitted alone."""
+    """loading_FK, float64. With a prior, loadings are that and what is fitted to the remainder, or fitted alone.
+
+    Fewer than MIN_PAIRS cells say nothing: the prior stays, or 0.
+    """
     cells, width = profile_NK.shape
     features = target.counts_NF.shape[1]
     loading_FK = np.zeros((features, width))
     if cells < MIN_PAIRS:
-        return loading_FK
+        return loading_FK if prior_FK is None else prior_FK
     centred_NK = profile_NK - profile_NK.mean(axis=0)
     axes = np.linalg.svd(centred_NK, full_matrices=False)
     most = max(1, BLOCK_ENTRIES // cells)
@@ -221,36 +228,23 @@ def _fit(profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray | None = 
     return loading_FK
 
 
-def _fit_law(profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray, space: FeatureSpace) -> np.ndarray:
-    """law_F2, level and spread of proteins: the likeliest, in turn, about what others tell of each part of the pairs.
-
-    Likeliest of SPREADS, with a Gaussian prior of PRIOR_NATS about 0, and of levels with PRIOR_COUNTS reads as expected.
-    """
-    rows_N = np.arange(min(len(profile_NK), LAW_CELLS))
-    profile_NK, target = profile_NK[rows_N], target.of(rows_N)
-    change_NF, part_N = np.zeros(target.counts_NF.shape), rows_N % FOLDS
+def _protein_law(
+    profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray, space: FeatureSpace, measured_NF: np.ndarray
+) -> np.ndarray:
+    """law_F2, level and spread of proteins, about what the other pairs tell of each part of them."""
+    rows_N = _some(len(profile_NK), LAW_CELLS)
+    profile_NK, target, measured_NF = profile_NK[rows_N], target.of(rows_N), measured_NF[rows_N]
+    change_NF, part_N = np.zeros(target.counts_NF.shape), np.arange(len(rows_N)) % FOLDS
     for part in range(FOLDS):
         shown, told = np.flatnonzero(part_N != part), np.flatnonzero(part_N == part)
         change_NF[told] = profile_NK[told] @ _fit(profile_NK[shown], target.of(shown), prior_FK).T
-    counts_NF, theta_F = target.counts_NF.toarray(), np.exp(space.spread_F)
-    expected_NF = np.exp(change_NF + space.base_F + np.asarray(log_exposure(target.library_N))[:, None])
-    spread_F = np.zeros(len(theta_F))
-    for _ in range(3):
-        weight_NF = 1 / (1 + expected_NF / (theta_F * np.exp(spread_F)))  # where d likelihood / d level is 0
-        read_F, told_F = ((weight_NF * x_NF).sum(axis=0) + PRIOR_COUNTS for x_NF in (counts_NF, expected_NF))
-        level_F = np.log(read_F / told_F)
-        mean_NF = expected_NF * np.exp(level_F)
-        nats_SF = np.stack([_surprise(counts_NF, mean_NF, theta_F * np.exp(spread)) for spread in SPREADS])
-        spread_F = SPREADS[np.argmin(nats_SF + (SPREADS[:, None] / PRIOR_NATS) ** 2 / 2, axis=0)]
-    # The mean of the mixture that the decoder begins at is below that of its foreground.
-    below = np.log1p(expit(BACKGROUND_LOGIT) * np.expm1(BACKGROUND_LEVEL))
-    return np.column_stack([level_F - below, spread_F])
+    log_depth_N = np.asarray(log_exposure(target.library_N), np.float64)
+    return fit_law(target.counts_NF.toarray(), measured_NF, change_NF, log_depth_N, space)
 
 
-def _surprise(counts_NF: np.ndarray, mean_NF: np.ndarray, theta_F: np.ndarray) -> np.ndarray:
-    """-log likelihood of each feature's counts, summed over cells, less what no theta changes."""
-    of_counts_NF = gammaln(theta_F + counts_NF) - gammaln(theta_F) + counts_NF * np.log(mean_NF / (theta_F + mean_NF))
-    return -(of_counts_NF - theta_F * np.log1p(mean_NF / theta_F)).sum(axis=0)
+def _some(count: int, most: int) -> np.ndarray:
+    """Places of so many of `count` at most, from first to last: a corpus comes data set after data set."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
 def _solved(axes: Axes, z_NF: np.ndarray, rest_NF: np.ndarray, penalty: float) -> np.ndarray:

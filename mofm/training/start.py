@@ -67,7 +67,7 @@ def start_models(
     depths = {modality: np.float32(shown[modality].depth) for modality in expressed}
     linear, depth_linear = {}, {}
     if spec.translates and spec.translator.linear:
-        linear, depth_linear = fit_linear_translation(whole, expressed, spaces, basis, tell)
+        linear, depth_linear = fit_linear_translation(whole, expressed, spaces, basis, stream.measured, tell)
     return Start(null, basis.components, basis.profiles, spaces, depths, basis.own, linear, depth_linear)
 
 

@@ -7,7 +7,6 @@ import pytest
 import scipy.sparse as sp
 
 from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
-from mofm.nn.decoder import BACKGROUND_LEVEL, BACKGROUND_LOGIT
 from mofm.training import linear_translation as linear
 from mofm.training.basis import Basis
 from mofm.training.components import Components
@@ -24,7 +23,7 @@ def a_target(modality, seed=0, cells=CELLS, features=12):
     reads_NF = counts_NF + rng.poisson(0.7, counts_NF.shape)
     library_N = rng.uniform(2e3, 2e4, cells)
     reads = sp.csr_matrix(reads_NF) if modality == "methylation" else None
-    return linear._Target(modality, np.arange(cells), sp.csr_matrix(counts_NF), reads, library_N)
+    return linear._Target(modality, np.arange(cells), sp.csr_matrix(counts_NF), reads, library_N, np.zeros(cells, int))
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -44,7 +43,8 @@ def test_a_response_is_a_small_change_of_the_predictor(modality):
     else:
         mean = {"rna": 0.2, "adt": 300.0}[modality]
         counts_NF = rng.poisson(mean * np.exp(change_NF)).astype(float)
-    target = linear._Target(modality, np.arange(cells), sp.csr_matrix(counts_NF), reads, np.full(cells, LIBRARY_SCALE))
+    depths = np.full(cells, LIBRARY_SCALE), np.zeros(cells, int)
+    target = linear._Target(modality, np.arange(cells), sp.csr_matrix(counts_NF), reads, *depths)
     z_NF = linear.responses(target, np.arange(2))
     np.testing.assert_allclose(z_NF.mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(factor_N @ z_NF / (factor_N @ factor_N), slope_F, atol=0.02)
@@ -122,10 +122,15 @@ def paired_views(pairs, seed=5):
         "rna": view_of(counts_NG, np.arange(CELLS)),
         "adt": view_of(proteins_NF[order], other_N[order]),
     }
-    zeros = np.zeros(PROTEINS)
+    zeros, base = np.zeros(PROTEINS), np.log(proteins_NF.sum(axis=0) / proteins_NF.sum() * LIBRARY_SCALE)
     genes_FK = np.arange(PROTEINS, dtype=np.int32)[:, None]
     space = FeatureSpace(
-        genes_FK, np.ones((PROTEINS, 1)), np.zeros((PROTEINS, 5)), zeros.astype(np.int32), zeros, zeros
+        genes_FK,
+        np.ones((PROTEINS, 1)),
+        np.zeros((PROTEINS, 5)),
+        zeros.astype(np.int32),
+        base,
+        zeros,
     )
     rows_GK = np.linalg.svd(np.log1p(counts_NG) - np.log1p(counts_NG).mean(axis=0), full_matrices=False)[2][:K].T
     components = Components(rows_GK, np.zeros(GENES), np.zeros(GENES), np.ones(K), np.zeros_like(rows_GK))
@@ -143,12 +148,17 @@ def view_of(counts_NF, cell_N):
 
 def fitted(of):
     """Loadings on the profile; level and spread are the last two columns."""
-    found = linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of))[0]
+    found = linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of), all_of_them)[0]
     return {direction: loading_FR[:, :-2] for direction, loading_FR in found.items()}
 
 
 def readers_of(of):
     return linear.make_readers(of.views, of.spaces, basis_of(of))
+
+
+def all_of_them(dataset, modality):
+    """Which features a data set measures."""
+    return np.ones(PROTEINS, bool)
 
 
 def basis_of(of):
@@ -214,7 +224,7 @@ def test_a_source_with_components_of_its_own_tells_more_than_by_its_genes():
     target = linear._read_target(of.views["rna"], "rna", GENES)
     explained = []
     for basis in (basis_of(of), basis_of(of)._replace(own=own)):
-        loading_FR = linear.fit_linear_translation(of.views, of.views, of.spaces, basis)[0]["adt", "rna"]
+        loading_FR = linear.fit_linear_translation(of.views, of.views, of.spaces, basis, all_of_them)[0]["adt", "rna"]
         reader = linear.make_readers(of.views, of.spaces, basis)["adt"]
         profile_NR, measured = linear._matched(linear.read_profiles(of.views["adt"], "adt", reader), target)
         loading_FR, z_NF = loading_FR[:, :-2], linear.responses(measured, np.arange(GENES))
@@ -222,44 +232,39 @@ def test_a_source_with_components_of_its_own_tells_more_than_by_its_genes():
     assert explained[1] > explained[0] + 0.2
 
 
-def drawn_proteins(level_F, spread_F, cells=2_000, seed=0):
-    """A profile and what it tells of proteins, drawn so far above what the mean predictor says, and so much narrower."""
-    rng = np.random.default_rng(seed)
-    profile_NK, loading_FK = rng.normal(size=(cells, K)), rng.normal(size=(len(level_F), K)) / 3
-    loading_FK -= loading_FK.mean(axis=0)  # a cell's proteins are centred before they are foretold
-    base_F, theta_F = np.log(rng.uniform(50, 500, len(level_F))), rng.uniform(0.5, 2, len(level_F))
-    mean_NF = np.exp(base_F + profile_NK @ loading_FK.T + level_F)
-    size_F = theta_F * np.exp(spread_F)
-    counts_NF = rng.poisson(mean_NF * rng.gamma(size_F, 1 / size_F, mean_NF.shape)).astype(float)
-    target = linear._Target("adt", np.arange(cells), sp.csr_matrix(counts_NF), None, np.full(cells, LIBRARY_SCALE))
-    return profile_NK, target, np.zeros_like(loading_FK), SimpleNamespace(base_F=base_F, spread_F=np.log(theta_F))
-
-
-def test_level_and_spread_of_proteins_are_the_likeliest_about_what_is_told():
-    level_F, spread_F = np.array([0.0, 0.5, -0.5, 0.2, -0.3, 0.0]), np.array([0.0, 0.5, 1.0, 1.5, 0.0, 1.0])
-    below = np.log(1 - (1 - np.exp(BACKGROUND_LEVEL)) / (1 + np.exp(-BACKGROUND_LOGIT)))
-    found_F2 = linear._fit_law(*drawn_proteins(level_F, spread_F))
-    np.testing.assert_allclose(found_F2[:, 0] + below, level_F, atol=0.08)
-    np.testing.assert_allclose(found_F2[:, 1], spread_F, atol=0.3)
-    # One droplet a hundred times as deep, all of it one protein in a clump, is not what all of them are like.
-    profile_NK, target, *rest = drawn_proteins(level_F, spread_F, cells=300)
-    plain_F2 = linear._fit_law(profile_NK, target, *rest)
-    counts_NF, library_N = target.counts_NF.toarray(), target.library_N.copy()
-    counts_NF[7], library_N[7] = 0, 100 * library_N[7]
-    counts_NF[7, 0] = 100 * counts_NF.mean(axis=0).sum()
-    clump = target._replace(counts_NF=sp.csr_matrix(counts_NF), library_N=library_N)
-    again_F2 = linear._fit_law(profile_NK, clump, *rest)
-    np.testing.assert_allclose(again_F2[:, 0], plain_F2[:, 0], atol=0.05)
-
-
 def test_level_and_spread_are_of_proteins_with_pairs_alone():
     laws = {}
     for pairs in (0, CELLS):
         of = paired_views(pairs)
-        found = linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of))[0]
+        found = linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of), all_of_them)[0]
         laws[pairs] = {direction: loading_FR[:, -2:] for direction, loading_FR in found.items()}
     assert not any(law_F2.any() for law_F2 in (*laws[0].values(), laws[CELLS]["adt", "rna"]))
-    assert laws[CELLS]["rna", "adt"].all(axis=0).any()
+    level_F, spread_F = laws[CELLS]["rna", "adt"].T
+    assert level_F.all()
+    assert len(set(level_F)) == PROTEINS
+    assert spread_F.all()
+    assert np.median(spread_F) > 0  # drawn as Poisson counts, of which the mean predictor here says theta is 1
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_data_set_that_does_not_measure_a_protein_says_nothing_of_its_level(first, monkeypatch):
+    """Nor does it matter whether such cells come first, where more pairs are there than are looked at."""
+    monkeypatch.setattr(linear, "LAW_CELLS", 40)
+    of = paired_views(CELLS)
+    (view,) = of.views["adt"]
+    is_blind = (view.cell_B < CELLS // 2) if first else (view.cell_B >= CELLS // 2)
+    counts_BL = view.counts_BL.copy()
+    counts_BL[is_blind, 0] = 0
+    of.views["adt"] = [view._replace(counts_BL=counts_BL, mask_BL=counts_BL > 0, dataset_B=is_blind.astype(np.int32))]
+
+    def level(measured):
+        found = linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of), measured)[0]
+        return found["rna", "adt"][:, -2]
+
+    told_F = level(lambda dataset, _: np.arange(PROTEINS) >= dataset)
+    zeros_F = level(all_of_them)
+    np.testing.assert_array_equal(told_F[1:], zeros_F[1:])
+    assert told_F[0] > zeros_F[0] + 0.3
 
 
 def test_depth_is_foretold_from_pairs_alone():
@@ -272,26 +277,26 @@ def test_depth_is_foretold_from_pairs_alone():
     order = np.argsort(read.cell_N)[np.searchsorted(np.sort(read.cell_N), view.cell_B)]
     deeper = view._replace(library_B=1e3 * np.exp(0.5 * first_N[order]))
     of.views["adt"] = [deeper]
-    found = linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of))[1]
+    found = linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of), all_of_them)[1]
     assert found.keys() == {("rna", "adt"), ("adt", "rna")}
     told_N = read.profile_NK @ found["rna", "adt"]
     assert np.corrcoef(told_N, first_N)[0, 1] > 0.95
     assert np.std(told_N) == pytest.approx(0.5, rel=0.2)
-    assert linear.fit_linear_translation(*[paired_views(0).views] * 2, of.spaces, basis_of(of))[1] == {}
+    assert linear.fit_linear_translation(*[paired_views(0).views] * 2, of.spaces, basis_of(of), all_of_them)[1] == {}
 
 
 @pytest.mark.parametrize("pairs", [CELLS, 40])
 def test_pairs_that_are_none_are_told(pairs):
     """Cells under each other's names, as where a file was sorted on one side."""
     of, told = paired_views(pairs), []
-    linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of), told.append)
+    linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of), all_of_them, told.append)
     assert not told
     (view,) = of.views["adt"]
     paired = np.flatnonzero(view.cell_B < CELLS)
     wrong = view.cell_B.copy()
     wrong[paired] = np.random.default_rng(0).permutation(view.cell_B[paired])
     of.views["adt"] = [view._replace(cell_B=wrong)]
-    linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of), told.append)
+    linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of), all_of_them, told.append)
     assert len(told) == 1
     assert "adt and rna tell no more of each other than cells paired by lot" in told[0]
 
