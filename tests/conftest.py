@@ -19,12 +19,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 # Tests compile far longer than they compute: what the compiler does to make programs fast is left out.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if (
-    JAXLIB[:2] == (0, 10) and "fusion_emitters" not in os.environ["XLA_FLAGS"]
-):  # a version that does not know a flag ends the process
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # a train step compiles in half the time
+KNOWN_FLAGS = (
+    "--xla_cpu_use_fusion_emitters=false",  # a train step compiles in half the time
     # Eight devices of two busy cores can wait for one another longer than the 40 s after which XLA aborts the process.
-    os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+)
+for flag in KNOWN_FLAGS if JAXLIB[:2] == (0, 10) else ():  # a version that does not know a flag ends the process
+    if flag.split("=")[0] not in os.environ["XLA_FLAGS"]:
+        os.environ["XLA_FLAGS"] += f" {flag}"
 
 
 LONGEST_FIRST = (

@@ -45,8 +45,8 @@ TINY = 1e-12
 def at_depth(
     modality: Modality, mean_NF: np.ndarray, variance_NF: np.ndarray, times_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of cells read so many times as deep, as the likelihoods have it: the mean of counts grows with it and
-    the overdispersion stays; a region's odds of being open grow with it."""
+    """Mean and variance of cells read so many times as deep, as the likelihoods have it but for what training adds to the slope
+    of depth: the mean of counts grows with it and the overdispersion stays; a region's odds of being open grow with it."""
     mean_NF, variance_NF, times_N1 = (np.asarray(x, np.float64) for x in (mean_NF, variance_NF, times_N[:, None]))
     if modality == "atac":
         chance_NF = expit(logit(mean_NF) + np.log(np.maximum(times_N1, TINY)))
@@ -85,13 +85,16 @@ def _share_and_spread(count_NB: np.ndarray, library_N: np.ndarray) -> np.ndarray
 
 
 def _level(is_open_NF: np.ndarray, depth_N: np.ndarray) -> np.ndarray:
-    """level_F: the sum over cells of expit(level + log depth) is the number of cells that have it open; by bisection."""
-    cells, depth_N1 = len(depth_N), np.log(np.maximum(depth_N, TINY))[:, None]
-    wanted_F = (is_open_NF.sum(axis=0) + 0.5) / (cells + 1) * cells
+    """level_F: the mean over cells of expit(level + log depth) is the share of cells that have it open; by bisection, over
+    FITTED_CELLS of the depths from the least to the largest."""
+    cells = len(depth_N)
+    places = np.linspace(0, cells - 1, min(cells, FITTED_CELLS)).astype(int)
+    depth_N1 = np.log(np.maximum(np.sort(depth_N)[places], TINY))[:, None]
+    wanted_F = (is_open_NF.sum(axis=0) + 0.5) / (cells + 1)
     low_F, high_F = np.full(len(wanted_F), -60.0), np.full(len(wanted_F), 60.0)
     for _ in range(40):
         middle_F = (low_F + high_F) / 2
-        is_less_F = expit(middle_F + depth_N1).sum(axis=0) < wanted_F
+        is_less_F = expit(middle_F + depth_N1).mean(axis=0) < wanted_F
         low_F, high_F = np.where(is_less_F, middle_F, low_F), np.where(is_less_F, high_F, middle_F)
     return low_F
 

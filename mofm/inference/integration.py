@@ -53,8 +53,7 @@ def axes_of(embedded: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         return batch_directions(sp.csr_matrix(x_NE), without(x_NE, axes_RE), batch_N)
 
     axes_RE = np.zeros((0, embedded[0][0].shape[1]))
-    for _ in range(
-        ROUNDS
-    ):  # a modality at a time: in float64, and as rows of a matrix, cells take four times their memory
+    for _ in range(ROUNDS):
+        # A modality at a time: in float64, and as rows of a matrix, cells take four times their memory.
         axes_RE = spanned([differences(x_NE.astype(np.float64), batch_N, axes_RE) for x_NE, batch_N in embedded])
     return axes_RE.astype(np.float32)

@@ -52,7 +52,8 @@ from mofm.training.state import Start
 FEATURES = "features.parquet"
 PARAMETERS = 5
 """Version of a model's parameters in its checkpoints. 1: before the gene table had a module of its own; 2: before genes had
-loadings; 3: before rates were those of whole cells, whatever share of their zeros is shown."""
+loadings; 3: before rates were those of whole cells, whatever share of their zeros is shown; 4: before loadings had level and
+spread."""
 
 
 def open_workdir(

@@ -42,7 +42,11 @@ FIGURES = {
     "regulation": Figure("regulation.py", (), "held-out edges of a network"),
     "translation": Figure("translation.py", ("--mofm", *PEERS), "translation, every setting and fold"),
     "labels": Figure("labels.py", (), "labels learned and told"),
-    "perturbation": Figure("perturbation.py", (), "responses of types of which no treated cell was shown"),
+    "perturbation": Figure(
+        "perturbation.py",
+        ("--data", "simulated", "--cells", "4000", "--steps", "50"),
+        "responses of types of which no treated cell was shown",
+    ),
     "stream": Figure("stream.py", (), "the stream beside annbatch"),
     "ingest": Figure("ingest.py", (), "an ingest beside annbatch"),
     "peers": Figure("peers.py", ("--environment", "OUT/peers", "--folds", "5"), "all peers in one table"),
