@@ -20,8 +20,8 @@ def add(verbs) -> None:
         "SIGTERM and Ctrl-C save and leave; metrics go to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.\n"
         "Exit codes: 0 done, or told to stop (see --stopped-code); 2 what was given cannot be used; 3 the loss was not\n"
         "finite, or a spike, more often than run.rollbacks; 4 another process of the run was lost; 134 (SIGABRT) the same,\n"
-        "where JAX heard it first, from heartbeats that stopped; 5 it hung (run.watchdog_minutes). After 4, 134 and 5 the same\n"
-        "command goes on from the last checkpoint.",
+        "where JAX heard it first, from heartbeats that stopped; 5 it hung (run.watchdog_minutes). After 4, 134 and 5 the\n"
+        "same command goes on from the last checkpoint.",
     )
     add_run_options(verb, "a config file, or the name of one that comes with mofm, such as small")
 
