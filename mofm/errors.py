@@ -13,9 +13,10 @@ class InputError(Exception):
     """The input cannot be used. The message is one line: what is wrong, where, and what to do about it."""
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str:
+def nearest_name(name: str, known: Iterable[str | None]) -> str:
     """' Did you mean X?' for a mistyped name, with a leading space; empty where nothing known is near."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    named = [one for one in known if one is not None]  # from anndata 0.13 on, None is a layer: X
+    close = difflib.get_close_matches(name, named, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
