@@ -23,6 +23,7 @@ import scipy.sparse as sp
 from scipy.special import betainc, expit, gammaincc, gammaln, logit
 
 from mofm.axes import Modality
+from mofm.sampling import evenly
 
 SHARE = 0.9
 JUDGED: tuple[Modality, ...] = ("rna", "adt", "atac")
@@ -73,7 +74,7 @@ def by_share(modality: Modality, counts: sp.csr_matrix, library_N: np.ndarray) -
 def _share_and_spread(count_NB: np.ndarray, library_N: np.ndarray) -> np.ndarray:
     """rate_B over spread_B, the overdispersion: in turn each the likeliest for the other, which soon is both."""
     cells, library_N1 = len(library_N), library_N[:, None]
-    some = np.unique(np.linspace(0, cells - 1, min(cells, FITTED_CELLS)).astype(int))
+    some = evenly(cells, FITTED_CELLS)
     weight_NB = np.ones(count_NB.shape)
     for _ in range(3):
         rate_B = ((weight_NB * count_NB).sum(axis=0) + 0.5) / ((weight_NB * library_N1).sum(axis=0) + 1)
@@ -88,8 +89,7 @@ def _level(is_open_NF: np.ndarray, depth_N: np.ndarray) -> np.ndarray:
     """level_F: the mean over cells of expit(level + log depth) is the share of cells that have it open; by bisection, over
     FITTED_CELLS of the depths from the least to the largest."""
     cells = len(depth_N)
-    places = np.linspace(0, cells - 1, min(cells, FITTED_CELLS)).astype(int)
-    depth_N1 = np.log(np.maximum(np.sort(depth_N)[places], TINY))[:, None]
+    depth_N1 = np.log(np.maximum(np.sort(depth_N)[evenly(cells, FITTED_CELLS)], TINY))[:, None]
     wanted_F = (is_open_NF.sum(axis=0) + 0.5) / (cells + 1)
     low_F, high_F = np.full(len(wanted_F), -60.0), np.full(len(wanted_F), 60.0)
     for _ in range(40):

@@ -43,6 +43,7 @@ from sklearn.neighbors import NearestNeighbors
 from mofm.axes import Modality
 from mofm.errors import InputError
 from mofm.evaluation.baselines import SCALE, log_normalised, pca_embedding
+from mofm.sampling import evenly
 
 COMPONENTS = 30
 NEIGHBOURS = 15
@@ -184,7 +185,7 @@ def _choose_penalty(train_ND: np.ndarray, target_NF: np.ndarray) -> float:
     if len(asked) == 0:
         return penalties[-1]
     most = max(1, BLOCK_ENTRIES // len(train_ND))
-    asked = asked[np.linspace(0, len(asked) - 1, min(most, len(asked))).astype(int)]
+    asked = asked[evenly(len(asked), most)]
     return RidgeCV(penalties).fit(train_ND, target_NF[:, asked] / deviation_F[asked]).alpha_
 
 

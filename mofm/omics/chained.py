@@ -6,6 +6,7 @@ import numpy as np
 
 from mofm.errors import InputError
 from mofm.omics.matrices import StoredMatrix, StoredRows
+from mofm.sampling import evenly
 
 _SAMPLED = 4
 """So many matrices are sampled, spread evenly: a sample of each would grow with their number."""
@@ -48,7 +49,7 @@ class ChainedMatrix(StoredMatrix):
 
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
         """Samples of a few of them."""
-        places = np.unique(np.linspace(0, len(self._matrices) - 1, _SAMPLED).astype(int))
+        places = evenly(len(self._matrices), _SAMPLED)
         columns, values = zip(*(self._matrices[place].sample() for place in places), strict=True)
         return np.concatenate(columns), np.concatenate(values)
 

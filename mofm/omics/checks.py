@@ -15,6 +15,7 @@ import pandas as pd
 
 from mofm.errors import InputError
 from mofm.omics.features import species_of
+from mofm.sampling import evenly
 
 Kind = Literal["counts", "empty", "not finite", "scaled", "negative", "log-normalised", "fractional"]
 
@@ -136,5 +137,4 @@ def gene_share(names: Sequence[str]) -> float:
 
 
 def _some(names: Sequence[str]) -> list[str]:
-    places = np.unique(np.linspace(0, max(0, len(names) - 1), _NAMES_SAMPLED).astype(np.int64))
-    return [str(names[place]) for place in places] if len(names) else []
+    return [str(names[place]) for place in evenly(len(names), _NAMES_SAMPLED)]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from mofm.axes import Modality
 from mofm.omics.builds import PREFIX
+from mofm.sampling import evenly
 
 _WORDS: dict[Modality, tuple[str, ...]] = {
     "rna": ("rna", "gex", "gene expression", "gene", "genes", "expression", "transcriptome", "mrna", "scrna"),
@@ -88,6 +89,5 @@ def region_share(names: Sequence[str]) -> float:
 
     A build may stand before them (`builds.PREFIX`).
     """
-    places = np.unique(np.linspace(0, max(0, len(names) - 1), _SAMPLED).astype(np.int64))
-    some = [str(names[place]) for place in places] if len(names) else []
+    some = [str(names[place]) for place in evenly(len(names), _SAMPLED)]
     return sum(bool(_REGION.fullmatch(name)) for name in some) / max(1, len(some))

@@ -30,6 +30,7 @@ import numpy as np
 from mofm.errors import InputError
 from mofm.omics.features import GeneResolution, resolve_genes, species_of
 from mofm.omics.genome import GeneTable, bundled_species, gene_table
+from mofm.sampling import evenly
 
 _VERSION = re.compile(r"(ENS[A-Z]{0,6}G\d{11})\.\d+")
 _OF_SOURCE = re.compile(r"gene (stable id( version)?|name)")  # as BioMart writes them, in lower case
@@ -149,7 +150,7 @@ def other_species(names: Sequence[str], table: GeneTable) -> tuple[str, float] |
     none: see `check_species`."""
     if not len(names):
         return None
-    sampled = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, _SAMPLED).astype(int))]
+    sampled = [names[place] for place in evenly(len(names), _SAMPLED)]
     shares = species_of(sampled)
     likeliest = next(iter(shares))
     own = shares.get(

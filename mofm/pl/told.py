@@ -32,6 +32,7 @@ from mofm.omics.genome import bundled_species, gene_table
 from mofm.omics.held import Held
 from mofm.omics.identity import resolve_features
 from mofm.pl.paper import axes_for, axes_for_each, checked, name_axes, name_rows, one_or_all
+from mofm.sampling import evenly
 
 NAMED = 40
 """The most features that are drawn by name."""
@@ -178,7 +179,7 @@ def calibration(told: anndata.AnnData, measured: Held, *, layer: str | None = No
     pairs = _pairs(told, measured, layer)
     if "sd" not in told.layers:
         raise InputError('told has no layers["sd"]: give what model.translate gave, or `mofm translate` wrote')
-    features = np.unique(np.linspace(0, len(pairs.names) - 1, min(MOST, len(pairs.names))).astype(int))
+    features = evenly(len(pairs.names), MOST)
     error_X, deviation_X = _errors(pairs, features)
     parts = np.array_split(np.argsort(deviation_X, kind="stable"), min(BINS, len(deviation_X)))
     said, found = (np.array([np.sqrt(np.mean(x[part] ** 2)) for part in parts]) for x in (deviation_X, error_X))

@@ -49,11 +49,14 @@ from mofm.axes import Modality
 from mofm.batch import FeatureSpace, Spaces, TokenBatch, log_exposure
 from mofm.nn.linear import Reader
 from mofm.objectives.translation import Direction
+from mofm.sampling import evenly
 from mofm.training.basis import Basis
 from mofm.training.components import token_matrices
 from mofm.training.profiles import CellProfiles, make_reader, read_profiles
 from mofm.training.protein_law import fit_law
 
+Measured = Callable[[int, Modality], np.ndarray]
+"""A dataset's number and a modality -> which of its features it measures, bool."""
 Axes = tuple[np.ndarray, np.ndarray, np.ndarray]
 """u_NK, size_K and axes_KR: the singular value decomposition of centred profiles."""
 Views = Mapping[Modality, Sequence[TokenBatch]]
@@ -103,7 +106,7 @@ def fit_linear_translation(
     expressed: Views,
     spaces: Spaces,
     basis: Basis,
-    measured: Callable[[int, Modality], np.ndarray],
+    measured: Measured,
     tell: Callable[[str], object] = print,
 ) -> tuple[LinearTranslation, DepthTranslation]:
     """Loadings of every direction between the modalities of some training cells; none where there are no components.
@@ -112,7 +115,7 @@ def fit_linear_translation(
       whole: host batches as cells are embedded.
       expressed: host batches that show all that the same cells express, and no zeros.
       spaces: features of all but RNA, with their mean predictors.
-      measured: of a dataset's number and a modality tells which features it measures, bool.
+      measured: which features a dataset measures.
       tell: is given a line for each two modalities whose pairs tell no more than cells paired by lot.
     """
     genes, shared = basis.components.rows_GK.shape
@@ -136,9 +139,7 @@ def fit_linear_translation(
             tells[source, target] = pairs_tell(profile_NR, pairs)
             prior_FR, loading_FR = loading_FR, _fit(profile_NR, pairs, loading_FR)
             if target == "adt":
-                names, number_N = np.unique(pairs.dataset_N, return_inverse=True)
-                measured_NF = np.stack([measured(int(name), target) for name in names])[number_N]
-                law_F2 = _protein_law(profile_NR, pairs, prior_FR, spaces[target], measured_NF)
+                law_F2 = _protein_law(profile_NR, pairs, prior_FR, spaces[target], measured)
             depths[Direction(source, target)] = _fit_depth(profile_NR, pairs.library_N)
         found[Direction(source, target)] = np.column_stack([loading_FR, law_F2]).astype(np.float32)
     for (one, other), told in tells.items():
@@ -152,7 +153,7 @@ def fit_linear_translation(
 
 def pairs_tell(profile_NR: np.ndarray, target: _Target) -> bool:
     """Whether pairs foretell the target of cells left out better than LOTS pairings of the same cells by lot do."""
-    rows_N = _some(len(profile_NR), CHECKED_CELLS)
+    rows_N = evenly(len(profile_NR), CHECKED_CELLS)
     cells_F = np.bincount(target.counts_NF.indices, minlength=target.counts_NF.shape[1])
     checked_F = np.sort(np.argsort(-cells_F, kind="stable")[:CHECKED_FEATURES])
     z_NF = responses(target.of(rows_N), checked_F)
@@ -214,7 +215,7 @@ def _fit(profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray | None = 
     axes = np.linalg.svd(centred_NK, full_matrices=False)
     most = max(1, BLOCK_ENTRIES // cells)
     seen_F = np.unique(target.counts_NF.indices)
-    judged_F = seen_F[np.linspace(0, len(seen_F) - 1, min(most, len(seen_F))).astype(int)]
+    judged_F = seen_F[evenly(len(seen_F), most)]
     z_NF = responses(target, judged_F)
     known = [np.zeros_like(loading_FK)] + ([] if prior_FK is None or not prior_FK.any() else [prior_FK])
     errors = [_left_out(axes, z_NF, centred_NK @ one_FK[judged_F].T) for one_FK in known]
@@ -229,22 +230,19 @@ def _fit(profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray | None = 
 
 
 def _protein_law(
-    profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray, space: FeatureSpace, measured_NF: np.ndarray
+    profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray, space: FeatureSpace, measured: Measured
 ) -> np.ndarray:
     """law_F2, level and spread of proteins, about what the other pairs tell of each part of them."""
-    rows_N = _some(len(profile_NK), LAW_CELLS)
-    profile_NK, target, measured_NF = profile_NK[rows_N], target.of(rows_N), measured_NF[rows_N]
+    rows_N = evenly(len(profile_NK), LAW_CELLS)  # a corpus comes data set after data set
+    profile_NK, target = profile_NK[rows_N], target.of(rows_N)
+    datasets, number_N = np.unique(target.dataset_N, return_inverse=True)
+    measured_NF = np.stack([measured(int(dataset), target.modality) for dataset in datasets])[number_N]
     change_NF, part_N = np.zeros(target.counts_NF.shape), np.arange(len(rows_N)) % FOLDS
     for part in range(FOLDS):
         shown, told = np.flatnonzero(part_N != part), np.flatnonzero(part_N == part)
         change_NF[told] = profile_NK[told] @ _fit(profile_NK[shown], target.of(shown), prior_FK).T
     log_depth_N = np.asarray(log_exposure(target.library_N), np.float64)
     return fit_law(target.counts_NF.toarray(), measured_NF, change_NF, log_depth_N, space)
-
-
-def _some(count: int, most: int) -> np.ndarray:
-    """Places of so many of `count` at most, from first to last: a corpus comes data set after data set."""
-    return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
 def _solved(axes: Axes, z_NF: np.ndarray, rest_NF: np.ndarray, penalty: float) -> np.ndarray:

@@ -5,6 +5,9 @@
 
 What the mean predictor says of base and theta is of all cells, deep droplets with their clumps first, and knows nothing of
 the source. Only cells of data sets that measure a protein speak of it.
+
+The likelihood is that of `objectives/likelihoods.py`, on the host and in float64: so a start is the same on every device, and
+sums over thousands of cells tell neighbouring spreads apart.
 """
 
 import numpy as np

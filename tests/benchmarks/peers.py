@@ -33,7 +33,7 @@ import translation
 from common import Rows, machine, parser, schedule, show
 from translation_models import Models
 from translation_peers import Peers
-from translation_tasks import METRICS, NAMES, Task, judge, of_mudata, split, task
+from translation_tasks import METRICS, NAMES, Direction, Embeddings, Task, judge, of_mudata, split, task
 
 PACKAGES = ("scvi-tools==1.4.2", "scglue==0.4.1", "harmonypy==2.1.0", "mudata", "scikit-misc")
 LEAST_SECONDS = 60.0
@@ -107,23 +107,14 @@ def translated(of: Task, fold: int, models: Models, budget: Budget, folder: Path
     """Translation in every direction, all training cells paired."""
     one = split(of, "paired", fold)
 
-    def rows(translate: Callable) -> tuple[list[dict], float]:
-        found, seconds = timed(lambda: list(translate(of, one, folder)))
-        return [
-            {
-                "task": f"{direction[0]} to {direction[1]}",
-                "metric": METRICS[direction[1]],
-                "method": method,
-                "value": judge(of, one, direction[1], predicted_NF).mean,
-                "seconds": seconds,
-            }
-            for method, direction, predicted_NF in found
-        ], seconds
+    def scores(direction: Direction, predicted_NF: np.ndarray) -> tuple[str, dict[str, float]]:
+        source, target = direction
+        return f"{source} to {target}", {METRICS[target]: judge(of, one, target, predicted_NF).mean}
 
-    yield from rows(translation.baseline)[0]
-    ours, took = rows(models.translate)
-    yield from ours
-    yield from rows(budget.peers(took).translate)[0]
+    def rows(translate: Callable) -> Iterable[dict]:
+        return scored(lambda: translate(of, one, folder), scores)
+
+    yield from in_turn(rows, translation.baseline, models.translate, lambda took: budget.peers(took).translate)
 
 
 def aligned(of: Task, fold: int, models: Models, budget: Budget, folder: Path) -> Iterable[dict]:
@@ -132,25 +123,31 @@ def aligned(of: Task, fold: int, models: Models, budget: Budget, folder: Path) -
         return
     one = split(of, "unpaired", fold)
 
-    def rows(align: Callable) -> tuple[list[dict], float]:
-        found, seconds = timed(lambda: list(align(of, one, folder)))
-        return [
-            {
-                "task": " and ".join(embeddings),
-                "metric": metric,
-                "method": method,
-                "value": scores[metric],
-                "seconds": seconds,
-            }
-            for method, embeddings in found
-            for scores in (translation.alignment(of, one, embeddings),)
-            for metric in ("FOSCTTM", "matching score")
-        ], seconds
+    def scores(embeddings: Embeddings) -> tuple[str, dict[str, float]]:
+        found = translation.alignment(of, one, embeddings)
+        return " and ".join(embeddings), {metric: found[metric] for metric in ("FOSCTTM", "matching score")}
 
-    yield from rows(translation.gene_activity)[0]
-    ours, took = rows(models.align)
-    yield from ours
-    yield from rows(budget.peers(took).align)[0]
+    def rows(align: Callable) -> Iterable[dict]:
+        return scored(lambda: align(of, one, folder), scores)
+
+    yield from in_turn(rows, translation.gene_activity, models.align, lambda took: budget.peers(took).align)
+
+
+def in_turn(rows: Callable, simple: Callable, ours: Callable, peers: Callable) -> Iterable[dict]:
+    """Rows of what is simple, of mofm, and of the peers, who are given the seconds that mofm took."""
+    yield from rows(simple)
+    found = list(rows(ours))
+    yield from found
+    yield from rows(peers(found[0]["seconds"]))
+
+
+def scored(work: Callable, scores: Callable) -> Iterable[dict]:
+    """A row a metric of all that `work` finds: method and what `scores` takes, which gives the task and its metrics."""
+    found, seconds = timed(lambda: list(work()))
+    for method, *told in found:
+        name, values = scores(*told)
+        for metric, value in values.items():
+            yield {"task": name, "metric": metric, "method": method, "value": value, "seconds": seconds}
 
 
 def integrated(steps: int, budget: Budget, folder: Path) -> Iterable[dict]:

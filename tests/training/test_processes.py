@@ -143,7 +143,6 @@ def test_a_process_that_is_killed_ends_the_other(several, tmp_path):
     wait_until(lambda: "step 2\n" in told(both[0][1]), both)
     both[1][0].kill()
     ends = {4: "mofm train: another process of the run was lost", -signal.SIGABRT: "indicates that another task died"}
-    code = both[0][0].wait(
-        timeout=PATIENCE
-    )  # by the collective that fails, or by JAX where heartbeats stop before one does
+    # Ended by the collective that fails, or by JAX where heartbeats stop before one does.
+    code = both[0][0].wait(timeout=PATIENCE)
     assert ends[code] in told(both[0][1])

@@ -44,8 +44,9 @@ def test_what_was_drawn_is_found():
 
 def test_what_the_model_then_states_holds_of_other_cells():
     """Its mean is theirs, and its deviation: squared errors are its variance on average."""
-    law_F2 = fit_law(*drawn(seed=1))
-    counts_NF, _, change_NF, depth_N, space = drawn(cells=4_000, seed=1)  # the same proteins
+    *given, space = drawn(cells=22_000, seed=1)
+    law_F2 = fit_law(*(leaf[:2_000] for leaf in given), space)
+    counts_NF, _, change_NF, depth_N = (leaf[2_000:] for leaf in given)
     token_NF = space.base_F + change_NF + law_F2[:, 0]
     told = Prediction(
         token_NF,
