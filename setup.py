@@ -55,6 +55,8 @@ EXTRAS = {
         "tiledbsoma>=2.3",  # reads them, from disk or bucket, in blocks of cells
         "cellxgene-census>=1.17",  # knows where a version of the Census lies; nothing else is asked of it
     ],
+    # scIB's measures of integration: `mofm evaluate --tasks scib`. It brings plotting of its own, and a minute of compilation.
+    "scib": ["scib-metrics>=0.5.10"],
     "dask": ["distributed>=2024.12"],  # `mofm ingest --scheduler`: inputs prepared by many machines
     "tpu": ["jax[tpu]"],  # libtpu, at the version that this jax pins; `mofm plan` needs it, and no TPU
     "cuda": ["jax[cuda13]"],  # CUDA, cuDNN and NCCL as wheels; an older driver takes `pip install "jax[cuda12]"`
@@ -76,6 +78,7 @@ EXTRAS = {
         "moto[s3]>=5.1",  # an S3 server, so that corpora in buckets are tested against one
         "flask>=3",  # what moto's server is made of; moto's own extra of it brings forty packages more
         "flask-cors>=5",
+        "scib-metrics>=0.5.10",  # scIB's measures are tested too
         "distributed>=2024.12",  # an ingest by the workers of a cluster is tested too
         'annbatch>=0.3 ; python_version >= "3.12"',  # that it opens a corpus is tested where it runs
         # A plan's compilation by XLA:TPU is tested, which needs no TPU. The wheel is 213 MB, and for this platform alone.

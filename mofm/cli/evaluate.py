@@ -23,6 +23,7 @@ with every number, the versions, the settings and the checksum of DATA; and the 
 numbers. The report says which of the cells the model's training saw, where its corpus is still there.
 
   integration   are cells of a label together, and batches mixed among them?   beside PCA and noise; needs --label-key
+  scib          the same by scIB's measures, without intervals: what papers compare; needs pip install 'mofm[scib]'
   annotation    do labels read off cells that the reader never saw?   beside PCA and the majority; needs --label-key
   translation   is one omics type told from another, feature by feature across cells?   beside ridge, 15-NN and the mean
   matching      do the two views of a cell find each other?   beside gene activity, ridge on pairs and chance

@@ -30,7 +30,7 @@ from mofm.evaluation import subject as subjects
 from mofm.evaluation.peers import peers_of, read_peers
 from mofm.evaluation.seen import Seen, seen_cells
 from mofm.evaluation.subject import BY_CELL, UNSEEN, Cells, Settings, View
-from mofm.evaluation.tasks import annotation, integration, matching, perturbation, regulation, translation
+from mofm.evaluation.tasks import annotation, integration, matching, perturbation, regulation, scib, translation
 from mofm.evaluation.tasks.score import Judged, Situation, Subject
 from mofm.inference.model import EVERYTHING, Options, PretrainedModel
 from mofm.omics.readers import Reading, Source, Tables, open_tables
@@ -38,6 +38,7 @@ from mofm.training import workdir as workdirs
 
 TASKS: dict[str, ModuleType] = {
     "integration": integration,
+    "scib": scib,
     "annotation": annotation,
     "translation": translation,
     "matching": matching,

@@ -152,18 +152,24 @@ def edges_of(rna: ad.AnnData) -> pd.DataFrame:
 
 def judged(of: Given, variant: str, seed: int, args: argparse.Namespace, folder: Path) -> dict[str, float]:
     """What `mofm evaluate` finds of a variant: "task / modalities / metric" -> value."""
-    write_mudata(to_mudata(of.train), folder / "train.h5mu")
-    ingest([folder / "train.h5mu"], folder / "corpus")
+    corpus = corpus_of(of, variant, folder)
     overrides = [*SIZE, *DATA, f"seed={seed}", *schedule(args.steps)]
     if of.keys:
         overrides += OF_BATCHES
     if of.network:
         overrides += [*OF_NETWORK, f"network.tables=['{of.network}']"]
-    train(config_of(folder / "corpus", [*overrides, *WITHOUT[variant]], paper), folder / "run", quiet=True)
+    train(config_of(corpus, [*overrides, *WITHOUT[variant]], paper), folder / "run", quiet=True)
     write_mudata(to_mudata(of.test), folder / "test.h5mu")
     settings = Settings(**of.keys, network=of.network if variant != "network" else None, bootstrap=100, umap=False)
     found = evaluate(load(folder / "run"), folder / "test.h5mu", settings, quiet=True)
     return {f"{row.task} / {row.of} / {row.metric}": row.value for row in rows_of(found) if row.method == OURS}
+
+
+def corpus_of(of: Given, variant: str, folder: Path) -> Path:
+    """The training cells, ingested."""
+    write_mudata(to_mudata(of.train), folder / "train.h5mu")
+    ingest([folder / "train.h5mu"], folder / "corpus", unpaired=variant == "pairs")
+    return folder / "corpus"
 
 
 def differences(rows: pd.DataFrame) -> list[dict[str, object]]:

@@ -1,5 +1,6 @@
 """What the studies make of their rows: a curve, a table of differences, a table of methods, and figures that are there."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import ablations
 import paper
 import peers
 import scaling_study
+
+from mofm.corpus.store import open_corpus
 
 
 def test_the_curve_that_points_were_drawn_from_is_found():
@@ -45,6 +48,16 @@ def test_a_difference_is_from_the_whole_of_the_same_seed():
     (row,) = ablations.differences(pd.DataFrame(rows))
     assert row["the whole"] == "3.000 ± 2.646"
     assert row["without contrast"] == f"-0.833 ± {np.std([0.5, 1.0, 1.0], ddof=1) / np.sqrt(3):.3f}"
+
+
+@pytest.mark.parametrize("variant", ["whole", "pairs", "links of features"])
+def test_the_cells_of_every_variant_can_be_ingested(variant, tmp_path):
+    asked = argparse.Namespace(cells=120, genes=80)
+    of = ablations.given("simulated", variant, 1, asked, tmp_path)
+    stores = open_corpus(ablations.corpus_of(of, variant, tmp_path)).manifest.stores
+    both = set(of.train["rna"].obs_names) & set(of.train["atac"].obs_names)
+    assert bool(both) == (variant != "pairs")
+    assert sum(entry.cells for entry in stores) == sum(table.n_obs for table in of.train.values())
 
 
 def test_what_a_variant_cannot_be_judged_by_is_a_dash():

@@ -22,6 +22,7 @@ from mofm.evaluation.evaluation_page import record_of, rows_of, write_evaluation
 from mofm.evaluation.pairing import foscttm
 from mofm.evaluation.seen import seen_cells
 from mofm.evaluation.stated import at_depth, surprise
+from mofm.evaluation.tasks import scib
 from mofm.evaluation.translation import per_feature_correlation
 from mofm.evaluation.translation_baselines import Measured, baseline_translations, centred_log_ratio
 from mofm.inference.model import load
@@ -81,7 +82,8 @@ def model(judged):
 
 @pytest.fixture(scope="module")
 def everything(judged, model):
-    """All tasks but perturbation, which takes more cells (`test_perturbation.py`)."""
+    """All tasks but perturbation, which takes more cells (`test_perturbation.py`), and scib, as if it were not installed
+    (`test_scib.py`)."""
     settings = Settings(
         label_key="cell_type",
         batch_key="donor",
@@ -89,7 +91,9 @@ def everything(judged, model):
         compare={"truth": "X_truth", "lot": "X_lot", "same": "X_same"},
         **FEW,
     )
-    return evaluate(model, judged.cells, settings, quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scib, "is_installed", lambda: False)
+        return evaluate(model, judged.cells, settings, quiet=True)
 
 
 def table(found) -> pd.DataFrame:
@@ -97,9 +101,10 @@ def table(found) -> pd.DataFrame:
 
 
 def test_every_task_is_judged_with_intervals_around_its_scores(everything):
-    assert list(everything.judged) == [task for task in TASKS if task != "perturbation"]
-    assert set(everything.skipped) == {"perturbation"}
+    assert list(everything.judged) == [task for task in TASKS if task not in ("perturbation", "scib")]
+    assert set(everything.skipped) == {"perturbation", "scib"}
     assert "--condition-key" in everything.skipped["perturbation"]
+    assert "mofm[scib]" in everything.skipped["scib"]
     frame = table(everything)
     assert np.isfinite(frame[["value", "low", "high"]].to_numpy()).all()
     assert (frame["low"] <= frame["high"]).all()
@@ -333,7 +338,7 @@ def refused(capsys, *words) -> str:
 
 
 REFUSALS = {
-    "velocity": (["--tasks", "velocity"], "'velocity' is not a task; choose from integration, annotation"),
+    "velocity": (["--tasks", "velocity"], "'velocity' is not a task; choose from integration, scib, annotation"),
     "a typo": (["--tasks", "anotation"], "Did you mean 'annotation'?"),
     "no labels": (["--tasks", "annotation"], "--label-key"),
     "no network table": (["--tasks", "regulation"], "--network"),

@@ -5,8 +5,8 @@
 - batch mixing, and within labels: 1 is what shuffled batches give, 0 is batches apart (`integration.py`). An embedding of
   noise mixes perfectly, which is why noise stands in the table: mixing counts for something only beside labels kept apart.
 
-These are our own implementations; no other package is asked. Neighbours are those among all judged cells and are held in
-the draws, which resample cells.
+These are our own implementations, which have intervals: neighbours are those among all judged cells and are held in the draws,
+which resample cells. Those of scIB are a task beside this one (`scib.py`).
 """
 
 import numpy as np
@@ -15,13 +15,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from mofm.evaluation.integration import FEWEST_CELLS, mixing_edges
 from mofm.evaluation.resample import Estimate, draw_weights, mean_estimate, mean_of, ratio_of
-from mofm.evaluation.subject import View
-from mofm.evaluation.tasks.score import OURS, Judged, Score, Situation, Subject, need_labels
-from mofm.evaluation.translation_baselines import COMPONENTS, source_components
+from mofm.evaluation.tasks.labelled import embeddings, labelled_cells
+from mofm.evaluation.tasks.score import Judged, Score, Situation, Subject, need_labels
 
 LABEL_NEIGHBOURS, BATCH_NEIGHBOURS, SILHOUETTE_CELLS = 15, 30, 5_000
-NOISE = 30
-"""Columns of the embedding that knows nothing."""
 
 
 def check(situation: Situation) -> None:
@@ -32,45 +29,12 @@ def check(situation: Situation) -> None:
 def judge(subject: Subject) -> Judged:
     """Each modality's embedding beside principal components of all judged cells, and noise."""
     scores, notes = [], []
-    for modality, view in subject.views.items():
-        rows = np.flatnonzero([subject.cells.labels[cell] is not None for cell in view.place_N])
-        rows = rows[subject.cells.fold_N[view.place_N[rows]] >= 0]
-        labels = subject.cells.labels[view.place_N[rows]].astype(str)
-        if len(np.unique(labels)) < 2 or len(rows) < FEWEST_CELLS:
-            notes.append(f"{modality}: {len(rows):,} labelled cells of {len(np.unique(labels))} labels: not judged")
-            continue
-        batches, said = _batches(subject, view, rows)
-        notes += [f"{modality}: {said}"] if said else []
-        weights_DN = draw_weights(len(rows), subject.settings.bootstrap, subject.settings.seed)
-        for method, kind, x_ND in _embeddings(subject, modality, view, rows):
-            for metric, estimate in _metrics(x_ND, labels, batches, weights_DN, subject.settings.seed).items():
-                scores.append(Score(modality, metric, method, kind, estimate, len(rows)))
-    if subject.cells.batches is None:
-        notes.append("No --batch-key was given: mixing of batches is not judged.")
+    for of in labelled_cells(subject, FEWEST_CELLS, notes):
+        weights_DN = draw_weights(len(of.rows), subject.settings.bootstrap, subject.settings.seed)
+        for method, kind, x_ND in embeddings(subject, of):
+            for metric, estimate in _metrics(x_ND, of.labels, of.batches, weights_DN, subject.settings.seed).items():
+                scores.append(Score(of.modality, metric, method, kind, estimate, len(of.rows)))
     return Judged(scores, notes)
-
-
-def _batches(subject: Subject, view: View, rows: np.ndarray) -> tuple[np.ndarray | None, str]:
-    if subject.cells.batches is None:
-        return None, ""
-    batches = subject.cells.batches[view.place_N[rows]]
-    if any(batch is None for batch in batches):
-        return None, f"{sum(batch is None for batch in batches):,} cells have no batch: mixing is not judged"
-    if len(np.unique(batches.astype(str))) < 2:
-        return None, "there is one batch: mixing is not judged"
-    return batches.astype(str), ""
-
-
-def _embeddings(subject: Subject, modality, view: View, rows: np.ndarray):
-    """(method, kind, embedding of the rows)."""
-    yield OURS, "mofm", view.embedding_NE[rows]
-    for name, x_ND in view.peers.items():
-        yield name, "peer", x_ND[rows]
-    part = view.measured
-    part = type(part)(*(None if one is None else one[rows] for one in part))
-    components_ND = source_components(modality, part, part)[0]
-    yield f"PCA ({COMPONENTS})", "linear", components_ND
-    yield "noise", "trivial", np.random.default_rng([subject.settings.seed, 1]).normal(size=(len(rows), NOISE))
 
 
 def _metrics(x_ND, labels, batches, weights_DN, seed) -> dict[str, Estimate]:

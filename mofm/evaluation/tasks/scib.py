@@ -1,0 +1,70 @@
+"""scIB's measures of integration, by the package scib-metrics (`evaluation/scib.py`): what the field's papers compare.
+
+They answer what `integration.py` asks, in the words of others: figures here can be held against published ones, those there
+have intervals. PCA has nothing done about batches; how much less batches explain is told against it. Of more than MOST_CELLS
+cells a lot is judged, the same for every embedding.
+"""
+
+import importlib.util
+
+import numpy as np
+
+from mofm.errors import InputError
+from mofm.evaluation.resample import Estimate
+from mofm.evaluation.scib import FEWEST_CELLS, scib_scores
+from mofm.evaluation.tasks.labelled import PCA, Labelled, embeddings, labelled_cells
+from mofm.evaluation.tasks.score import Judged, Score, Situation, Subject, need_labels
+
+MOST_CELLS = 10_000
+
+
+def check(situation: Situation) -> None:
+    """Raises `InputError` where there are no labels, too few cells, or no scib-metrics."""
+    need_labels(situation)
+    most = max(len(names) for names in situation.shown.values())
+    if most < FEWEST_CELLS:
+        raise InputError(f"needs {FEWEST_CELLS} cells, as it looks at the neighbours of each; there are {most}")
+    if not is_installed():
+        raise InputError("needs scib-metrics, which is not installed: pip install 'mofm[scib]'")
+
+
+def is_installed() -> bool:
+    """Whether scib-metrics is there."""
+    return importlib.util.find_spec("scib_metrics") is not None
+
+
+def judge(subject: Subject) -> Judged:
+    """Each modality's embedding beside principal components of all judged cells, and noise."""
+    scores, notes = [], ["scIB's measures have no intervals: a cell that was drawn twice would be its own neighbour."]
+    for of in labelled_cells(subject, FEWEST_CELLS, notes):
+        of = _some(of, subject.settings.seed, notes)
+        of = _without_useless_batches(of, notes)
+        kinds, found = {}, {}
+        for method, kind, x_ND in embeddings(subject, of):
+            kinds[method], found[method] = kind, x_ND
+        table = scib_scores(found, PCA, of.labels, of.batches)
+        unknown = table.index[table.isna().any(axis=1)]
+        if len(unknown):
+            notes.append(f"{of.modality}: {', '.join(unknown)}: not told of these labels; the means are of the others")
+        for metric, row in table.drop(index=unknown).iterrows():
+            for method, value in row.items():
+                draws_D = np.append(value, np.full(subject.settings.bootstrap, np.nan))
+                scores.append(Score(of.modality, metric, method, kinds[method], Estimate(draws_D), len(of.rows)))
+    return Judged(scores, notes)
+
+
+def _some(of: Labelled, seed: int, notes: list[str]) -> Labelled:
+    if len(of.rows) <= MOST_CELLS:
+        return of
+    chosen = np.sort(np.random.default_rng([seed, 3]).choice(len(of.rows), MOST_CELLS, replace=False))
+    notes.append(f"{of.modality}: {MOST_CELLS:,} of {len(of.rows):,} labelled cells are judged, by lot")
+    batches = None if of.batches is None else of.batches[chosen]
+    return of._replace(rows=of.rows[chosen], labels=of.labels[chosen], batches=batches)
+
+
+def _without_useless_batches(of: Labelled, notes: list[str]) -> Labelled:
+    """Where each label is in one batch alone, what is batch and what is label cannot be told apart."""
+    if of.batches is None or any(len(np.unique(of.batches[of.labels == name])) > 1 for name in np.unique(of.labels)):
+        return of
+    notes.append(f"{of.modality}: no label is in two batches: correction of batches is not judged")
+    return of._replace(batches=None)
