@@ -1,6 +1,7 @@
 """`mofm evaluate`: a model and a file to what the model is worth on it."""
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -184,7 +185,7 @@ def _print(found) -> None:
         before = None
         for row in rows:
             metric = row.metric + (" (lower is better)" if row.lower_is_better else "")
-            interval = f"{shown(row.low)} to {shown(row.high)}"
+            interval = f"{shown(row.low)} to {shown(row.high)}" if math.isfinite(row.low) else ""
             said = "" if metric == before else metric
             table.add_row(said, row.method, shown(row.value), interval, row.mofm_is or "")
             before = metric

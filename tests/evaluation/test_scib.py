@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from sklearn.metrics import silhouette_samples
 
 from mofm.errors import InputError
+from mofm.evaluation.evaluation_page import headlines
 from mofm.evaluation.scib import PREFIX, scib_scores
 from mofm.evaluation.subject import Cells, Settings, View
 from mofm.evaluation.tasks import scib
@@ -78,6 +79,10 @@ def test_the_task_judges_the_model_beside_components_noise_and_peers():
     assert values[f"{PREFIX}Bio conservation", "mofm"] > values[f"{PREFIX}Bio conservation", "noise"] + 0.3
     assert all(np.isnan(score.estimate.interval.low) for score in found.scores)
     assert any("no intervals" in note for note in found.notes)
+    metrics = {metric for metric, _ in values}
+    ahead = sum(values[metric, "mofm"] > values[metric, PCA] for metric in metrics)
+    (line,) = headlines(SimpleNamespace(judged={"scib": found}))
+    assert f"of {len(metrics)} figures, which have no intervals, mofm is ahead of linear baselines in {ahead}." in line
 
 
 @pytest.mark.slow
