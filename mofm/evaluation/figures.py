@@ -108,7 +108,8 @@ def scores(table: pd.DataFrame, highlight: str = "mofm", whiskers: str = "95% bo
             label.set_color(ACCENT if label.get_text().startswith(highlight) else INK)
     for axes in figure.axes[len(metrics) :]:
         axes.remove()
-    figure.supxlabel(f"dots: score; whiskers: {whiskers}", fontsize=8, color=MUTED)
+    said = f"dots: score; whiskers: {whiskers}" if table["low"].notna().any() else "dots: score"
+    figure.supxlabel(said, fontsize=8, color=MUTED)
     return figure
 
 

@@ -9,7 +9,8 @@ markers: the set of `MARKERS` that scores highest, of cells where it is ahead by
 each cell's molecules (a fair coin for each), the embeddings off the other.
 
 A third of the cells is held out and judged: mixing of batches within types (0: apart, 1: as if shuffled), types by 15-NN and a
-linear probe that learn from the other cells, and how compact types are (silhouette in [0, 1]). Who was shown what:
+linear probe that learn from the other cells, how compact types are (silhouette in [0, 1]), and scIB's figures, by which papers
+compare (`mofm/evaluation/scib.py`). Who was shown what:
 - PCA, mofm: the training cells. mofm learns their batches where it says so (by `data.batch_key` from the first step on, or once
   it is trained by `mofm finetune --task integration:batch --tune probe`), and is told no cell's batch when it embeds.
 - scVI: the training cells and their batches; of the held-out cells it is told the batch when it embeds.
@@ -37,6 +38,7 @@ from translation_peers import run_peer
 from mofm.cli import main as mofm
 from mofm.configs import demo
 from mofm.evaluation import annotation, baselines, integration
+from mofm.evaluation.scib import PREFIX, scib_scores
 from mofm.inference.model import load
 from mofm.omics.simulate import SimulationConfig, simulate
 
@@ -227,7 +229,16 @@ def judge(of: Task, embedding_NE: np.ndarray) -> dict[str, float]:
         "types, 15-NN": annotation.knn_accuracy(*told).accuracy.value,
         "types, probe": annotation.linear_probe(*told).accuracy.value,
         "silhouette of types": integration.silhouette(embedding_NE[test], type_N[test]).score,
+        **scib(of, embedding_NE),
     }
+
+
+def scib(of: Task, embedding_NE: np.ndarray) -> dict[str, float]:
+    """scIB's three sums, beside components of which nothing was taken out."""
+    ((_, before_ND),) = components(of)
+    both = {"before": before_ND[of.test], "it": embedding_NE[of.test]}
+    found = scib_scores(both, "before", of.type_N[of.test], of.cells.obs["batch"].to_numpy(str)[of.test])["it"]
+    return {name: found[name] for name in (f"{PREFIX}Batch correction", f"{PREFIX}Bio conservation", f"{PREFIX}Total")}
 
 
 if __name__ == "__main__":

@@ -121,6 +121,9 @@ def test_scores():
     for expected in ("0.912", "0.875", "mofm", "PCA (30)", "mixing", "95% bootstrap interval"):
         assert expected in words
     assert len(figure.axes) == 3
+    bare = figures.scores(pd.DataFrame(rows).assign(low=np.nan, high=np.nan))
+    assert "dots: score" in texts(bare)
+    assert "whiskers" not in texts(bare)
 
 
 @pytest.mark.slow
