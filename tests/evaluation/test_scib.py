@@ -104,6 +104,17 @@ def test_what_cannot_be_told_of_small_labels_is_named_and_left_out():
     assert all(np.isfinite(score.estimate.draws_D[0]) for score in found.scores)
 
 
+def test_where_the_package_fails_that_is_said_and_no_more_is_lost(monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("no neighbours")
+
+    monkeypatch.setattr(scib, "scib_scores", fail)
+    _, labels, batches = drawn(0.0)
+    found = scib.judge(subject_of(labels, batches))
+    assert not found.scores
+    assert any("ZeroDivisionError: no neighbours" in note for note in found.notes)
+
+
 @pytest.mark.slow
 def test_of_many_cells_a_lot_is_judged(monkeypatch):
     monkeypatch.setattr(scib, "MOST_CELLS", 120)

@@ -42,7 +42,11 @@ def judge(subject: Subject) -> Judged:
         kinds, found = {}, {}
         for method, kind, x_ND in embeddings(subject, of):
             kinds[method], found[method] = kind, x_ND
-        table = scib_scores(found, PCA, of.labels, of.batches)
+        try:
+            table = scib_scores(found, PCA, of.labels, of.batches)
+        except Exception as error:  # whatever ails another package, the other tasks have their results
+            notes.append(f"{of.modality}: not judged, as scib-metrics failed: {type(error).__name__}: {error}")
+            continue
         unknown = table.index[table.isna().any(axis=1)]
         if len(unknown):
             notes.append(f"{of.modality}: {', '.join(unknown)}: not told of these labels; the means are of the others")
