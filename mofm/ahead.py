@@ -6,6 +6,9 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import TypeVar
 
+WHY_KILLED = 'out of memory? or a script that lacks `if __name__ == "__main__":`?'
+"""What ends a process of a pool, for people."""
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from mofm.ahead import in_turn
+from mofm.ahead import WHY_KILLED, in_turn
 from mofm.corpus.inputs import Input, Options
 from mofm.corpus.prepare import Prepared, prepare
 from mofm.errors import InputError
@@ -89,7 +89,7 @@ def _next(file: Input, results: Iterator[list[Prepared]]) -> list[Prepared]:
         return next(results)
     except BrokenProcessPool as error:
         raise InputError(
-            f"{file.path}: a process that read inputs was killed (out of memory?); run this again, with --jobs 1"
+            f"{file.path}: a process that read inputs was killed ({WHY_KILLED}); run this again, with --jobs 1"
         ) from error
 
 

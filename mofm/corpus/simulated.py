@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from mofm.ahead import in_turn
+from mofm.ahead import WHY_KILLED, in_turn
 from mofm.axes import Modality
 from mofm.corpus.contents import read_manifest
 from mofm.corpus.engines import end_with_parent
@@ -120,7 +120,7 @@ def _made(tasks: list[tuple], jobs: int) -> Iterator[Path]:
         yield from in_turn(lambda task: workers.submit(_make, *task), tasks, jobs)
     except BrokenProcessPool as error:
         raise InputError(
-            "a process that simulated cells was killed (out of memory?); run this again with --jobs 1, it goes on"
+            f"a process that simulated cells was killed ({WHY_KILLED}); run this again with --jobs 1, it goes on"
         ) from error
     finally:
         workers.shutdown(cancel_futures=True)

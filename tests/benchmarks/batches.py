@@ -238,7 +238,10 @@ def scib(of: Task, embedding_NE: np.ndarray) -> dict[str, float]:
     ((_, before_ND),) = components(of)
     both = {"before": before_ND[of.test], "it": embedding_NE[of.test]}
     found = scib_scores(both, "before", of.type_N[of.test], of.cells.obs["batch"].to_numpy(str)[of.test])["it"]
-    return {name: found[name] for name in (f"{PREFIX}Batch correction", f"{PREFIX}Bio conservation", f"{PREFIX}Total")}
+    return {
+        name: float(found[name])
+        for name in (f"{PREFIX}Batch correction", f"{PREFIX}Bio conservation", f"{PREFIX}Total")
+    }
 
 
 if __name__ == "__main__":
