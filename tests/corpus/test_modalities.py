@@ -565,7 +565,7 @@ def test_a_killed_process_is_told(tmp_path, mixed):
     broken = Future()
     broken.set_exception(BrokenProcessPool("gone"))
     file = engines.Input(mixed, "mixed", "h5mu", "", ())
-    with pytest.raises(InputError, match="was killed \\(out of memory.*__main__.*\\); run this again, with --jobs 1"):
+    with pytest.raises(InputError, match=r"was killed \(out of memory.*__main__.*\); run this again, with --jobs 1"):
         engines._next(file, in_turn(lambda task: task, [broken], ahead=1))
 
 
