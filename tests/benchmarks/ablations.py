@@ -30,7 +30,7 @@ from typing import NamedTuple
 import anndata as ad
 import numpy as np
 import pandas as pd
-from common import Rows, config_of, machine, parser, schedule, show
+from common import Rows, config_of, forget_programs, machine, parser, schedule, show
 from translation_tasks import Task, split, task
 
 from mofm.axes import Modality
@@ -104,6 +104,7 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     found = judged(given(name, variant, seed, args, Path(folder)), variant, seed, args, Path(folder))
                 rows.keep({"data": name, "seed": seed, "variant": variant, "steps": args.steps} | found)
+                forget_programs()
         here = pd.DataFrame([row for row in rows if row["data"] == name])
         steps, seeds = here["steps"].max(), here["seed"].nunique()
         show(f"{name}, {steps} steps, {seeds} seeds: the whole, and differences from it", differences(here))

@@ -125,6 +125,11 @@ class Rows(list):
                 file.write(json.dumps(row) + "\n")
 
 
+def forget_programs() -> None:
+    """Those that were compiled, between models: of twenty they are more maps of memory than Linux allows a process."""
+    jax.clear_caches()
+
+
 def show(title: str, rows: list[dict[str, object]]) -> None:
     """Print rows as a Markdown table."""
     frame = pd.DataFrame(rows)

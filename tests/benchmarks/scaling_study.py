@@ -23,7 +23,7 @@ import anndata as ad
 import jax
 import numpy as np
 import pandas as pd
-from common import Rows, config_of, machine, parser, show
+from common import Rows, config_of, forget_programs, machine, parser, show
 from scipy.optimize import least_squares
 
 from mofm.configs import demo
@@ -72,6 +72,7 @@ def main() -> None:
                 if rows.has(seed=seed, cells=cells, width=width):
                     continue
                 rows.keep({"seed": seed, "cells": cells, "width": width} | judged(adata, seed, cells, width, args))
+                forget_programs()
     table = pd.DataFrame(rows)
     mean = table.drop(columns="seed").groupby(["width", "cells"], as_index=False).mean()
     show(f"{args.steps} steps, mean of {args.seeds} seeds", mean.to_dict("records"))
