@@ -21,6 +21,9 @@ else:
 LIBRARY_SCALE = 1e4
 """Counts are normalised to this many per cell, the field's custom (CP10k). Rates that the model gives are per this."""
 
+PANEL = 100.0
+"""Proteins of which an ADT library is the reads, if each had the geometric mean of the cell's."""
+
 WEIGHED_BY_DEPTH = ("rna", "atac")
 """Omics whose linear read-out grows with the square root of a cell's depth (see `nn/readout.py`)."""
 
@@ -42,8 +45,9 @@ class TokenBatch(NamedTuple):
       counts_BL: float32. The likelihood's target. RNA, ADT: raw counts (UMIs). ATAC: fragments. Methylation:
         methylated reads. Whole numbers.
       mask_BL: bool. True for a token, False for padding.
-      library_B: float32. Total counts of the cell in this modality over all of its features, sampled as tokens or not.
-        Methylation: total reads.
+      library_B: float32. How deep the cell was read in this modality, by all of its features, sampled as tokens or not. RNA,
+        ATAC, methylation: total counts (reads). ADT: PANEL * (g - 1), g = exp(mean over the panel of log1p(count)), as one
+        protein in abundance, or a clump of antibodies, is most of a total.
       cell_B: int32. Index of the cell in the corpus; two views of one cell share it. -1 for a padded row.
       dataset_B: int32. Index of the cell's dataset in the corpus manifest. -1 for a padded row.
       totals_BL: float32. Methylation: all reads of the region, of which `counts_BL` are methylated; at least 1 for a

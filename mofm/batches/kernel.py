@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from mofm.axes import MODALITIES
-from mofm.batch import LIBRARY_SCALE
+from mofm.batch import LIBRARY_SCALE, PANEL
 from mofm.batches.entries import widen
 from mofm.batches.logarithm import log1p
 from mofm.batches.order import mix64
@@ -25,7 +25,7 @@ TABLE = 256
 SOUND = -(2**62)
 """What `tokenise` returns where nothing is wrong: no number of a column."""
 _SPARSE = 8  # draw zeros by trial while one trial in this many succeeds, else list them
-_SCALE = float(LIBRARY_SCALE)
+_SCALE, _PANEL = float(LIBRARY_SCALE), float(PANEL)
 _RNA, _ATAC, _ADT, _METHYLATION = (MODALITIES.index(name) for name in ("rna", "atac", "adt", "methylation"))
 
 
@@ -272,7 +272,9 @@ def tokenise(
         if kind == _RNA:
             _log_ratios(values, counts, expressed, largest, library, _SCALE, table)
         elif kind == _ADT:
-            _log_ratios(values, counts, expressed, largest, _geometric_mean(data, panel.columns), 1.0, table)
+            middle = _geometric_mean(data, panel.columns)
+            library_B[i] = _PANEL * (middle - 1.0)
+            _log_ratios(values, counts, expressed, largest, middle, 1.0, table)
         elif kind == _ATAC:
             share = _SCALE / max(len(data), 1)
             _idf_weighted(values, features, expressed, share, weights_F[panel.row : panel.row + panel.rows])

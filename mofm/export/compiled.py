@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import export
 
 from mofm.axes import Modality
-from mofm.batch import LIBRARY_SCALE, PLACES, FeatureSpace, TokenBatch
+from mofm.batch import LIBRARY_SCALE, PANEL, PLACES, FeatureSpace, TokenBatch
 from mofm.batches.spaces import LINKS
 from mofm.errors import InputError
 from mofm.export.parts import Parts
@@ -43,7 +43,8 @@ MEANING = {
     "features_BL": "row of genes.parquet (RNA), or number among the features that the other arrays of this program tell of",
     "values_BL": f"RNA: log1p(counts / library * {LIBRARY_SCALE:g}); others: see mofm/batches/collate.py; 0 for padding",
     "mask_BL": "true for a token, false for padding",
-    "library_B": "all counts of the cell, of features that are no tokens too",
+    "library_B": f"all counts of the cell, of features that are no tokens too; of proteins {PANEL:g} (g - 1), g = exp(mean of "
+    "log1p(count) over the panel)",
     "genes_FK": "rows of genes.parquet that a feature is near, or encoded by; 0 where the weight is",
     "weights_FK": "how much each counts; a feature's sum to 1",
     "place_FP": "where a region lies about its genes; of training's features in start.safetensors",

@@ -203,6 +203,16 @@ class PretrainedModel(Parts):
                 part = take_cells(rows, start, min(start + cells, rows.n_cells))
                 yield part, self.view_of(part, table.modality, matching, options, cells)
 
+    def depths(self, path: Source, reading: Reading = RNA, **options) -> np.ndarray:
+        """depth_N, float64: how deep each cell of a file was read in one modality, in its order; see `TokenBatch.library_B`.
+        Raises as `embed`."""
+        chosen, found = Options(**options), [np.zeros(0)]
+        with self.opened(path, reading, chosen) as matched:
+            (table, matching), *_ = [one for one in matched if one[0].modality == reading.modality]
+            for part, view in self.views(table, matching, chosen):
+                found.append(view.library_B[: part.n_cells].astype(np.float64))
+        return np.concatenate(found)
+
     def cells_at_once(self, options: Options) -> int:
         """Cells of a batch."""
         if options.batch_size == "auto":

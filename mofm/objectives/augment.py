@@ -5,8 +5,8 @@ What `thin` can say again exactly of the view alone (formulas of values: `batche
     RNA          all. Counts and library are thinned as one binomial draw of the cell's molecules, the part of the
                  library that is not in the view as one number; values follow.
     methylation  all. Methylated and other reads are thinned apart; regions left without a read were not measured.
-    ADT          counts and library. A value's divisor is exp of a mean over the whole panel, of which the view holds a
-                 sample. The panel's sum of log1p(count) is taken to fall as that of the view's tokens does: exact where
+    ADT          counts. Library and the divisor of values are of a mean of log1p(count) over the whole panel, of which the
+                 view holds a sample. The panel's sum is taken to fall as that of the view's tokens does: exact where
                  every antibody that was counted is a token, as with L above the panel's size it mostly is, else an
                  estimate.
     ATAC         counts and library. A value holds idf / regions open in the cell, of which neither is in the view, but
@@ -22,8 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from mofm.axes import Modality
-from mofm.batch import LIBRARY_SCALE, TokenBatch
-from mofm.objectives.likelihoods import masked_mean
+from mofm.batch import LIBRARY_SCALE, PANEL, TokenBatch
 
 
 def thin(key: jax.Array, view: TokenBatch, keep: jax.Array | float, modality: Modality) -> TokenBatch:
@@ -43,19 +42,21 @@ def thin(key: jax.Array, view: TokenBatch, keep: jax.Array | float, modality: Mo
     keep_B = jnp.broadcast_to(jnp.asarray(keep, jnp.float32), view.library_B.shape)
     was_BL = view.counts_BL if view.totals_BL is None else view.totals_BL  # the library is of these
     rest_B1 = jnp.maximum(view.library_B - jnp.sum(was_BL, axis=1), 0.0)[:, None]
+    rest_B1 = jnp.where(modality == "adt", 0.0, rest_B1)  # whose library is no total
     # In one draw: it is a loop of its own that XLA compiles for seconds.
     others = [] if view.totals_BL is None else [was_BL - view.counts_BL]
     drawn = jax.random.binomial(key, jnp.concatenate([view.counts_BL, *others, rest_B1], axis=1), keep_B[:, None])
-    library_B = jnp.sum(drawn, axis=1)
     tokens = view.mask_BL.shape[1]
     counts_BL, of_all_BL = drawn[:, :tokens], drawn[:, :tokens]
     if view.totals_BL is not None:
         of_all_BL = counts_BL + drawn[:, tokens : 2 * tokens]
+    log_g_B = _log_mean(view, counts_BL) if modality == "adt" else None
+    library_B = jnp.sum(drawn, axis=1) if log_g_B is None else PANEL * jnp.expm1(log_g_B)
     mask_BL = view.mask_BL.astype(bool) & (library_B > 0)[:, None]
     if modality == "methylation":
         values_BL, mask_BL = (counts_BL + 1.0) / (of_all_BL + 2.0), mask_BL & (of_all_BL > 0)
     elif modality == "adt":
-        values_BL = _centred_log_ratios(view, counts_BL)
+        values_BL = jnp.log1p(counts_BL / jnp.exp(log_g_B)[:, None])
     elif modality == "atac":
         values_BL = _weighed_by_idf(view, counts_BL)
     else:
@@ -115,14 +116,10 @@ def _only(view: TokenBatch, mask_BL: jax.Array) -> TokenBatch:
     return view._replace(mask_BL=mask_BL, **zeroed)
 
 
-def _centred_log_ratios(view: TokenBatch, counts_BL: jax.Array) -> jax.Array:
-    """log1p(count / g): log g read back from values, and lowered as the tokens' sum of log1p(count) is."""
-    is_there_BL = view.counts_BL > 0
-    divisor_BL = view.counts_BL / jnp.where(is_there_BL, jnp.expm1(view.values_BL), 1.0)
-    log_g_B = jax.vmap(masked_mean)(jnp.log(jnp.where(is_there_BL, divisor_BL, 1.0)), is_there_BL)
+def _log_mean(view: TokenBatch, counts_BL: jax.Array) -> jax.Array:
+    """log g_B: of the panel's geometric mean, lowered as the tokens' sum of log1p(count) is."""
     was_B, is_B = (jnp.sum(jnp.log1p(counts), axis=1) for counts in (view.counts_BL, counts_BL))
-    log_g_B = log_g_B * is_B / jnp.where(was_B > 0, was_B, 1.0)
-    return jnp.log1p(counts_BL / jnp.exp(log_g_B)[:, None])
+    return jnp.log1p(view.library_B / PANEL) * is_B / jnp.where(was_B > 0, was_B, 1.0)
 
 
 def _weighed_by_idf(view: TokenBatch, counts_BL: jax.Array) -> jax.Array:

@@ -72,7 +72,7 @@ def test_a_thinned_view_of_all_features_is_what_collate_makes_of_the_thinned_cou
         again = tokens_of(dense(thin_view, "totals_BL"), modality, dense(thin_view, "counts_BL"))
     else:
         again = tokens_of(dense(thin_view, "counts_BL"), modality)
-    np.testing.assert_array_equal(thin_view.library_B, again.library_B)
+    np.testing.assert_allclose(thin_view.library_B, again.library_B, rtol=2e-5 if modality == "adt" else 0)
     for name in ("values_BL", "counts_BL") + ("totals_BL",) * (modality == "methylation"):
         ours, theirs = by_feature(thin_view, name), by_feature(again, name)
         compared = [key for key in theirs if key in ours]

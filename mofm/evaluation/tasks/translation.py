@@ -49,7 +49,8 @@ class Target(NamedTuple):
     Attributes:
       names: in the file.
       truth_NF: `target_values`, NaN where not measured.
-      counts, library_N: reads, cells x features, and those of all features.
+      counts: reads, cells x features.
+      library_N: how deep each cell was read, as the model takes it.
       note: which they are.
     """
 
@@ -65,7 +66,7 @@ class Told(NamedTuple):
 
     Attributes:
       value_NF: on the scale that is judged, 0 for a feature that the model does not know.
-      mean_NK, sd_NK: of the counts of the features that it knows, at depths of depth_N reads.
+      mean_NK, sd_NK: of the counts of the features that it knows, at depths of depth_N.
       known_K: which they are.
       note: of those that it does not know; "" where there is none.
     """
@@ -109,7 +110,7 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
     from_view, to_view = subject.views[source], subject.views[target]
     from_rows, to_rows = rows_by_name(from_view, to_view)
     fold_N = subject.cells.fold_N[from_view.place_N[from_rows]]
-    judged = _target(target, to_view, to_rows, subject.settings.max_features)
+    judged = _target(subject, target, to_view, to_rows)
     asked = np.flatnonzero(fold_N >= 0)
     told = _translated(subject, from_view, from_rows[asked], source, target, judged.names, to_view)
     place_N = np.full(len(from_rows), -1)
@@ -199,7 +200,7 @@ def _per_feature(
     return correlations(weights_DN, truth_NF, predicted_NF)
 
 
-def _target(target: Modality, view: View, rows: np.ndarray, most: int) -> Target:
+def _target(subject: Subject, target: Modality, view: View, rows: np.ndarray) -> Target:
     """The features that are measured in most cells, regions open in nearest half of them, each name once; all proteins, as
     their scale is relative to all."""
     measured = Measured(*(None if one is None else one[rows] for one in view.measured))
@@ -209,7 +210,7 @@ def _target(target: Modality, view: View, rows: np.ndarray, most: int) -> Target
         cells_F = np.minimum(cells_F, counts.shape[0] - cells_F)
     is_first_F = ~view.adata.var_names.duplicated()
     usable = np.flatnonzero(is_first_F & (cells_F > 0))
-    chosen = usable
+    chosen, most = usable, subject.settings.max_features
     if target != "adt" and len(usable) > most:
         chosen = np.sort(usable[np.argsort(-cells_F[usable], kind="stable")[:most]])
     what, whole = FEATURES[target], view.adata.n_vars
@@ -223,7 +224,7 @@ def _target(target: Modality, view: View, rows: np.ndarray, most: int) -> Target
         else ", all that some cell has"
     )
     truth_NF = target_columns(target, measured, chosen)
-    library_N = np.asarray(counts.sum(axis=1), np.float64).ravel()
+    library_N = subject.model.depths(view.adata[rows].copy(), reading_of(target), **subject.options)
     return Target(view.adata.var_names[chosen].tolist(), truth_NF, counts[:, chosen], library_N, note)
 
 
