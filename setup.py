@@ -65,6 +65,7 @@ EXTRAS = {
     "bench": [
         'annbatch>=0.3 ; python_version >= "3.12"',  # the fastest public loader: the peer of tests/benchmarks/stream.py
         'zarrs>=0.2 ; python_version >= "3.12"',  # its fast codec pipeline; without it annbatch is 3-4 times slower
+        "scib-metrics>=0.5.10",  # of tests/benchmarks/batches.py
     ],
     "dev": [
         "pytest>=8",

@@ -19,12 +19,12 @@ from mofm.errors import InputError
 
 DETAILS = """\
 Every score stands beside trivial and linear baselines that are fitted to DATA, on the same cells, with 95% bootstrap
-intervals of it and of the difference. OUT is a folder: report.html, one page that needs nothing beside it; evaluation.json
-with every number, the versions, the settings and the checksum of DATA; and the figures. The same command gives the same
-numbers. The report says which of the cells the model's training saw, where its corpus is still there.
+intervals of it and of the difference (but those of scib). OUT is a folder: report.html, one page that needs nothing beside it;
+evaluation.json with every number, the versions, the settings and the checksum of DATA; and the figures. The same command gives
+the same numbers. The report says which of the cells the model's training saw, where its corpus is still there.
 
   integration   are cells of a label together, and batches mixed among them?   beside PCA and noise; needs --label-key
-  scib          the same by scIB's measures, without intervals: what papers compare; needs pip install 'mofm[scib]'
+  scib          the same by scIB's measures, without intervals: what papers compare; needs --label-key, pip install 'mofm[scib]'
   annotation    do labels read off cells that the reader never saw?   beside PCA and the majority; needs --label-key
   translation   is one omics type told from another, feature by feature across cells?   beside ridge, 15-NN and the mean
   matching      do the two views of a cell find each other?   beside gene activity, ridge on pairs and chance
@@ -124,6 +124,9 @@ def run(args) -> int:
     _print(found)
     for line in headlines(found):
         print(line)
+    for task, judged in found.judged.items():
+        if not judged.scores:
+            print("\n".join(f"  {task}: {note}" for note in judged.notes))
     for task, why in found.skipped.items():
         if settings.tasks is None:
             print(f"{task}: not judged: {why}")

@@ -116,7 +116,7 @@ def evaluate(
         notes.append(
             f"{named}: made by others; from which cells, the judged ones maybe among them, cannot be told here."
         )
-    about = {"data": about_data, "model": _about_model(model), **_about_run(settings, options)}
+    about = {"data": about_data, "model": _about_model(model), **_about_run(settings, options, judged)}
     return Evaluation(judged, skipped, subject, seen, notes, about)
 
 
@@ -229,7 +229,7 @@ def _about_model(model: PretrainedModel) -> dict[str, Any]:
     }
 
 
-def _about_run(settings: Settings, options: Mapping[str, Any]) -> dict[str, Any]:
+def _about_run(settings: Settings, options: Mapping[str, Any], judged: Mapping[str, Judged]) -> dict[str, Any]:
     asked = dataclasses.asdict(settings) | {key: value for key, value in options.items() if key != "quiet"}
     device = jax.devices()[0]
     return {
@@ -242,6 +242,7 @@ def _about_run(settings: Settings, options: Mapping[str, Any]) -> dict[str, Any]
             "scipy": scipy.__version__,
             "scikit-learn": sklearn.__version__,
             "anndata": version("anndata"),
+            **({"scib-metrics": version("scib-metrics")} if "scib" in judged else {}),
         },
         "device": device.platform if device.platform == "cpu" else device.device_kind,
     }

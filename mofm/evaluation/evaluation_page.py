@@ -130,16 +130,16 @@ def headlines(found: Evaluation) -> list[str]:
     lines = []
     rows = rows_of(found)
     for task in found.judged:
-        linear = [row for row in rows if row.task == task and row.kind == "linear" and row.difference is not None]
+        linear = [row for row in rows if row.task == task and row.kind == "linear"]
         against = [row.mofm_is for row in linear if row.mofm_is]
-        if not linear:
-            lines.append(f"{task}: nothing could be judged.")
-            continue
         if not against:
-            ahead = sum(row.difference < 0 if row.lower_is_better else row.difference > 0 for row in linear)
-            lines.append(
-                f"{task}: of {len(linear)} figures, which have no intervals, mofm is ahead of linear baselines in {ahead}."
+            is_judged = any(math.isfinite(row.value) for row in linear)
+            said = (
+                "its figures have no intervals, and nothing is told apart by them"
+                if is_judged
+                else "nothing could be judged"
             )
+            lines.append(f"{task}: {said}.")
             continue
         count = {word: against.count(word) for word in (BETTER, ALIKE, WORSE)}
         lines.append(

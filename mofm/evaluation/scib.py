@@ -5,8 +5,9 @@ batch correction (BRAS, iLISI, kBET within labels, graph connectivity, how much 
 the mean of each, and 0.4 batch correction + 0.6 bio conservation in all. 1 is best. Nothing is scaled by the other methods of
 a table, so that a figure can be held against another study's.
 
-Neighbours are exact, where `Benchmarker` takes approximate ones: the same cells give the same figures. There are no
-intervals: a cell that a bootstrap drew twice would be its own neighbour.
+Neighbours are exact, where `Benchmarker` takes approximate ones, but kBET's, which the package finds itself: its figures have
+been the same each time, which is not promised. There are no intervals: a cell that a bootstrap drew twice would be its own
+neighbour.
 """
 
 import logging
@@ -22,12 +23,16 @@ NEIGHBOURS = 90
 """Of the local inverse Simpson indices; 15 and 50 of these serve the others."""
 FEWEST_CELLS = NEIGHBOURS + 1
 PREFIX = "scIB "
+KIND, SUM, BATCH, BIO, TOTAL = "Metric Type", "Aggregate score", "Batch correction", "Bio conservation", "Total"
+"""Words of the package's table."""
 
 
 def scib_scores(
     embeddings: Mapping[str, np.ndarray], before: str, labels_N: np.ndarray, batches_N: np.ndarray | None
 ) -> pd.DataFrame:
     """A row a metric, its name after PREFIX, and a column an embedding; float64. Without batches, bio conservation alone.
+
+    What cannot be told of an embedding is NaN, and in none of the sums, which are so of the same metrics for all.
 
     Args:
       embeddings: x_ND of each, of the same cells, `FEWEST_CELLS` at least.
@@ -53,8 +58,13 @@ def scib_scores(
         benchmarker.prepare(_neighbours)
         benchmarker.benchmark()
         found = benchmarker.get_results()
-    found = found.loc[list(embeddings)].astype(np.float64).T
-    return found.set_index(PREFIX + found.index)
+    kind = found.loc[KIND]
+    table = found.loc[list(embeddings), kind != SUM].astype(np.float64).T
+    sums = table.dropna().groupby(kind).mean()
+    if {BATCH, BIO} <= set(sums.index):
+        sums.loc[TOTAL] = 0.4 * sums.loc[BATCH] + 0.6 * sums.loc[BIO]
+    table = pd.concat([table, sums])
+    return table.set_index(PREFIX + table.index)
 
 
 def _neighbours(x_ND: np.ndarray, count: int):

@@ -161,7 +161,9 @@ def judged(of: Given, variant: str, seed: int, args: argparse.Namespace, folder:
         overrides += [*OF_NETWORK, f"network.tables=['{of.network}']"]
     train(config_of(corpus, [*overrides, *WITHOUT[variant]], paper), folder / "run", quiet=True)
     write_mudata(to_mudata(of.test), folder / "test.h5mu")
-    settings = Settings(**of.keys, network=of.network if variant != "network" else None, bootstrap=100, umap=False)
+    network = of.network if variant != "network" else None
+    tasks = ["translation", "matching"] + ["integration", "annotation"] * bool(of.keys) + ["regulation"] * bool(network)
+    settings = Settings(tuple(tasks), **of.keys, network=network, bootstrap=100, umap=False)
     found = evaluate(load(folder / "run"), folder / "test.h5mu", settings, quiet=True)
     return {f"{row.task} / {row.of} / {row.metric}": row.value for row in rows_of(found) if row.method == OURS}
 

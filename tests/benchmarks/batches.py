@@ -10,7 +10,7 @@ each cell's molecules (a fair coin for each), the embeddings off the other.
 
 A third of the cells is held out and judged: mixing of batches within types (0: apart, 1: as if shuffled), types by 15-NN and a
 linear probe that learn from the other cells, how compact types are (silhouette in [0, 1]), and scIB's figures, by which papers
-compare (`mofm/evaluation/scib.py`). Who was shown what:
+compare (`mofm/evaluation/scib.py`; needs `mofm[scib]`). Who was shown what:
 - PCA, mofm: the training cells. mofm learns their batches where it says so (by `data.batch_key` from the first step on, or once
   it is trained by `mofm finetune --task integration:batch --tune probe`), and is told no cell's batch when it embeds.
 - scVI: the training cells and their batches; of the held-out cells it is told the batch when it embeds.
@@ -79,7 +79,7 @@ def main() -> None:
     print(machine())
     for name in args.data:
         of = task(*sources[name]())
-        rows = []
+        rows, ((_, before_ND),) = [], components(of)
         with tempfile.TemporaryDirectory() as folder:
             if args.measures:
                 found = by_measures(of, Path(folder), args.steps, args.measures)
@@ -87,7 +87,8 @@ def main() -> None:
                 found = chain(components(of), ours(of, Path(folder), args.steps))
                 found = chain(found, peers(of, Path(folder), args.peers, options)) if args.peers else found
             for method, embedding_NE in found:
-                rows.append({"representation": method} | judge(of, embedding_NE))
+                found_of = judge(of, embedding_NE) | scib(of, before_ND, embedding_NE)
+                rows.append({"representation": method} | found_of)
                 print(name, rows[-1], flush=True)  # a method may take half an hour, and the next may fail
         batches = of.cells.obs["batch"].nunique()
         show(f"{name}, {len(of.test):,} of {of.cells.n_obs:,} cells judged, {batches} batches", rows)
@@ -229,13 +230,11 @@ def judge(of: Task, embedding_NE: np.ndarray) -> dict[str, float]:
         "types, 15-NN": annotation.knn_accuracy(*told).accuracy.value,
         "types, probe": annotation.linear_probe(*told).accuracy.value,
         "silhouette of types": integration.silhouette(embedding_NE[test], type_N[test]).score,
-        **scib(of, embedding_NE),
     }
 
 
-def scib(of: Task, embedding_NE: np.ndarray) -> dict[str, float]:
+def scib(of: Task, before_ND: np.ndarray, embedding_NE: np.ndarray) -> dict[str, float]:
     """scIB's three sums, beside components of which nothing was taken out."""
-    ((_, before_ND),) = components(of)
     both = {"before": before_ND[of.test], "it": embedding_NE[of.test]}
     found = scib_scores(both, "before", of.type_N[of.test], of.cells.obs["batch"].to_numpy(str)[of.test])["it"]
     return {

@@ -375,8 +375,9 @@ def test_an_out_that_is_there_or_a_file_is_refused(trained, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_as_a_command(trained, capsys, tmp_path):
+def test_as_a_command(trained, capsys, tmp_path, monkeypatch):
     """All that the data allow is judged, what is not is said, and the whole is there."""
+    monkeypatch.setattr(scib, "is_installed", lambda: False)
     words = ["evaluate", trained.workdir, trained.source, "--label-key", "cell_type", "--batch-key", "batch"]
     words += ["--bootstrap", 50, "--folds", 3, "--out", tmp_path / "out", "--quiet"]
     assert main([str(word) for word in words]) == 0
@@ -392,5 +393,5 @@ def test_as_a_command(trained, capsys, tmp_path):
         assert said in out, out
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert set(record["tasks"]) == {"integration", "annotation"}
-    assert set(record["skipped"]) == {"translation", "matching", "regulation", "perturbation"}
+    assert set(record["skipped"]) == {"scib", "translation", "matching", "regulation", "perturbation"}
     assert (tmp_path / "out" / "umap_rna.png").exists()

@@ -11,6 +11,7 @@ from sklearn.metrics import silhouette_samples
 
 from mofm.errors import InputError
 from mofm.evaluation.evaluation_page import headlines
+from mofm.evaluation.resample import Estimate
 from mofm.evaluation.scib import PREFIX, scib_scores
 from mofm.evaluation.subject import Cells, Settings, View
 from mofm.evaluation.tasks import scib
@@ -46,6 +47,16 @@ def test_batches_that_are_apart_have_low_scores_of_correction_and_labels_do_not(
     np.testing.assert_allclose(table.loc["Total"], both)
 
 
+def test_sums_are_of_what_can_be_told_of_all(scored):
+    embeddings, _, labels, batches = scored[0]
+    table = scib_scores(embeddings | {"one point": np.zeros((CELLS, 8))}, "apart", labels, batches)
+    table = table.set_axis(table.index.str.removeprefix(PREFIX))
+    told = table.dropna()
+    assert "PCR comparison" not in told.index
+    correction = told.loc[["BRAS", "iLISI", "KBET", "Graph connectivity"]]
+    np.testing.assert_allclose(told.loc["Batch correction"], correction.mean())
+
+
 def test_silhouettes_are_those_of_scikit_learn(scored):
     (embeddings, _, labels, _), table = scored
     for name, x_ND in embeddings.items():
@@ -79,17 +90,23 @@ def test_the_task_judges_the_model_beside_components_noise_and_peers():
     assert values[f"{PREFIX}Bio conservation", "mofm"] > values[f"{PREFIX}Bio conservation", "noise"] + 0.3
     assert all(np.isnan(score.estimate.interval.low) for score in found.scores)
     assert any("no intervals" in note for note in found.notes)
-    metrics = {metric for metric, _ in values}
-    ahead = sum(values[metric, "mofm"] > values[metric, PCA] for metric in metrics)
-    (line,) = headlines(SimpleNamespace(judged={"scib": found}))
-    assert f"of {len(metrics)} figures, which have no intervals, mofm is ahead of linear baselines in {ahead}." in line
+    nothing = [score._replace(estimate=Estimate(0 * score.estimate.draws_D + np.nan)) for score in found.scores]
+    for scores, said in (
+        (found.scores, "no intervals"),
+        (nothing, "nothing could be judged"),
+        ([], "nothing could be"),
+    ):
+        (line,) = headlines(SimpleNamespace(judged={"scib": found._replace(scores=scores)}))
+        assert said in line
 
 
 @pytest.mark.slow
 def test_without_batches_that_can_be_told_from_labels_correction_is_left_out_and_said():
-    _, labels, _ = drawn(0.0)
-    found = scib.judge(subject_of(labels, labels))
-    assert any("no label is in two batches" in note for note in found.notes)
+    labels = drawn(0.0)[1].copy()
+    batches = labels.copy()
+    labels[[0, 1]] = "rare"  # in two batches, but with a cell in each
+    found = scib.judge(subject_of(labels, batches))
+    assert any("no label has several cells in two batches" in note for note in found.notes)
     metrics = {score.metric.removeprefix(PREFIX) for score in found.scores}
     assert "Bio conservation" in metrics
     assert not metrics & {"Batch correction", "Total", "iLISI"}
@@ -99,7 +116,7 @@ def test_without_batches_that_can_be_told_from_labels_correction_is_left_out_and
 def test_what_cannot_be_told_of_small_labels_is_named_and_left_out():
     batches = drawn(0.0)[2]
     found = scib.judge(subject_of([f"label{number // 3}" for number in range(CELLS)], batches))
-    assert any("KBET" in note and "not told" in note for note in found.notes)
+    assert any("KBET cannot be told of mofm" in note for note in found.notes)
     assert f"{PREFIX}KBET" not in {score.metric for score in found.scores}
     assert all(np.isfinite(score.estimate.draws_D[0]) for score in found.scores)
 

@@ -37,8 +37,7 @@ def judge(subject: Subject) -> Judged:
     """Each modality's embedding beside principal components of all judged cells, and noise."""
     scores, notes = [], ["scIB's measures have no intervals: a cell that was drawn twice would be its own neighbour."]
     for of in labelled_cells(subject, FEWEST_CELLS, notes):
-        of = _some(of, subject.settings.seed, notes)
-        of = _without_useless_batches(of, notes)
+        of = _without_useless_batches(_some(of, subject.settings.seed, notes), notes)
         kinds, found = {}, {}
         for method, kind, x_ND in embeddings(subject, of):
             kinds[method], found[method] = kind, x_ND
@@ -47,10 +46,13 @@ def judge(subject: Subject) -> Judged:
         except Exception as error:  # whatever ails another package, the other tasks have their results
             notes.append(f"{of.modality}: not judged, as scib-metrics failed: {type(error).__name__}: {error}")
             continue
-        unknown = table.index[table.isna().any(axis=1)]
-        if len(unknown):
-            notes.append(f"{of.modality}: {', '.join(unknown)}: not told of these labels; the means are of the others")
-        for metric, row in table.drop(index=unknown).iterrows():
+        unknown = table[table.isna().any(axis=1)]
+        for metric, row in unknown.iterrows():
+            of_whom = ", ".join(row.index[row.isna()])
+            notes.append(
+                f"{of.modality}: {metric} cannot be told of {of_whom}: it is left out, and so it is of the sums"
+            )
+        for metric, row in table.drop(index=unknown.index).iterrows():
             for method, value in row.items():
                 draws_D = np.append(value, np.full(subject.settings.bootstrap, np.nan))
                 scores.append(Score(of.modality, metric, method, kinds[method], Estimate(draws_D), len(of.rows)))
@@ -67,8 +69,11 @@ def _some(of: Labelled, seed: int, notes: list[str]) -> Labelled:
 
 
 def _without_useless_batches(of: Labelled, notes: list[str]) -> Labelled:
-    """Where each label is in one batch alone, what is batch and what is label cannot be told apart."""
-    if of.batches is None or any(len(np.unique(of.batches[of.labels == name])) > 1 for name in np.unique(of.labels)):
+    """Where each label is in one batch alone, or has a cell in each, what is batch and what is label cannot be told apart."""
+    if of.batches is None:
         return of
-    notes.append(f"{of.modality}: no label is in two batches: correction of batches is not judged")
+    batches_of = [of.batches[of.labels == name] for name in np.unique(of.labels)]
+    if any(1 < len(np.unique(batches)) < len(batches) for batches in batches_of):
+        return of
+    notes.append(f"{of.modality}: no label has several cells in two batches: correction of batches is not judged")
     return of._replace(batches=None)
