@@ -22,7 +22,8 @@ def add(verbs) -> None:
         "Tell one modality of your cells from another: RNA to chromatin, to protein, to methylation, and back.",
         "MODEL is a run with --config.translator.blocks of 1 or more. OUT is an h5ad of IN's cells and the features asked\n"
         "for: X the expected measurement in a cell of median depth (RNA, ADT: counts; ATAC: chance to be open;\n"
-        'methylation: fraction of reads), layers["sd"] its standard deviation, obs["mofm_depth"] that depth.\n'
+        'methylation: fraction of reads), layers["sd"] its standard deviation, obs["mofm_depth"] that depth (counts; of ADT\n'
+        "those that 100 proteins would have, each at the geometric mean of the cell's).\n"
         "  mofm translate runs/mosaic rna.h5ad atac.h5ad --to atac --features peaks.bed\n"
         "Any features can be asked for, peaks that no training data had too; without --features, those of training.",
     )

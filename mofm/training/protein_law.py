@@ -34,7 +34,7 @@ def fit_law(
       counts_NF: reads; of what is not measured they are not looked at.
       measured_NF: bool.
       change_NF: what is told of each cell by others, nats.
-      log_depth_N: log of the reads in units of LIBRARY_SCALE.
+      log_depth_N: log of the cell's depth in units of LIBRARY_SCALE.
     """
     base_NF = np.asarray(space.base_F, np.float64) + log_depth_N[:, None]
     background_NF, foreground_NF = np.exp(base_NF + BACKGROUND_LEVEL), np.exp(base_NF + change_NF)
