@@ -116,6 +116,13 @@ def test_every_task_is_judged_with_intervals_around_its_scores(everything):
         assert {"mofm", "linear", "trivial"} <= kinds, task
 
 
+def test_a_cell_is_as_deep_as_the_model_takes_it_to_be(model, judged):
+    rna, adt = (np.asarray(judged.omics[modality].X.todense()) for modality in ("rna", "adt"))
+    np.testing.assert_array_equal(model.depths(judged.omics["rna"]), rna.sum(axis=1))
+    geometric = np.exp(np.log1p(adt).mean(axis=1))
+    np.testing.assert_allclose(model.depths(judged.omics["adt"], Reading("adt")), 100 * (geometric - 1), rtol=1e-6)
+
+
 def test_labels_given_away_are_read_without_error_and_noise_is_at_chance(everything):
     scores = table(everything)["value"]
     for of in ("rna", "adt"):
