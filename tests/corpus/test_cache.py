@@ -2,11 +2,11 @@
 
 import multiprocessing
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from streaming import assert_equal_batches, batches
+from streaming import assert_equal_batches, batches, batches_through_cache
 
 from mofm.batches.config import DataConfig
 from mofm.corpus.cache import ShardCache
@@ -154,25 +154,13 @@ def test_a_bucket_that_fails_while_fetching_is_told_and_asked_again(bucket, shar
     assert_equal_batches(batches(corpus), expected)
 
 
-def _stream_in_a_process(url, folder, sender):
-    try:
-        sender.send(batches(open_corpus(url, cache=ShardCache(folder, MANY))))
-    except BaseException as error:
-        sender.send(repr(error))
-
-
 def test_processes_share_it(bucket, sharded, expected, tmp_path):
-    url, context = bucket.upload(sharded, "x"), multiprocessing.get_context("spawn")
-    pipes = [context.Pipe(duplex=False) for _ in range(2)]
-    readers = [
-        context.Process(target=_stream_in_a_process, args=(url, tmp_path / "cache", sender)) for _, sender in pipes
-    ]
-    for reader in readers:
-        reader.start()
-    for receiver, _ in pipes:
-        assert_equal_batches(receiver.recv(), expected)
-    for reader in readers:
-        reader.join()
+    url, spawn = bucket.upload(sharded, "x"), multiprocessing.get_context("spawn")
+    # A process that ends before its time breaks the pool, and nobody waits for ever.
+    with spawn.Manager() as manager, ProcessPoolExecutor(2, spawn) as processes:
+        together = manager.Barrier(2, timeout=300)
+        for read in [processes.submit(batches_through_cache, url, tmp_path / "cache", together) for _ in range(2)]:
+            assert_equal_batches(read.result(), expected)
     asked = [path for _, path in bucket.requests if "/X/" in path and "/c/" in path and "indptr" not in path]
     assert sorted(asked) == sorted(f"/corpora/x/{path.relative_to(sharded)}" for path in shards(sharded))
     assert not list(tmp_path.rglob("*.part"))
