@@ -137,12 +137,13 @@ class Assembly(nn.Module):
         space: FeatureSpace | None,
     ) -> Outputs:
         """The outputs of a view whose values are hidden where `hidden_BL` is True."""
-        tokens_BLD, rows_BLD = self.tokenizer(genes_GD, view, hidden_BL, modality, space)
+        tokens_BLD, rows_BLD, by_genes_BLD = self.tokenizer(genes_GD, view, hidden_BL, modality, space)
         if self.spec.encoder.modality_blocks:
             tokens_BLD = self.own[modality](tokens_BLD, view.mask_BL)
         states_BLD = self.encoder(tokens_BLD, view.mask_BL)
         pooled_BD = self.pool(states_BLD, view.mask_BL).astype(jnp.float32)
-        embedding_BE = (self.readout(view, hidden_BL, rows_BLD, modality, space) + pooled_BD) @ self.to_cell
+        profile_BD = self.readout(view, hidden_BL, by_genes_BLD, genes_GD, modality, space)
+        embedding_BE = (profile_BD + pooled_BD) @ self.to_cell
         depth_B = log_exposure(view.library_B)
         prediction = self.decoder(states_BLD, embedding_BE, rows_BLD, view.features_BL, depth_B, modality, space)
         return Outputs(embedding_BE, pooled_BD, states_BLD, prediction)
@@ -159,7 +160,7 @@ class Assembly(nn.Module):
         linear: LinearAnswer | None,
     ) -> Translation:
         """What cells would show of the features of `asked`, from what was made of their views in `source`."""
-        tokens_BLD, rows_BLD = self.tokenizer(genes_GD, asked, jnp.ones_like(asked.mask_BL), target, space)
+        tokens_BLD, rows_BLD, _ = self.tokenizer(genes_GD, asked, jnp.ones_like(asked.mask_BL), target, space)
         states_BLD, embedding_BE, spread_BL = self.translator(
             tokens_BLD, outputs.states_BLD, shown_BM, outputs.embedding_BE, source, target
         )

@@ -52,7 +52,7 @@ class Tokenizer(nn.Module):
         hidden_BL: jax.Array,
         modality: Modality,
         space: FeatureSpace | None,
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """
         Args:
           genes_GD: float32, the genes' rows.
@@ -62,35 +62,41 @@ class Tokenizer(nn.Module):
           space: its features; None for RNA.
 
         Returns:
-          tokens_BLD in `dtype`, and rows_BLD, the identities of the tokens' features, float32.
+          tokens_BLD in `dtype`; rows_BLD, the identities of the tokens' features, float32; and of these what their genes say.
         """
         which = MODALITIES.index(modality)
-        rows_BLD = self.rows(genes_GD, view.features_BL, space)
+        by_genes_BLD = self._by_genes(genes_GD, view.features_BL, space)
+        rows_BLD = self._with_own(by_genes_BLD, view.features_BL, space)
         weights_BLV = _soft_bins(jnp.where(hidden_BL, 0.0, view.values_BL), hidden_BL, self.bins, MAX_VALUE[modality])
         # At the start the scale is the value itself, and 0 for [MASK]: the linear read-out.
         start_V = jnp.asarray(np.append(np.linspace(0.0, 4.0, self.bins), 0.0), jnp.float32)
         scale_BLD = weights_BLV @ (self.scale_MVD[which] + start_V[:, None])
         shift_BLD = weights_BLV @ self.shift_MVD[which]
         tokens_BLD = rows_BLD * (0.5 + scale_BLD) + shift_BLD + self.modality_MD[which]
-        return tokens_BLD.astype(self.dtype), rows_BLD
+        return tokens_BLD.astype(self.dtype), rows_BLD, by_genes_BLD
 
     def rows(self, genes_GD: jax.Array, features_BL: jax.Array, space: FeatureSpace | None) -> jax.Array:
         """rows_BLD, the identities of features."""
+        return self._with_own(self._by_genes(genes_GD, features_BL, space), features_BL, space)
+
+    def _by_genes(self, genes_GD: jax.Array, features_BL: jax.Array, space: FeatureSpace | None) -> jax.Array:
         # The table is gathered along fsdp before rows are taken of it, and its gradient is summed over devices as a table. Left
         # to the partitioner, on a mesh of data and fsdp every token's gradient was gathered on every device.
         genes_GD = constrain(genes_GD, (GENES, None))
-        return constrain(self._rows(genes_GD, features_BL, space), (CELLS, TOKENS, None))
-
-    def _rows(self, genes_GD: jax.Array, features_BL: jax.Array, space: FeatureSpace | None) -> jax.Array:
         if space is None:
-            return genes_GD[features_BL]
+            return constrain(genes_GD[features_BL], (CELLS, TOKENS, None))
         genes_BLK, weights_BLK = space.genes_FK[features_BL], space.weights_FK[features_BL]
         # One gene at a time: the K rows of every token together would be the largest array of the step.
         rows_BLD = sum(weights_BLK[..., k, None] * genes_GD[genes_BLK[..., k]] for k in range(space.genes_FK.shape[1]))
+        return constrain(rows_BLD, (CELLS, TOKENS, None))
+
+    def _with_own(self, rows_BLD: jax.Array, features_BL: jax.Array, space: FeatureSpace | None) -> jax.Array:
+        if space is None:
+            return rows_BLD
         rows_BLD += space.place_FP[features_BL] @ self.place_PD
         if self.region_rows:
             rows_BLD += self.own_RD[space.bucket_F[features_BL] % self.region_rows]
-        return rows_BLD
+        return constrain(rows_BLD, (CELLS, TOKENS, None))
 
 
 def _soft_bins(values_BL: jax.Array, hidden_BL: jax.Array, bins: int, max_value: float) -> jax.Array:

@@ -16,6 +16,13 @@ def unit_rows(x_BE: jax.Array) -> jax.Array:
     return jnp.where(has_length_B1, x_BE * jax.lax.rsqrt(jnp.where(has_length_B1, squared_B1, 1.0)), 0.0)
 
 
+def centred(x_BE: jax.Array, mask_B: jax.Array) -> jax.Array:
+    """float32 rows less the mean of those that the mask has; others are 0, whatever they hold."""
+    x_BE = jnp.where(mask_B[:, None], x_BE.astype(jnp.float32), 0.0)
+    mean_E = jnp.sum(x_BE, axis=0) / jnp.maximum(jnp.sum(mask_B), 1)
+    return jnp.where(mask_B[:, None], x_BE - mean_E, 0.0)
+
+
 def row_of_cell(cell_B: jax.Array, other_cell_C: jax.Array) -> jax.Array:
     """int32 row_B: a row of `other_cell_C` that has the same cell; -1 where none has, and for padding (-1).
 

@@ -6,8 +6,9 @@ directions, from token states and from the cell embedding alone, as masked model
 Unpaired cells: there and back again (Zhu et al. 2017). A cell is translated to features that some other cell of the batch
 shows in the other modality; the translation is read as if it had been measured, with means in the place of values, so
 that gradients pass; and then its own measurements are told from it. The cell must survive the round trip ("back_nll"), and
-so must its embedding ("drift": one less the cosine, against the embedding it set out with, which takes no gradient; the
-scale of a soft view's read-out is not that of a measured one).
+so must its embedding ("drift": one less the cosine, against the embedding it set out with, which takes no gradient). The
+cosine is of what differs from the mean of the batch: neither scale nor level of a soft view's read-out is that of a measured
+one (means in the place of values are small), and a level that all cells share, which is quickly learned, would make all alike.
 
 The source is what masked modelling has already encoded, its hidden tokens hidden: one pass serves both.
 """
@@ -25,7 +26,7 @@ from mofm.nn.decoder import Prediction
 from mofm.objectives.likelihoods import masked_mean
 from mofm.objectives.masked import likelihood
 from mofm.objectives.moments import moments
-from mofm.objectives.rows import unit_rows
+from mofm.objectives.rows import centred, unit_rows
 
 Translate = Callable[[Outputs, jax.Array, TokenBatch, Modality, Modality], Translation]
 """(outputs of the source's views, their shown_BM, what is asked for, source, target) -> Translation."""
@@ -77,7 +78,7 @@ def there_and_back(
 
     Returns:
       "back_token_nll", "back_cell_nll": nats a measurement of `view`, told from its translation.
-      "drift": mean of 1 - cosine of the embedding there with the embedding it set out with.
+      "drift": mean of 1 - cosine of the embedding there with the embedding it set out with, either less its mean over cells.
     """
     there = translate(outputs, view.mask_BL, asked, *direction)
     soft = soft_view(there.prediction, asked, direction.target, space)
@@ -85,8 +86,9 @@ def there_and_back(
     back = translate(seen, soft.mask_BL, view, direction.target, direction.source)
     is_there_B = (view.cell_B >= 0) & (asked.cell_B >= 0)
     back_nll = _nll(back.prediction, view, view.mask_BL & is_there_B[:, None], direction.source)
-    start_BE = jax.lax.stop_gradient(outputs.embedding_BE[:, :shared_width])
-    drift_B = 1 - jnp.sum(unit_rows(seen.embedding_BE[:, :shared_width]) * unit_rows(start_BE), axis=1)
+    start_BE, there_BE = jax.lax.stop_gradient(outputs.embedding_BE), seen.embedding_BE
+    start_BE, there_BE = (unit_rows(centred(x[:, :shared_width], is_there_B)) for x in (start_BE, there_BE))
+    drift_B = 1 - jnp.sum(there_BE * start_BE, axis=1)
     return {f"back_{name}": value for name, value in back_nll.items()} | {"drift": masked_mean(drift_B, is_there_B)}
 
 

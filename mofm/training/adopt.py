@@ -46,6 +46,8 @@ from mofm.training.state import Start, TrainState
 
 FROM_CORPUS = {"['decoder']['gene_log_rate']": "log_rate_G", "['decoder']['gene_log_dispersion']": "log_dispersion_G"}
 """Leaves whose rows of new genes are the mean predictor's."""
+AVERAGE_CELL = "['readout']['average']"
+"""In what the model calls an average cell no new gene is expressed: its cells are read as they were."""
 MAY_BE_NEW = ("['log_temperature']", "['fusion']")
 """Leaves, by how their names begin, that a run may ask for and a model may lack. They begin fresh, and change nothing yet."""
 
@@ -85,7 +87,8 @@ def adopt(
             adopted[name] = old
             continue
         old_first = np.moveaxis(old, place, 0)
-        new = _rows(old_first, row_G, leaf.shape[place], old_first[:known_genes].mean(axis=0, dtype=np.float64))
+        begin = 0.0 if name == AVERAGE_CELL else old_first[:known_genes].mean(axis=0, dtype=np.float64)
+        new = _rows(old_first, row_G, leaf.shape[place], begin)
         if name in FROM_CORPUS:
             is_new_G = np.flatnonzero(row_G < 0)
             new[is_new_G] = getattr(null, FROM_CORPUS[name])[is_new_G]
@@ -138,7 +141,11 @@ def known_basis(origin: Origin, spaces: Spaces, features: pd.DataFrame, row_G: n
             axes_FK, centre_K = origin.start.own[modality]
             moved_FK = rows_by_feature(space, number_of[modality], known[modality], axes_FK, rows)
             own[modality] = OwnComponents(moved_FK, centre_K)
-    return Basis(components, origin.start.profiles, own)
+    profiles = {
+        modality: profile._replace(mean_weight_G=_rows(profile.mean_weight_G, row_G, rows, 0.0))
+        for modality, profile in origin.start.profiles.items()
+    }
+    return Basis(components, profiles, own)
 
 
 def adopt_start(fresh: Start, origin: Origin, features: pd.DataFrame, row_G: np.ndarray) -> Start:
@@ -160,7 +167,7 @@ def adopt_start(fresh: Start, origin: Origin, features: pd.DataFrame, row_G: np.
     return Start(
         null,
         fresh.components,
-        old.profiles,
+        fresh.profiles,
         told,
         old.depths | fresh.depths,
         old.own | fresh.own,

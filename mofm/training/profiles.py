@@ -18,17 +18,18 @@ from mofm.training.components import Components, link_matrix, token_matrices
 
 
 class Profile(NamedTuple):
-    """How another modality is read out in the components of RNA: profile_K = scale_K * mean over tokens of (...) -
-    centre_K, for ATAC with the factor of depth before `scale_K`.
+    """How another modality is read out in the components of RNA: profile_K = scale_K * (mean over tokens of (...) - that of an
+    average cell), for ATAC with the factor of depth before each mean.
 
     By `scale`, profiles of the fitted cells have unit variance over all components. `scale_K` is that or less: where a
     component then varies more than in RNA, the excess is the noise of few reads or what RNA has no share in, and it is
-    scaled down to as much (simulated RNA and ATAC: FOSCTTM .272 with it, .290 without). All profiles have mean 0.
+    scaled down to as much (simulated RNA and ATAC: FOSCTTM .272 with it, .290 without). All profiles have mean 0:
+    `mean_weight_G` is what an average cell's features weigh, by their genes; times the genes' rows it is that cell's mean.
     """
 
     scale: np.ndarray
     scale_K: np.ndarray
-    centre_K: np.ndarray
+    mean_weight_G: np.ndarray
 
 
 class CellProfiles(NamedTuple):
@@ -50,15 +51,18 @@ def fit_profile(
     views: Sequence[TokenBatch], modality: Modality, space: FeatureSpace, components: Components
 ) -> Profile:
     """Scale and centre of a modality, of host batches as they are embedded: all that a cell has, or a large sample."""
-    profile_NK = _means(views, modality, *_axes(modality, space, components)).profile_NK
-    mean_K = deviation_K = np.zeros(profile_NK.shape[1])
-    if len(profile_NK):
-        mean_K, deviation_K = profile_NK.mean(axis=0), profile_NK.std(axis=0)
+    links_FG, gain_F = _links(space, components)
+    axes_FK, mean_F = _axes(modality, space, components)
+    x_NF = weighted_values(views, modality, mean_F).x_NF
+    mean_weight_G, deviation_K = np.zeros(links_FG.shape[1]), np.zeros(axes_FK.shape[1])
+    if x_NF.shape[0]:
+        mean_weight_G = (np.asarray(x_NF.mean(axis=0)).ravel() * gain_F) @ links_FG
+        deviation_K = (x_NF @ axes_FK).std(axis=0)
     size = max(float(np.sqrt(np.mean(deviation_K**2))), 1e-6) if deviation_K.any() else 1.0
     scale = (-1.0 if modality == "methylation" else 1.0) / size
     excess_K = deviation_K / size / np.maximum(components.deviation_K, 1e-6)
     scale_K = scale / np.maximum(excess_K, 1.0)
-    return Profile(*(np.asarray(leaf, np.float32) for leaf in (scale, scale_K, scale_K * mean_K)))
+    return Profile(*(np.asarray(leaf, np.float32) for leaf in (scale, scale_K, mean_weight_G)))
 
 
 def make_reader(
@@ -76,8 +80,9 @@ def make_reader(
     axes_FK, mean_F = _axes(modality, space, components)
     # In float64 and one order of memory, so that the same numbers give the same bits whichever file they come from.
     rows_GK = np.ascontiguousarray(components.rows_GK, np.float64)
-    centre_K = components.mean_weight_G.astype(np.float64) @ rows_GK if profile is None else profile.centre_K
-    axes_FK = axes_FK if profile is None else axes_FK * profile.scale_K
+    centre_K = (components if profile is None else profile).mean_weight_G.astype(np.float64) @ rows_GK
+    if profile is not None:
+        axes_FK, centre_K = axes_FK * profile.scale_K, centre_K * profile.scale_K
     if own is not None:
         axes_FK, centre_K = np.hstack([axes_FK, own[0]]), np.concatenate([centre_K, own[1]])
     return Reader(*(np.asarray(leaf, np.float32) for leaf in (axes_FK, mean_F, centre_K)))
@@ -85,16 +90,22 @@ def make_reader(
 
 def read_profiles(views: Sequence[TokenBatch], modality: Modality, reader: Reader) -> CellProfiles:
     """The linear profiles of the views' cells: `nn.linear.linear_profile` on the host."""
-    cell_N, profile_NK = _means(views, modality, reader.axes_FR, reader.mean_F)
-    return CellProfiles(cell_N, profile_NK - reader.centre_R)
+    read = weighted_values(views, modality, reader.mean_F)
+    return CellProfiles(read.cell_N, read.x_NF @ reader.axes_FR - reader.centre_R)
 
 
 def _axes(modality: Modality, space: FeatureSpace | None, components: Components) -> tuple[np.ndarray, np.ndarray]:
     """axes_FK without the modality's scale, and the mean_F that values are held against."""
+    links_FG, gain_F = _links(space, components)
+    axes_FK = (links_FG @ components.rows_GK) * gain_F[:, None]
+    return axes_FK, np.zeros(len(gain_F)) if space is None else mean_values(modality, space)
+
+
+def _links(space: FeatureSpace | None, components: Components) -> tuple[sp.csr_matrix, np.ndarray]:
+    """weights_FG of the features' genes, and each feature's gain_F."""
     genes = len(components.rows_GK)
     links_FG = sp.identity(genes, format="csr") if space is None else link_matrix(space, genes)
-    rows_FK, gain_F = links_FG @ components.rows_GK, links_FG @ np.exp(components.log_gain_G.astype(np.float64))
-    return rows_FK * gain_F[:, None], np.zeros(genes) if space is None else mean_values(modality, space)
+    return links_FG, links_FG @ np.exp(components.log_gain_G.astype(np.float64))
 
 
 def mean_values(modality: Modality, space: FeatureSpace) -> np.ndarray:
@@ -118,9 +129,3 @@ def weighted_values(views: Sequence[TokenBatch], modality: Modality, mean_F: np.
         cells.append(view.cell_B[is_there])
         datasets.append(view.dataset_B[is_there])
     return ReadCells(np.concatenate(cells), np.concatenate(datasets), sp.vstack(values, format="csr"))
-
-
-def _means(views: Sequence[TokenBatch], modality: Modality, axes_FK: np.ndarray, mean_F: np.ndarray) -> CellProfiles:
-    """Means over tokens, with the factor of depth; padded rows are left out."""
-    read = weighted_values(views, modality, mean_F)
-    return CellProfiles(read.cell_N, read.x_NF @ axes_FK)

@@ -173,14 +173,14 @@ def linear_start(params: Params, start: Start) -> Params:
     decoder = params["decoder"] | {"gene_log_rate": null.log_rate_G, "gene_log_dispersion": null.log_dispersion_G}
     table_GD = params["genes"]["table"]
     table_GD = table_GD.at[:, : components.rows_GK.shape[1]].add(components.rows_GK)
-    scale_MD, centre_MD = params["readout"]["scale"], params["readout"]["centre"]
-    centre_MD = centre_MD.at[MODALITIES.index("rna")].set(components.mean_weight_G @ table_GD)
+    scale_MD, average_GM = params["readout"]["scale"], params["readout"]["average"]
+    average_GM = average_GM.at[:, MODALITIES.index("rna")].set(components.mean_weight_G)
     for modality, profile in start.profiles.items():
         which = MODALITIES.index(modality)
-        components_K = slice(len(profile.centre_K))
+        components_K = slice(len(profile.scale_K))
         scale_MD = scale_MD.at[which].set(profile.scale).at[which, components_K].set(profile.scale_K)
-        centre_MD = centre_MD.at[which, components_K].set(profile.centre_K)
-    readout = {"log_gain": components.log_gain_G, "scale": scale_MD, "centre": centre_MD}
+        average_GM = average_GM.at[:, which].set(profile.mean_weight_G)
+    readout = {"log_gain": components.log_gain_G, "scale": scale_MD, "average": average_GM}
     genes = params["genes"] | {"table": table_GD}
     if "loadings" in genes:
         width = min(genes["loadings"].shape[1], components.others_GK.shape[1])

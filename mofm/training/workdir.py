@@ -53,7 +53,7 @@ FEATURES = "features.parquet"
 PARAMETERS = 6
 """Version of a model's parameters in its checkpoints. 1: before the gene table had a module of its own; 2: before genes had
 loadings; 3: before rates were those of whole cells, whatever share of their zeros is shown; 4: before loadings had level and
-spread; 5: before rates of proteins were of a depth by their geometric mean."""
+spread; 5: before rates of proteins were of a depth by their geometric mean, and the read-out's centre of its rows."""
 
 
 def open_workdir(
@@ -222,8 +222,6 @@ def start_of(arrays: Mapping[str, np.ndarray]) -> Start:
 
 def _check_parameters(record: dict[str, Any], workdir: Path) -> None:
     version = record.get("parameters", 1)
-    if version == 5 and "adt" not in record["modalities"]:
-        return  # only what is told of proteins has changed since
     if version != PARAMETERS:
         raise InputError(
             f"{workdir}: its checkpoints are of version {version}, this mofm reads version {PARAMETERS}; use the mofm that "

@@ -123,6 +123,22 @@ def test_gradients_of_the_losses_are_right(params, spaces, make_view, target):
     check_grads(loss, (chosen,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)
 
 
+def test_a_level_that_all_cells_share_is_no_likeness(params, spaces, two):
+    """Drift is of what tells cells apart: were it not, one large move of all embeddings would bring it to nothing."""
+    told, space = model_of(params, spaces), spaces["atac"]
+    seen = shown(told, two.rna, "rna")
+
+    def drift(moved_by, of=seen):
+        see = lambda *view: (made := told.see(*view))._replace(embedding_BE=made.embedding_BE + moved_by)  # noqa: E731
+        of = of._replace(embedding_BE=of.embedding_BE + moved_by)
+        given = (of, two.rna, two.atac, RNA_TO_ATAC, space, SPEC.shared_width)
+        return float(there_and_back(told.translate, see, *given)["drift"])
+
+    assert drift(30.0) == pytest.approx(drift(0.0), abs=1e-4)
+    alone = seen._replace(embedding_BE=seen.embedding_BE[:1].repeat(len(seen.embedding_BE), axis=0))
+    assert drift(0.0, alone) == pytest.approx(1.0)  # cells that are all the same have no direction
+
+
 def test_a_round_trip_teaches_through_its_translation(params, spaces, two):
     """The embedding that comes back depends on the token states of the way there, and on no embedding there."""
 

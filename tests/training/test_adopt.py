@@ -19,7 +19,7 @@ from mofm.nn.translator import TranslatorConfig
 from mofm.objectives.translation import Direction
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.training import adopt as adoption
-from mofm.training.adopt import adopt, adopt_network, adopt_start, known_basis
+from mofm.training.adopt import AVERAGE_CELL, adopt, adopt_network, adopt_start, known_basis
 from mofm.training.components import SILENT, Components
 from mofm.training.config import build_config
 from mofm.training.network import RunNetwork
@@ -88,10 +88,12 @@ def test_every_leaf_is_the_models_its_rows_matched_by_gene(null):
             elif "gene_log_rate" in name or "gene_log_dispersion" in name:
                 fitted = null.log_rate_G if "rate" in name else null.log_dispersion_G
                 assert leaf[place] == fitted[place]
+            elif name == AVERAGE_CELL:
+                assert not leaf[place].any()
             else:
                 np.testing.assert_allclose(leaf[place], theirs[name][: len(OLD)].mean(axis=0), rtol=1e-4, atol=1e-6)
         assert not leaf[len(OURS) :].any(), name
-    assert len(of_genes) == 6
+    assert len(of_genes) == 7
 
 
 def test_parameters_of_another_make_are_refused_by_name(null):
@@ -148,7 +150,7 @@ def start_of(known, spaces, modalities, seed, width=3) -> Start:
     rows = -(-len(known) // 128) * 128
     real = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     components = Components(real(rows, width), real(rows), real(rows), real(width), real(rows, width))
-    profiles = {name: Profile(real(), real(width), real(width)) for name in spaces}
+    profiles = {name: Profile(real(), real(width), real(rows)) for name in spaces}
     sizes = {"rna": rows} | {name: len(some.base_F) for name, some in spaces.items()}
     depths = {name: np.float32(100 + seed) for name in modalities}
     pairs = [(one, other) for one in modalities for other in modalities if one != other]
@@ -192,7 +194,7 @@ def begun(origin):
         symbol=""
     )
     basis = known_basis(origin, spaces, features, row_G, len(fresh.null.log_rate_G))
-    fresh = fresh._replace(components=basis.components, own=basis.own)
+    fresh = fresh._replace(components=basis.components, profiles=basis.profiles, own=basis.own)
     return fresh, adopt_start(fresh, origin, features, row_G)
 
 
@@ -204,7 +206,15 @@ def test_the_linear_model_of_cells_is_the_models_by_gene(origin, begun):
             wanted = (SILENT if name == "log_gain_G" else 0) if row is None else getattr(old, name)[row]
             np.testing.assert_array_equal(getattr(found, name)[place], wanted, err_msg=name)
     np.testing.assert_array_equal(found.deviation_K, old.deviation_K)
-    assert begun[1].profiles is origin.start.profiles
+
+
+def test_an_average_cell_is_the_models_by_gene(origin, begun):
+    for modality, old in origin.start.profiles.items():
+        found = begun[1].profiles[modality]
+        np.testing.assert_array_equal(found.scale_K, old.scale_K)
+        wanted = [old.mean_weight_G[OLD.index(gene)] if gene in OLD else 0 for gene in OURS]
+        np.testing.assert_array_equal(found.mean_weight_G[: len(OURS)], wanted)
+        assert not found.mean_weight_G[len(OURS) :].any()
 
 
 def test_a_modality_s_own_components_are_the_models_by_feature(origin, begun):

@@ -134,14 +134,15 @@ def test_only_the_most_variable_genes_enter(counts_NG, monkeypatch):
 
 def test_the_profile_of_the_fitted_cells_is_centred_and_of_unit_size(counts_NG):
     ours = fit_components(read_cells(views_of(counts_NG), GENES), RANK, 1.0)
-    centre_MK = np.zeros((4, RANK), np.float32)
-    centre_MK[0] = ours.mean_weight_G @ ours.rows_GK
-    variables = {"log_gain": ours.log_gain_G, "scale": np.ones((4, RANK), np.float32), "centre": centre_MK}
+    average_GM = np.zeros((GENES, 4), np.float32)
+    average_GM[:, 0] = ours.mean_weight_G
+    variables = {"log_gain": ours.log_gain_G, "scale": np.ones((4, RANK), np.float32), "average": average_GM}
     profiles = []
     for view in views_of(counts_NG):
         rows_BLK = jnp.asarray(ours.rows_GK)[view.features_BL]
         hidden = jnp.zeros_like(view.mask_BL)
-        profiles.append(LinearReadout(GENES).apply({"params": variables}, view, hidden, rows_BLK, "rna", None))
+        given = (view, hidden, rows_BLK, jnp.asarray(ours.rows_GK), "rna", None)
+        profiles.append(LinearReadout(GENES).apply({"params": variables}, *given))
     profile_NK = np.concatenate(jax.device_get(profiles))
     np.testing.assert_allclose(profile_NK.mean(axis=0), 0, atol=1e-5)
     reader = make_reader("rna", None, ours, None)
@@ -161,14 +162,14 @@ def test_another_modality_varies_no_more_than_rna_in_any_component(counts_NG, mo
     space = FeatureSpace(genes, ones, np.zeros((GENES, 5)), zeros.astype(np.int32), zeros, zeros)
     views = [view._replace(totals_BL=view.counts_BL) for view in views_of(counts_NG)]
     profile = fit_profile(views, modality, space, noisy)
-    scale_MK, centre_MK = np.zeros((4, RANK), np.float32), np.zeros((4, RANK), np.float32)
+    scale_MK, average_GM = np.zeros((4, RANK), np.float32), np.zeros((GENES, 4), np.float32)
     which = MODALITIES.index(modality)
-    scale_MK[which], centre_MK[which] = profile.scale_K, profile.centre_K
-    variables = {"log_gain": noisy.log_gain_G, "scale": scale_MK, "centre": centre_MK}
+    scale_MK[which], average_GM[:, which] = profile.scale_K, profile.mean_weight_G
+    variables = {"log_gain": noisy.log_gain_G, "scale": scale_MK, "average": average_GM}
     found_NK = np.concatenate([
         LinearReadout(GENES).apply(
             {"params": variables}, view, jnp.zeros_like(view.mask_BL), jnp.asarray(noisy.rows_GK)[view.features_BL],
-            modality, jax.tree.map(jnp.asarray, space),
+            jnp.asarray(noisy.rows_GK), modality, jax.tree.map(jnp.asarray, space),
         )
         for view in views
     ])  # fmt: skip

@@ -134,7 +134,7 @@ def paired_views(pairs, seed=5):
     )
     rows_GK = np.linalg.svd(np.log1p(counts_NG) - np.log1p(counts_NG).mean(axis=0), full_matrices=False)[2][:K].T
     components = Components(rows_GK, np.zeros(GENES), np.zeros(GENES), np.ones(K), np.zeros_like(rows_GK))
-    profiles = {"adt": Profile(np.float32(1), np.ones(K), np.zeros(K))}
+    profiles = {"adt": Profile(np.float32(1), np.ones(K), np.zeros(GENES))}
     return SimpleNamespace(views=views, spaces={"adt": space}, components=components, profiles=profiles)
 
 

@@ -96,7 +96,7 @@ def test_the_model_reads_them_as_they_were_fitted(values_NF, modality):
     view = view_of(np.abs(values_NF) / 9, np.arange(CELLS))._replace(library_B=rng.uniform(500, 4000, CELLS))
     own = fit_own_components([view], modality, space)
     components = Components(rng.normal(size=(4, 2)), np.zeros(4), np.zeros(4), np.ones(2), np.zeros((4, 2)))
-    profile = Profile(np.float32(1), np.ones(2), np.zeros(2))
+    profile = Profile(np.float32(1), np.ones(2), np.zeros(4))
     alone, both = (make_reader(modality, space, components, profile, some) for some in (None, own))
     profile_NR = np.asarray(linear_profile(both, view, modality))
     assert profile_NR.shape == (CELLS, 2 + own.axes_FK.shape[1])
