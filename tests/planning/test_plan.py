@@ -164,7 +164,8 @@ def test_a_batch_in_parts_takes_less_memory_and_the_same_products(estimates, sma
     planner = Planner(parse_topology("h100:16"), {"rna": 500})
     parts = planner.plan(small("data.batch_size=512", "encoder.remat=none", "optimizer.accumulate=4"))
     assert whole.memory.temporaries / 4 < parts.memory.temporaries < whole.memory.temporaries / 2
-    assert parts.model_flops == whole.model_flops
+    # Each part reads the average cell for itself, which is no matter of how many cells it has.
+    assert whole.model_flops <= parts.model_flops < 1.0001 * whole.model_flops
 
 
 def test_all_that_a_config_can_ask_for_has_shapes(small):
