@@ -16,13 +16,15 @@ from mofm.batches.stream import Stream
 from mofm.cli import main
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
+from mofm.evaluation.annotation import knn_accuracy
 from mofm.evaluation.baselines import log_normalised
 from mofm.evaluation.evaluate import TASKS, Settings, evaluate
 from mofm.evaluation.evaluation_page import record_of, rows_of, write_evaluation
+from mofm.evaluation.integration import batch_mixing, batch_mixing_within
 from mofm.evaluation.pairing import foscttm
 from mofm.evaluation.seen import seen_cells
 from mofm.evaluation.stated import at_depth, surprise
-from mofm.evaluation.tasks import scib
+from mofm.evaluation.tasks import matching, scib
 from mofm.evaluation.translation import per_feature_correlation
 from mofm.evaluation.translation_baselines import Measured, baseline_translations, centred_log_ratio
 from mofm.inference.model import load
@@ -223,6 +225,45 @@ def test_views_that_are_one_match_and_chance_is_chance(everything):
     folds = [subject.cells.fold_N == fold for fold in range(FOLDS)]
     expected = np.mean([foscttm(*(side[fold] for side in sides)) for fold in folds])
     assert scores[(*of, "FOSCTTM", "mofm")] == pytest.approx(expected, abs=1e-6)
+
+
+def test_modalities_mix_as_they_are_and_labels_are_told_from_one_to_the_other(everything, judged):
+    scores, subject = table(everything)["value"], everything.subject
+    of = ("matching", "rna and adt")
+    labels = judged.omics["rna"].obs["cell_type"].astype(str).to_numpy()
+    plain = [view.embedding_NE.astype(float) for view in subject.views.values()]
+    centred = [side - side.mean(axis=0) for side in plain]
+    expected = {"modality mixing": [], "modality mixing within labels": [], "labels from the other modality, 15-NN": []}
+    for fold in (subject.cells.fold_N == number for number in range(FOLDS)):
+        both, side_of = np.concatenate([side[fold] for side in plain]), np.repeat(["rna", "adt"], fold.sum())
+        mixed = (
+            batch_mixing(both, side_of).score,
+            batch_mixing_within(both, side_of, np.tile(labels[fold], 2)).score,
+        )
+        rna, adt = (side[fold] for side in centred)
+        told = [knn_accuracy(x, labels[fold], y, labels[fold]).accuracy.value for x, y in ((rna, adt), (adt, rna))]
+        for metric, value in zip(expected, (*mixed, np.mean(told)), strict=True):
+            expected[metric].append(value)
+    for metric, values in expected.items():
+        assert scores[(*of, metric, "mofm")] == pytest.approx(np.mean(values), abs=1e-6), metric
+    assert scores[(*of, "modality mixing", "same")] > 1  # a view's nearest is the cell's other one
+    assert scores[(*of, "modality mixing", "chance")] == 1
+    commonest = [
+        pd.Series(labels[subject.cells.fold_N == number]).value_counts(normalize=True).iloc[0]
+        for number in range(FOLDS)
+    ]
+    assert scores[(*of, "labels from the other modality, 15-NN", "chance")] == pytest.approx(np.mean(commonest))
+
+
+def test_a_gap_between_modalities_is_seen_by_their_mixing_alone(model, judged, everything):
+    subject = everything.subject
+    apart = dataclasses.replace(subject.views["adt"], embedding_NE=subject.views["adt"].embedding_NE + 100)
+    found = matching.judge(subject._replace(views={**subject.views, "adt": apart}))
+    scores = {score.metric: score.estimate.interval.value for score in found.scores if score.method == "mofm"}
+    before = table(everything)["value"]["matching", "rna and adt"]
+    assert scores["modality mixing"] == scores["modality mixing within labels"] == 0
+    for metric in ("FOSCTTM", "matching score", "labels from the other modality, 15-NN"):
+        assert scores[metric] == pytest.approx(before[metric, "mofm"], abs=1e-4), metric
 
 
 def test_regulation_judges_only_what_training_was_not_told(everything, judged, model):

@@ -45,14 +45,10 @@ def _metrics(x_ND, labels, batches, weights_DN, seed) -> dict[str, Estimate]:
         "label silhouette": _silhouette(x_ND, labels, weights_DN, seed),
     }
     if batches is not None:
-        found["batch mixing"] = _mixing(x_ND, batches, weights_DN)
-        within = []
-        for name in np.unique(labels):
-            rows = np.flatnonzero(labels == name)
-            if len(rows) >= FEWEST_CELLS and len(np.unique(batches[rows])) > 1:
-                within.append(_mixing(x_ND[rows], batches[rows], weights_DN[:, rows]))
-        if within:
-            found["batch mixing within labels"] = mean_estimate(within)
+        found["batch mixing"] = mixing(x_ND, batches, weights_DN)
+        within = mixing_within(x_ND, batches, labels, weights_DN)
+        if within is not None:
+            found["batch mixing within labels"] = within
     return found
 
 
@@ -60,7 +56,18 @@ def _neighbours(x_ND: np.ndarray, k: int) -> np.ndarray:
     return NearestNeighbors(n_neighbors=k).fit(x_ND).kneighbors(return_distance=False)
 
 
-def _mixing(x_ND: np.ndarray, batches: np.ndarray, weights_DN: np.ndarray) -> Estimate:
+def mixing_within(x_ND: np.ndarray, batches: np.ndarray, labels: np.ndarray, weights_DN: np.ndarray) -> Estimate | None:
+    """Mean over labels of `mixing` among the cells of each; None where no label has `FEWEST_CELLS` and two batches."""
+    within = []
+    for name in np.unique(labels):
+        rows = np.flatnonzero(labels == name)
+        if len(rows) >= FEWEST_CELLS and len(np.unique(batches[rows])) > 1:
+            within.append(mixing(x_ND[rows], batches[rows], weights_DN[:, rows]))
+    return mean_estimate(within) if within else None
+
+
+def mixing(x_ND: np.ndarray, batches: np.ndarray, weights_DN: np.ndarray) -> Estimate:
+    """`integration.batch_mixing` with draws: neighbours are those among all cells, held in the draws."""
     code_N = np.unique(batches, return_inverse=True)[1]
     k = min(BATCH_NEIGHBOURS, max(1, len(x_ND) // 2))
     return ratio_of(weights_DN, *mixing_edges(x_ND, code_N, k))
