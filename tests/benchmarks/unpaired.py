@@ -7,6 +7,7 @@ pair. Judged on other cells of the same network, of which both modalities are kn
 - transfer: types of ATAC cells, by the vote of their 15 nearest RNA cells. The types' names were never seen.
 - FOSCTTM: 0 is perfect, 0.5 chance.
 - types, probe: how well types read off the ATAC embedding by itself.
+- mixing: of the two omics within types, the embeddings as they are (0: apart, 1: as if shuffled); the others centre each.
 Beside it: the same model with every peak linked to the genes of another, random peak (no shared identity); two models
 trained apart; and the linear baseline: gene activity (peak counts summed by the same links), log1p CP10k, projected on
 principal components of the RNA, each side scaled gene by gene.
@@ -23,6 +24,7 @@ from mofm.batches import spaces
 from mofm.configs import demo
 from mofm.corpus.ingest import ingest
 from mofm.evaluation import annotation, baselines
+from mofm.evaluation.integration import batch_mixing_within
 from mofm.evaluation.pairing import foscttm
 from mofm.inference.model import load
 from mofm.omics.genome import gene_table
@@ -45,12 +47,18 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=300)
     arguments.add_argument("--cells", type=int, default=2_000)
     args = arguments.parse_args()
+    print(machine(), flush=True)
     config = MultiomicsConfig(cells=SimulationConfig(cells=args.cells, seed=21))
     omics = simulate_multiomics(config, ("rna", "atac"))
     half = args.cells // 2
     train_on = split_unpaired({name: adata[:half].copy() for name, adata in omics.items()})
     judged = {name: adata[half:].copy() for name, adata in omics.items()}
     rows = []
+
+    def found(model: str, embeddings: dict[str, np.ndarray]) -> None:
+        rows.append({"model": model} | judge(embeddings, judged))
+        print(rows[-1], flush=True)
+
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         write_mudata(to_mudata(train_on), folder / "train.h5mu")
@@ -58,15 +66,12 @@ def main() -> None:
             adata.write_h5ad(folder / f"{name}.h5ad")
         for name, adata in train_on.items():
             adata.write_h5ad(folder / f"train_{name}.h5ad")
-        rows.append({"model": "linear: gene activity on PCA (30)"} | judge(linear(train_on, judged), judged))
+        found("linear: gene activity on PCA (30)", linear(train_on, judged))
         for steps in (1, args.steps):
-            rows.append({"model": f"together, {steps} steps"} | judge(together(folder, steps), judged))
-        rows.append({"model": f"apart, {args.steps} steps"} | judge(apart(folder, args.steps), judged))
+            found(f"together, {steps} steps", together(folder, steps))
+        found(f"apart, {args.steps} steps", apart(folder, args.steps))
         with shuffled_links():
-            rows.append(
-                {"model": f"together, random links, {args.steps} steps"} | judge(together(folder, args.steps), judged)
-            )
-    print(machine())
+            found(f"together, random links, {args.steps} steps", together(folder, args.steps))
     show(f"Unpaired RNA and ATAC, {half} cells to train on, {len(judged['rna'])} judged", rows)
 
 
@@ -121,14 +126,16 @@ def _scaled(train: sp.csr_matrix, test: sp.csr_matrix, genes: np.ndarray) -> np.
 
 
 def judge(found: dict[str, np.ndarray], judged) -> dict[str, float]:
-    """Scores; each modality is centred on its own mean, as any user would."""
+    """Scores; each modality is centred on its own mean, but for mixing."""
     rna, atac = (found[name] - found[name].mean(axis=0) for name in ("rna", "atac"))
     types = judged["rna"].obs["cell_type"].astype(str).to_numpy()
     probe = annotation.cross_validated(atac, types)
+    both, omics = np.concatenate([found["rna"], found["atac"]]), np.repeat(["rna", "atac"], len(types))
     return {
         "transfer RNA to ATAC": annotation.knn_accuracy(rna, types, atac, types).accuracy.value,
         "FOSCTTM": foscttm(rna, atac),
         "ATAC types, probe": probe.probe_accuracy.mean,
+        "mixing": batch_mixing_within(both, omics, np.tile(types, 2)).score,
     }
 
 
