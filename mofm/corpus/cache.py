@@ -22,6 +22,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -58,7 +59,8 @@ class ShardCache:
         self.folder, self.limit_bytes = Path(folder).absolute(), limit_bytes
         self.threads = ThreadPoolExecutor(_READERS, "mofm-cache")
         self.fetches = threading.Semaphore(_FETCHES)
-        self.is_full = False
+        self.too_large = math.inf
+        """Bytes of the smallest shard for which there was no room: none so large is asked for again."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._locked():
@@ -69,8 +71,8 @@ class ShardCache:
             ) from error
 
     def has_room(self, part: Path, n_bytes: int) -> bool:
-        """Makes `part` a file of so many bytes, where there is or can be made room for it; else false from then on."""
-        if self.is_full:
+        """Makes `part` a file of so many bytes, where there is or can be made room for it; else false, and no larger one is asked for again."""
+        if n_bytes >= self.too_large:
             return False
         with self._locked():
             files = self._files(but=part)
@@ -79,10 +81,11 @@ class ShardCache:
                 if over > 0 and path.name != ".used" and self._is_closed(path):
                     path.unlink(missing_ok=True)
                     over -= size
-            self.is_full = over > 0
-            if not self.is_full:
-                os.truncate(part, n_bytes)
-        return not self.is_full
+            if over > 0:
+                self.too_large = min(self.too_large, n_bytes)
+                return False
+            os.truncate(part, n_bytes)
+        return True
 
     def _files(self, but: Path) -> list[tuple[float, int, Path]]:
         """Time, size and path of every file in the cache but one."""
@@ -238,7 +241,7 @@ class CachedStore:
         except TimeoutError:
             return False  # the bucket is slow today
         except OSError:
-            self._cache.is_full = True  # the disk itself
+            self._cache.too_large = 0  # the disk itself has no room
             return False
         return True
 

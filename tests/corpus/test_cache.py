@@ -76,6 +76,19 @@ def test_it_stays_within_its_limit_and_the_rest_is_read_in_the_bucket(bucket, sh
     assert bool(shards(tmp_path / "cache")) == (part > 0)
 
 
+def test_a_shard_too_large_leaves_room_for_smaller_ones(tmp_path):
+    cache, part = ShardCache(tmp_path / "cache", 100), tmp_path / "cache" / ".0.part"
+    part.touch()
+    assert not cache.has_room(part, 101)
+    assert cache.has_room(part, 60)
+    other = part.with_name(".1.part")
+    other.touch()
+    assert not cache.has_room(other, 41)
+    assert cache.has_room(other, 40)
+    assert part.stat().st_size == 60
+    assert other.stat().st_size == 40
+
+
 def test_closed_stores_make_room_the_oldest_first_and_open_ones_stay(bucket, sharded, expected, tmp_path):
     urls = [bucket.upload(sharded, name) for name in ("a", "b", "c")]
     one = sum(path.stat().st_size for path in shards(sharded))
