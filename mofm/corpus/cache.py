@@ -71,7 +71,10 @@ class ShardCache:
             ) from error
 
     def has_room(self, part: Path, n_bytes: int) -> bool:
-        """Makes `part` a file of so many bytes, where there is or can be made room for it; else false, and no larger one is asked for again."""
+        """Makes `part` a file of so many bytes, where there is or can be made room for it.
+
+        Where not, it is false of no fewer bytes ever after, without looking.
+        """
         if n_bytes >= self.too_large:
             return False
         with self._locked():
