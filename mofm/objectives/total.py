@@ -1,6 +1,6 @@
 """The training objective: each part switched and weighted in the config, the total their weighted sum."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
@@ -176,6 +176,35 @@ def total(
         )
         loss, metrics = loss + part_loss, metrics | parts
     return loss, {"loss": loss, **metrics}
+
+
+def loss_weights(config: ObjectivesConfig, metrics: Iterable[str]) -> dict[str, float]:
+    """What each metric weighs in the loss, by the names of all that `total` gives: loss = sum of weight * metric."""
+    of_group: dict[str, set[str]] = {}
+    for name in metrics:
+        group, _, last = name.rpartition("/")
+        of_group.setdefault(group, set()).add(last)
+    masked = {"token_nll": config.token_weight, "cell_nll": config.cell_weight, "pool_size": config.pool_weight}
+    translated = dict.fromkeys(("token_nll", "cell_nll"), config.translation_weight)
+    back = dict.fromkeys(("back_token_nll", "back_cell_nll"), config.cycle_weight) | {"drift": config.drift_weight}
+    fused = {name: config.fusion_weight * weight for name, weight in masked.items()}
+    alignment = config.alignment
+    apart = {f"batch_{alignment.batch_by}": alignment.batch_weight, "depth_hsic": alignment.depth_weight}
+    between = {"contrast_loss": alignment.contrast_weight, "structure_loss": alignment.structure_weight}
+    within = {"augment_loss": alignment.augment_weight} | apart
+    views = [group for group in of_group if group in MODALITIES]
+    weights = {f"{view}/{name}": weight for view in views for name, weight in masked.items()}
+    for sign, parts in (("/", {"label_nll": config.supervised_weight}), ("_to_", translated), ("_to_", back),
+                        ("_with_", fused), ("+", between), ("/", within)):  # fmt: skip
+        groups = views if sign == "/" else [group for group in of_group if sign in group]
+        having = [group for group in groups if of_group[group] & parts.keys()]
+        weights |= {
+            f"{group}/{name}": weight / len(having)
+            for group in having
+            for name, weight in parts.items()
+            if name in of_group[group]
+        }
+    return weights
 
 
 def _of_pairs(

@@ -79,6 +79,7 @@ def there_and_back(
     Returns:
       "back_token_nll", "back_cell_nll": nats a measurement of `view`, told from its translation.
       "drift": mean of 1 - cosine of the embedding there with the embedding it set out with, either less its mean over cells.
+      "came_back": cells that count.
     """
     there = translate(outputs, view.mask_BL, asked, *direction)
     soft = soft_view(there.prediction, asked, direction.target, space)
@@ -89,7 +90,8 @@ def there_and_back(
     start_BE, there_BE = jax.lax.stop_gradient(outputs.embedding_BE), seen.embedding_BE
     start_BE, there_BE = (unit_rows(centred(x[:, :shared_width], is_there_B)) for x in (start_BE, there_BE))
     drift_B = 1 - jnp.sum(there_BE * start_BE, axis=1)
-    return {f"back_{name}": value for name, value in back_nll.items()} | {"drift": masked_mean(drift_B, is_there_B)}
+    survived = {f"back_{name}": value for name, value in back_nll.items()}
+    return survived | {"drift": masked_mean(drift_B, is_there_B), "came_back": is_there_B.sum()}
 
 
 def soft_view(prediction: Prediction, asked: TokenBatch, modality: Modality, space: FeatureSpace | None) -> TokenBatch:

@@ -27,6 +27,7 @@ from mofm.parallel.processes import all_asked_to_stop, is_first, wait_for_all
 from mofm.training.checkpoint import Checkpoints
 from mofm.training.config import Config
 from mofm.training.goodput import EVALUATE, OTHER, SAVE, STEP, Goodput, seconds_before
+from mofm.training.heldout import pooled
 from mofm.training.metrics import MetricsWriter, Silent
 from mofm.training.optimizer import make_schedule
 from mofm.training.origin import Origin
@@ -122,7 +123,7 @@ class _Run:
         self.step_fn = self.program(partial(_TRAIN, recipe, known))
         self.eval_fn = self.program(partial(_EVALUATE, of_heldout, ready.models.null, known))
         self.link_fn = ready.links and self.program(partial(_EVALUATE_LINKS, recipe, known, ready.links))
-        self.link_weight = config.objectives.link_weight
+        self.objectives = config.objectives
 
         to_go_back = config.run.checkpoint_every if config.run.rollbacks else None
         self.checkpoints = Checkpoints(
@@ -266,10 +267,10 @@ class _Run:
             self.eval_fn(state.params, place_batch(batch, self.ready.mesh), np.int32(index), heads)
             for index, batch in enumerate(self.heldout_batches)
         ]
-        means = _means(jax.device_get(rows))
+        means = pooled(self.objectives, jax.device_get(rows))
         if self.link_fn:
             links = {name: float(value) for name, value in jax.device_get(self.link_fn(state.params)).items()}
-            means |= links | {"loss": means["loss"] + self.link_weight * links["link_nll"]}
+            means |= links | {"loss": means["loss"] + self.objectives.link_weight * links["link_nll"]}
         told = {f"heldout/{name}": value for name, value in means.items()}
         self.metrics.write(step, told)
         decides = told.get(self.deciding)
@@ -281,20 +282,3 @@ class _Run:
         self.progress.evaluated(decides)
         self.losses[step] = decides
         return decides
-
-
-def _means(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Means of an evaluation's batches, each weighted by how many tokens it scored (a last batch may be part padding), and
-    what is said of labels by how many cells had one; of these also the mean over modalities."""
-    tokens = np.array([sum(float(v) for name, v in row.items() if name.endswith("/hidden")) for row in rows])
-    means, of_labels = {}, {}
-    for name in rows[0]:
-        values, (modality, _, last) = np.array([float(row[name]) for row in rows]), name.rpartition("/")
-        if last.startswith("label_"):
-            labelled = np.array([float(row[f"{modality}/labelled"]) for row in rows])
-            if labelled.any():
-                means[name] = float(np.average(values, weights=labelled))
-                of_labels.setdefault(last, []).append(means[name])
-        elif last not in ("hidden", "labelled"):
-            means[name] = float(np.average(values, weights=tokens))
-    return means | {last: float(np.mean(values)) for last, values in of_labels.items()}

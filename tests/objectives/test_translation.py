@@ -17,7 +17,7 @@ from mofm.nn.decoder import Prediction
 from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.nn.translator import TranslatorConfig
 from mofm.objectives.moments import moments
-from mofm.objectives.total import ObjectivesConfig, total
+from mofm.objectives.total import ObjectivesConfig, loss_weights, total
 from mofm.objectives.translation import Direction, paired_translation, soft_view, there_and_back
 from mofm.training.step import Knowledge, Recipe, answers
 
@@ -240,6 +240,10 @@ def test_total_weighs_translation_and_the_round_trip(params, spaces, two):
     back = sum(float(metrics[f"{way}/{name}"]) for way in both for name in ("back_token_nll", "back_cell_nll"))
     drift = sum(float(metrics[f"{way}/drift"]) for way in both)
     assert loss == pytest.approx((0.5 * back + 3.0 * drift) / 2, rel=1e-4)
+    everything = ObjectivesConfig(translation_weight=2.0, cycle_weight=0.5, drift_weight=3.0, pool_weight=0.7)
+    loss, metrics = whole(everything, two)
+    weighed = sum(weight * float(metrics[name]) for name, weight in loss_weights(everything, metrics).items())
+    assert weighed == pytest.approx(float(loss), rel=1e-5)
     alone, metrics = whole(ObjectivesConfig(), CellBatch(rna=two.rna))
     assert np.isfinite(alone)
     assert not any("_to_" in name for name in metrics)

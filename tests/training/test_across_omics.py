@@ -12,6 +12,7 @@ from mofm.batches.stream import Stream
 from mofm.corpus.ingest import ingest
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
+from mofm.objectives.total import loss_weights
 from mofm.omics.simulate import MultiomicsConfig, SimulationConfig, simulate_multiomics, to_mudata, write_mudata
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch
@@ -120,6 +121,14 @@ def test_every_part_learns(alone):
     for part in ("translator", "fusion", "own_rna", "own_atac", "log_temperature"):
         moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), first[part], one[part])
         assert min(jax.tree.leaves(moved)) > 0 if part == "log_temperature" else max(jax.tree.leaves(moved)) > 0, part
+
+
+@pytest.mark.slow
+def test_the_loss_is_what_its_metrics_weigh(alone, corpus):
+    row = alone[2][0]
+    weights = loss_weights(config_of(corpus).objectives, row)
+    assert len([name for name, weight in weights.items() if weight]) > 20
+    assert sum(weight * row[name] for name, weight in weights.items()) == pytest.approx(row["loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
