@@ -2,10 +2,8 @@
 
     mofm train --config configs/base.py --config.data.corpus=CORPUS --workdir runs/base
 
-Every key of every group is listed, with what it means, in the dataclass that the group is named after: data in
-mofm/batches/config.py, encoder in mofm/nn/model.py, objectives in mofm/objectives/total.py, optimizer in
-mofm/training/optimizer.py, run in mofm/training/config.py, mesh in mofm/parallel/mesh.py. What is not set here keeps
-the default that stands there.
+Every key of every group is told, with its default, in the dataclass of the group; `mofm train --help` says in which file.
+What is not set here keeps that default.
 """
 
 from ml_collections import ConfigDict

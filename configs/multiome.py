@@ -18,5 +18,5 @@ def get_config() -> ConfigDict:
     config.data.update({"tokens": 512})
     config.encoder.update({"region_rows": 16_384})
     config.translator = {"blocks": 1}
-    config.objectives = {"translation_weight": 1.0, "cycle_weight": 0.0, "drift_weight": 0.0}
+    config.objectives.update({"translation_weight": 1.0, "cycle_weight": 0.0, "drift_weight": 0.0})
     return config

@@ -3,7 +3,7 @@
     mofm ingest multiome.h5mu cite.h5mu rna.h5ad corpus/
     mofm train --config configs/paper.py --config.data.corpus=corpus/ --config.data.batch_key=batch \\
         --config.network.tables="['dorothea.tsv.gz']" --workdir runs/paper
-    mofm evaluate runs/paper heldout.h5mu report/ --label-key cell_type --batch-key batch
+    mofm evaluate runs/paper heldout.h5mu --out report/ --label-key cell_type --batch-key batch
 
 Omics paired where they are paired, translation in one step and there and back, a regulatory network, and views of one cell
 near each other whatever their depth. Its figures are in tests/benchmarks/RESULTS.md, "Ablations"; `tests/benchmarks/paper.py`

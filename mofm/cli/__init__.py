@@ -46,10 +46,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     args, rest = parser.parse_known_args(argv)
-    if rest and (
-        args.verb not in ("train", "finetune", "plan") or not all(word.startswith("--config.") for word in rest)
-    ):
-        parser.error(f"unknown argument {rest[0]!r}; see `mofm {args.verb} --help`")
+    takes_config = args.verb in ("train", "finetune", "plan")
+    for word in rest:
+        if takes_config and word.startswith("--config.") and "=" not in word:
+            parser.error(f"{word} VALUE: write {word}=VALUE, in one word")
+        if not (takes_config and word.startswith("--config.")):
+            parser.error(f"unknown argument {word!r}; see `mofm {args.verb} --help`")
     logging.getLogger("absl").setLevel(
         logging.CRITICAL
     )  # what Orbax logs as an error, with a traceback, it also raises
@@ -65,8 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if not _is_disk_full(error):
             raise
-        place = next(getattr(args, name) for name in ("workdir", "out", "output") if name in args)
-        print(f"mofm {args.verb}: {place}: the disk is full; free space, and the same command goes on", file=sys.stderr)
+        place = next((f"{getattr(args, name)}: " for name in ("workdir", "out", "output") if name in args), "")
+        print(f"mofm {args.verb}: {place}the disk is full; free space, and the same command goes on", file=sys.stderr)
         return 2
 
 

@@ -43,7 +43,10 @@ def add(verbs) -> None:
         help=f"of {', '.join(MODALITIES)} (default: rna); behind OUT",
     )
     verb.add_argument("--unpaired", action="store_true", help="each cell in one modality only")
-    verb.add_argument("--species", help="whose genes the simulated ones are named after (default: human)")
+    verb.add_argument(
+        "--species",
+        help="whose genes the simulated ones are named after (default: made-up genes for RNA alone, else human)",
+    )
     for name, (default, what) in _SIMULATED.items():
         flag = f"--{name.replace('_', '-')}"
         verb.add_argument(flag, type=int, default=default, metavar="N", help=f"{what} (default: {default})")

@@ -8,6 +8,21 @@ from pathlib import Path
 
 from mofm.cli.options import add_verb
 
+GROUPS = {
+    "data": "mofm/batches/config.py",
+    "encoder": "mofm/nn/spec.py",
+    "translator": "mofm/nn/translator.py",
+    "fusion": "mofm/nn/fusion.py",
+    "network": "mofm/training/network.py",
+    "grn": "mofm/nn/grn.py",
+    "objectives": "mofm/objectives/total.py",
+    "adapters": "mofm/training/adapters.py",
+    "optimizer": "mofm/training/optimizer.py",
+    "run": "mofm/training/config.py",
+    "mesh": "mofm/parallel/mesh.py",
+}
+"""Of the config, and where each has its dataclass; here as text, so that --help need not import JAX."""
+
 
 def add(verbs) -> None:
     """Adds `mofm train`."""
@@ -16,7 +31,11 @@ def add(verbs) -> None:
         "train",
         run,
         "Pretrain a model on a corpus; the same command resumes a stopped run.",
-        "Any key of the config is set as --config.GROUP.KEY=VALUE, such as --config.encoder.width=512.\n"
+        "Configs that come with mofm: base, demo, finetune, grn, mosaic, multiome, paper, pod, small, unpaired.\n"
+        "Any key is set as --config.GROUP.KEY=VALUE, such as --config.encoder.width=512 (and --config.seed=1). What\n"
+        "keys a group has, what they mean and their defaults, is told in the file of the group:\n"
+        + "".join(f"  {group:<12}{file}\n" for group, file in GROUPS.items())
+        + "A key that is not there is refused, with the nearest that is. All keys of a run are in WORKDIR/config.json.\n"
         "SIGTERM and Ctrl-C save and leave; metrics go to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.\n"
         "Exit codes: 0 done, or told to stop (see --stopped-code); 2 what was given cannot be used; 3 the loss was not\n"
         "finite, or a spike, more often than run.rollbacks; 4 another process of the run was lost; 134 (SIGABRT) the same,\n"

@@ -1,11 +1,12 @@
 """Attention over sets of tokens: one function for every device, and the two modules that use it.
 
 `attend` has one meaning (softmax of q.k / sqrt(K) over the keys that the mask allows) and the fastest form of it that we
-know on each platform, chosen when the program is lowered, so that a program compiled on a laptop for a TPU gets the TPU's:
+have proved on each platform, chosen when the program is lowered: one compiled on a laptop for a TPU gets the TPU's.
 
   cpu      a scan over cells of plain two-dimensional products. XLA:CPU runs batched small products an order of magnitude
            under its matmul rate; this form was 6x faster, forward and backward, at 64 cells x 192 tokens (RESULTS.md).
-  others   `jax.nn.dot_product_attention`, which XLA fuses and which takes cuDNN's flash kernel where it applies.
+  others   `jax.nn.dot_product_attention` as XLA compiles it, logits in full. cuDNN's flash kernel would have to be asked for
+           (`implementation="cudnn"`), and so would a TPU's: no accelerator was at hand to prove one, so none is.
 
 Queries and keys are normalised to unit RMS before the product (QK-norm, Henry et al. 2020), so logits stay bounded in bf16.
 There are no positions: a cell is a set, and permuting its tokens permutes the states and changes nothing else.

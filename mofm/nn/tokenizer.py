@@ -6,12 +6,13 @@ weighted mean of its genes' rows (`FeatureSpace`), and a region adds a projectio
 option, a hashed row of its own. There is no vocabulary of peaks: a new dataset's are understood from their places. The value
 modulates the row, instead of being added beside it:
 
-    token_D = row_D * scale(value)_D + shift(value)_D + modality_D
+    token_D = row_D * (1/2 + scale(value)_D) + shift(value)_D + modality_D
 
 so that already the mean over a cell's tokens is a linear read-out of the expression profile in the space of gene rows,
 and the blocks start from what a linear model knows. scale and shift are each modality's own, and soft-binned: a value
-lies between V learned centres and takes a weighted mean of their rows, smooth in the value, free in shape (xTrimoGene's
-auto-discretisation). A hidden value takes the rows of [MASK]; the identity is never hidden.
+lies between V evenly spaced centres and takes a weighted mean of their learned rows, smooth in the value, free in shape
+(after xTrimoGene's auto-discretisation, which learns the bins too). A hidden value takes the rows of [MASK]; the identity is
+never hidden.
 """
 
 import flax.linen as nn
@@ -25,7 +26,7 @@ from mofm.nn.layers import declare
 from mofm.parallel.rules import constrain
 
 MAX_VALUE = {"rna": 8.0, "atac": 8.0, "adt": 8.0, "methylation": 1.0}
-"""Upper end of the initial bin centres. RNA: log1p of 3,000 per ten thousand, above which hardly a value lies."""
+"""Upper end of the bin centres. RNA: log1p of 3,000 per ten thousand, above which hardly a value lies."""
 
 
 class Tokenizer(nn.Module):
@@ -68,7 +69,7 @@ class Tokenizer(nn.Module):
         by_genes_BLD = self._by_genes(genes_GD, view.features_BL, space)
         rows_BLD = self._with_own(by_genes_BLD, view.features_BL, space)
         weights_BLV = _soft_bins(jnp.where(hidden_BL, 0.0, view.values_BL), hidden_BL, self.bins, MAX_VALUE[modality])
-        # At the start the scale is the value itself, and 0 for [MASK]: the linear read-out.
+        # At the start the scale rises in a line from 0 to 4 with the value, and is 0 for [MASK]: what a linear read-out wants.
         start_V = jnp.asarray(np.append(np.linspace(0.0, 4.0, self.bins), 0.0), jnp.float32)
         scale_BLD = weights_BLV @ (self.scale_MVD[which] + start_V[:, None])
         shift_BLD = weights_BLV @ self.shift_MVD[which]

@@ -14,6 +14,8 @@
     workdir/metrics.jsonl   and tensorboard/
     workdir/programs/       compiled for its accelerators, so that going on need not compile again; may be deleted
     workdir/rollbacks.json  of a run that went back from a bad step: where to, and which batches it left out
+    workdir/damaged/        the batches of its bad steps
+    workdir/hang-*.txt      stacks of a process in which no step ended (`watchdog.py`)
 
 A run is resumed by the command that began it. What may differ is what does not change the bits: the mesh, and what is
 logged and kept. Everything else that differs is named, and nothing is touched.

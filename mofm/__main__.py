@@ -1,0 +1,7 @@
+"""`python -m mofm`, which is `mofm`."""
+
+import sys
+
+from mofm.cli import main
+
+sys.exit(main())
