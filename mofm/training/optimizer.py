@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mofm.errors import InputError, check_at_least
@@ -22,8 +23,8 @@ class OptimizerConfig:
       warmup_steps: linear from 0.
       decay_share: of all steps, for "wsd".
       final_share: of the peak, where the schedule ends.
-      weight_decay: decoupled, on matrices only; gains, biases, tables of identities and label heads are left alone. Adapters
-        are drawn to 0, and so what they are added to to where it was.
+      weight_decay: decoupled, on matrices only; gains, biases, tables of identities, the map to the cell embedding and label
+        heads are left alone. Adapters are drawn to 0, and so what they are added to to where it was.
       b1, b2: Adam's.
       clip_norm: global norm to which gradients are clipped.
       accumulate: parts into which a step's batch is cut, so that less has to fit into memory: the gradient is that of the
@@ -78,21 +79,31 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     )
 
 
-def _decayed(params: Params) -> Params:
-    """True for the matrices of layers and for adapters. A table's row that no batch touches must stay where it was."""
-    tables = (
+NOT_DECAYED = frozenset(
+    (
         *(
             "tokenizer",
             "table",
             "loadings",
             "readout",
-            "gain",
             "gene_log_rate",
             "gene_log_dispersion",
             "gene_depth_slope",
-        ),
-        *("heads", "depth_slope", "spread", "background", "background_level", "log_temperature"),
+        ),  # tables
+        *("to_cell", "spread", "bias", "heads"),
     )
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: not any(step.key in tables for step in path if hasattr(step, "key")), params
-    )
+)
+"""Names in the path of a leaf: tables, of which a row that no batch touches must stay where it was; the map to the cell
+embedding, which begins as an identity; levels; and heads of labels."""
+STACKED = "blocks"
+"""Name under which leaves have a first axis more, one entry a block."""
+
+
+def _decayed(params: Params) -> Params:
+    """True for the matrices of layers and for adapters."""
+
+    def is_decayed(path: tuple, leaf: jax.Array) -> bool:
+        names = {step.key for step in path if hasattr(step, "key")}
+        return jnp.ndim(leaf) - (STACKED in names) >= 2 and not names & NOT_DECAYED
+
+    return jax.tree_util.tree_map_with_path(is_decayed, params)
