@@ -89,7 +89,7 @@ def test_a_config_keeps_the_keys_of_its_parent(name):
 def test_a_config_key_without_its_value_is_told_how(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--config", "small", "--workdir", "runs/x", "--config.data.corpus", "corpus/"])
-    assert "--config.data.corpus=VALUE" in capsys.readouterr().err
+    assert "write --config.data.corpus=corpus/, in one word" in capsys.readouterr().err
 
 
 def test_python_m_mofm_is_mofm():

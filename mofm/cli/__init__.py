@@ -47,11 +47,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     args, rest = parser.parse_known_args(argv)
     takes_config = args.verb in ("train", "finetune", "plan")
-    for word in rest:
-        if takes_config and word.startswith("--config.") and "=" not in word:
-            parser.error(f"{word} VALUE: write {word}=VALUE, in one word")
-        if not (takes_config and word.startswith("--config.")):
-            parser.error(f"unknown argument {word!r}; see `mofm {args.verb} --help`")
+    for before, word in zip(["", *rest], rest, strict=False):
+        if takes_config and word.startswith("--config."):
+            continue
+        if takes_config and before.startswith("--config.") and "=" not in before:
+            parser.error(f"{before} {word}: write {before}={word}, in one word")
+        parser.error(f"unknown argument {word!r}; see `mofm {args.verb} --help`")
     logging.getLogger("absl").setLevel(
         logging.CRITICAL
     )  # what Orbax logs as an error, with a traceback, it also raises
