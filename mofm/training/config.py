@@ -105,17 +105,10 @@ class Config:
         """
         everything = self.to_dict()
         del everything["mesh"]
-        everything["run"] = {"steps": self.run.steps}
-        if self.run.spike_factor:  # older runs did not know it
-            everything["run"]["spike_factor"] = self.run.spike_factor
+        everything["run"] = {"steps": self.run.steps, "spike_factor": self.run.spike_factor}
         # Where the corpus lies, not what it holds; "stop" served none of the damage.
         for key in ("corpus", "prefetch", "damaged", "cache_dir", "cache_gb"):
             del everything["data"][key]
-        for key in ("label_key", "batch_key", "holdout_groups"):
-            if not everything["data"][key]:  # older runs did not know them
-                del everything["data"][key]
-        if self.optimizer.accumulate == 1:  # nor this
-            del everything["optimizer"]["accumulate"]
         del everything["network"]["tables"]  # the edges are known by their digest
         if not self.network.tables:
             del everything["network"], everything["grn"]
@@ -129,13 +122,6 @@ class Config:
             del everything["fusion"], everything["objectives"]["fusion_weight"]
         if self.objectives.alignment == AlignmentConfig():
             del everything["objectives"]["alignment"]
-        elif not (self.objectives.alignment.augment_weight or self.objectives.alignment.ontology):
-            for key in ("augment_weight", "keep_least", "drop_rate", "families", "ontology", "ontology_weight"):
-                del everything["objectives"]["alignment"][key]  # older runs did not know them
-        if "alignment" in everything["objectives"] and not self.objectives.alignment.batch_weight:
-            del everything["objectives"]["alignment"]["batch_by"]  # nor this
-        if not self.objectives.supervised_weight:
-            del everything["objectives"]["supervised_weight"]
         if not self.adapters.rank:
             del everything["adapters"]
         return everything

@@ -93,16 +93,22 @@ def test_what_is_no_config_is_refused(tmp_path):
         build_config({"data": {}})
 
 
-def test_what_older_runs_did_not_know_is_no_science_until_it_is_asked_for(tiny):
-    assert not {"label_key", "batch_key"} & tiny().science()["data"].keys()
-    asked = tiny("data.label_key=cell_type").science()["data"]
-    assert asked["label_key"] == "cell_type"
-    assert "batch_key" not in asked
-    assert from_dict(Config, {"data": {"corpus": "c"}}).data.label_key is None
-    contrast = tiny("objectives.alignment.contrast_weight=0.1").science()["objectives"]["alignment"]
-    assert "batch_by" not in contrast
-    asked = tiny("objectives.alignment.batch_weight=0.1").science()["objectives"]["alignment"]
-    assert asked["batch_by"] == "hsic"
+@pytest.mark.parametrize(
+    ("override", "decides"),
+    [
+        ("data.label_key=cell_type", True),
+        ("optimizer.accumulate=2", True),
+        ("run.spike_factor=3.0", True),
+        ("objectives.alignment.batch_weight=0.1", True),
+        ("data.prefetch=5", False),
+        ("run.log_every=7", False),
+        ("run.rollbacks=3", False),
+        ("translator.linear=False", False),  # of a part that is switched off
+        ("fusion.shared=False", False),
+    ],
+)
+def test_what_decides_the_bits_is_science(tiny, override, decides):
+    assert (tiny(override).science() != tiny().science()) == decides
 
 
 def test_a_config_survives_json(tiny):
