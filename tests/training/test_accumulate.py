@@ -175,8 +175,3 @@ def test_rows_that_cannot_be_cut_are_refused():
         InputError, match=r"40 rows of atac.* 8 devices in optimizer.accumulate=4 parts.*quota_multiple=32"
     ):
         check_views(mesh, {"rna": 32, "atac": 40}, 4)
-
-
-def test_runs_of_before_go_on(tiny):
-    assert "accumulate" not in tiny().science()["optimizer"]
-    assert tiny("optimizer.accumulate=2").science()["optimizer"]["accumulate"] == 2

@@ -153,7 +153,6 @@ def test_a_corpus_of_one_modality_has_nothing_to_translate_to_or_to_fuse(corpus)
 
 
 def test_objectives_that_are_off_are_no_part_of_a_run(corpus):
-    """So that runs of before they were there can go on."""
     none = {"translator": {"blocks": 0}, "fusion": {"blocks": 0}, "objectives": {"alignment": {}}}
     on, off = config_of(corpus), config_of(corpus, **none)
     weights = {"translation_weight", "cycle_weight", "drift_weight", "fusion_weight", "alignment"}
