@@ -23,6 +23,7 @@ from mofm.export.heads import AnnotationHeads, load_heads
 from mofm.export.hub import HUB, fetch
 from mofm.export.responses import ResponseHead, load_responses
 from mofm.export.tensors import as_tree, load_tensors
+from mofm.linear.start import Start
 from mofm.nn import model
 from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
@@ -32,7 +33,6 @@ from mofm.training.checkpoint import Checkpoints
 from mofm.training.config import Config, make_spec
 from mofm.training.network import RunNetwork, load_network
 from mofm.training.origin import Origin
-from mofm.training.state import Start
 
 FORMAT = "mofm bundle"
 FORMAT_VERSION = 1

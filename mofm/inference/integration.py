@@ -15,7 +15,7 @@ from mofm.corpus.datasets import Corpus
 from mofm.errors import InputError
 from mofm.inference.corpus_cells import embed_corpus
 from mofm.inference.model import PretrainedModel
-from mofm.training.batch_directions import ROUNDS, batch_directions, spanned
+from mofm.linear.batch_directions import ROUNDS, batch_directions, spanned
 from mofm.training.off_batches import without
 
 

@@ -19,9 +19,9 @@ from mofm.batch import FeatureSpace
 from mofm.batches.spaces import identities, known_share, make_space, of_measured
 from mofm.errors import InputError
 from mofm.inference.model import PretrainedModel
+from mofm.linear.components import rows_by_feature
 from mofm.omics.features import places_among
 from mofm.omics.identity import resolve_features
-from mofm.training.components import rows_by_feature
 
 Depth = Literal["median", "foretold"]
 """At which depth cells are told: all at the median one of training, so that they can be compared, or each at that which its

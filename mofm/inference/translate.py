@@ -5,7 +5,7 @@ memory is a batch of cells times a block of features, whatever the file and howe
 
 What is written is the likelihood's mean and standard deviation (counts of RNA and ADT, the chance to be open of ATAC, the
 fraction of methylated reads) of a cell of the median depth of training, or of the depth that the cell's source foretells, by
-pairs (`training/linear_translation.py`). The deviation is what one more measurement of such a cell would
+pairs (`linear/translation.py`). The deviation is what one more measurement of such a cell would
 vary by, as learned from cells of training; it does not know of cells that are like none of them.
 
 Of the two answers of the decoder, from token states and from the cell embedding, the mean of their predictors is taken:
@@ -34,6 +34,8 @@ from mofm.files import output_file
 from mofm.inference.matching import Matching
 from mofm.inference.model import Options, PretrainedModel, counts_known
 from mofm.inference.targets import Targets
+from mofm.linear.components import rows_by_feature
+from mofm.linear.profiles import make_reader
 from mofm.nn import model as nn
 from mofm.nn.linear import Reader, linear_answer, linear_profile
 from mofm.nn.model import Params
@@ -44,8 +46,6 @@ from mofm.omics.readers import Reading, Source
 from mofm.omics.table import CountTable
 from mofm.progress import cells_progress
 from mofm.training import workdir as workdirs
-from mofm.training.components import rows_by_feature
-from mofm.training.profiles import make_reader
 
 FEATURES_AT_ONCE = 2048
 """Features asked for together: a block of the output, and of memory."""

@@ -31,18 +31,19 @@ import pandas as pd
 from mofm.axes import GENES, Modality
 from mofm.batch import FeatureSpace, Spaces
 from mofm.errors import InputError
+from mofm.linear.basis import Basis
+from mofm.linear.components import SILENT, rows_by_feature
+from mofm.linear.null import NullModel
+from mofm.linear.own_components import OwnComponents
+from mofm.linear.start import Start
+from mofm.linear.translation import LinearTranslation
 from mofm.nn import model
 from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
 from mofm.omics.features import places_among
-from mofm.training.basis import Basis
-from mofm.training.components import SILENT, rows_by_feature
-from mofm.training.linear_translation import LinearTranslation
 from mofm.training.network import RunNetwork
-from mofm.training.null import NullModel
 from mofm.training.origin import Origin
-from mofm.training.own_components import OwnComponents
-from mofm.training.state import Start, TrainState
+from mofm.training.state import TrainState
 
 FROM_CORPUS = {"['decoder']['gene_log_rate']": "log_rate_G", "['decoder']['gene_log_dispersion']": "log_dispersion_G"}
 """Leaves whose rows of new genes are the mean predictor's."""

@@ -20,11 +20,11 @@ from mofm.axes import FEATURES, Modality
 from mofm.batch import Spaces
 from mofm.corpus.datasets import Corpus
 from mofm.errors import InputError
+from mofm.linear.start import Start
 from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
 from mofm.training.config import Config, build_config
 from mofm.training.network import RunNetwork
-from mofm.training.state import Start
 
 SETTLED = ("encoder", "translator", "fusion", "grn", "network", "data.expressed_fraction")
 """What the model says, and no config can change."""

@@ -21,6 +21,8 @@ from mofm.corpus.cache import ShardCache
 from mofm.corpus.contents import read_gene_table_of
 from mofm.corpus.store import Corpus, open_corpus
 from mofm.errors import InputError
+from mofm.linear.start import Start
+from mofm.linear.translation import make_readers
 from mofm.nn.spec import ModelSpec
 from mofm.parallel.mesh import check_batch, check_views, make_mesh
 from mofm.parallel.place import place_graph
@@ -28,14 +30,13 @@ from mofm.parallel.processes import is_first, wait_for_all
 from mofm.training import workdir as workdirs
 from mofm.training.adopt import adopt_network, adopt_start, begin_from, known_basis, rows_of
 from mofm.training.config import Config, check_untuned, make_spec
+from mofm.training.fit_start import fit_start
 from mofm.training.kinship import read_kinship
-from mofm.training.linear_translation import make_readers
 from mofm.training.network import RunNetwork, read_network
 from mofm.training.off_batches import begin_off_batches, load_batch_axes, save_batch_axes
 from mofm.training.optimizer import make_optimizer
 from mofm.training.origin import Origin, check_corpus, told_genes
-from mofm.training.start import start_models
-from mofm.training.state import Start, TrainState, abstract_state, begin_tuning, create_state, state_shardings
+from mofm.training.state import TrainState, abstract_state, begin_tuning, create_state, state_shardings
 from mofm.training.step import Knowledge, Recipe
 from mofm.training.tuning import KnownHeads, TuningSpec, classes_of, load_heads, save_heads
 
@@ -189,14 +190,14 @@ def _fit(
 ) -> Start:
     """The simple models that a run begins from."""
     if origin is None:
-        return start_models(corpus, stream, config, made.spec, made.spaces, tell=tell)
+        return fit_start(corpus, stream, config, made.spec, made.spaces, tell=tell)
     if config.data.batch_key and not begins_off_batches:
         tell(
             f"data.batch_key={config.data.batch_key!r}: the embedding begins as the model's, with what that tells of batches; "
             "objectives.alignment.batch_weight trains them together"
         )
     basis = known_basis(origin, made.spaces, corpus.features, made.row_G, made.spec.genes)
-    fitted = start_models(corpus, stream, config, made.spec, made.spaces, basis, tell)
+    fitted = fit_start(corpus, stream, config, made.spec, made.spaces, basis, tell)
     return adopt_start(fitted, origin, corpus.features, made.row_G)
 
 

@@ -1,6 +1,6 @@
 """The state of a run, made sharded: no parameter ever exists whole on one device.
 
-eval_shape tells every leaf's shape, the model tells every leaf's logical axes, the rules tell where they lie, and
+eval_shape gives every leaf its shape, the model its logical axes, the rules say where it lies, and
 jit(init, out_shardings) makes each device compute its own part.
 """
 
@@ -10,23 +10,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mofm.axes import MODALITIES, Modality
-from mofm.batch import Spaces
+from mofm.linear.start import Start
 from mofm.nn import model
 from mofm.nn.model import Params
 from mofm.nn.spec import ModelSpec
 from mofm.objectives.labels import LinearHead
 from mofm.parallel.rules import check_fits, sharding
-from mofm.training.basis import Basis
-from mofm.training.components import Components
-from mofm.training.linear_translation import DepthTranslation, LinearTranslation
-from mofm.training.null import NullModel
-from mofm.training.own_components import OwnComponents
-from mofm.training.profiles import Profile
 from mofm.training.tuning import KnownHeads, Tuning, TuningSpec, fresh_tuning, trained, tuning_axes
 
 
@@ -44,35 +37,6 @@ class TrainState(NamedTuple):
     params: Params
     opt_state: optax.OptState
     tuning: Tuning | None = None
-
-
-class Start(NamedTuple):
-    """The simple models that a run begins from, and is measured against.
-
-    Attributes:
-      null: the mean predictor of RNA.
-      components: the linear model of cells.
-      profiles: how each other modality is read out in it.
-      spaces: the features of each other modality, with their mean predictors.
-      depths: of each modality, the median library of a cell, float32.
-      own: components of each other modality's own; empty, as the next two, where the model does not translate.
-      linear: the linear model of one modality told from another.
-      depth_linear: the same of a cell's depth in it.
-    """
-
-    null: NullModel
-    components: Components
-    profiles: dict[Modality, Profile]
-    spaces: Spaces
-    depths: dict[Modality, np.float32]
-    own: dict[Modality, OwnComponents]
-    linear: LinearTranslation
-    depth_linear: DepthTranslation
-
-    @property
-    def basis(self) -> Basis:
-        """What its linear models read of a cell."""
-        return Basis(self.components, self.profiles, self.own)
 
 
 def state_shardings(

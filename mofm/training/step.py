@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 
 from mofm.axes import MODALITIES, Modality
 from mofm.batch import CellBatch, GeneGraph, Kinship, LinkQuestions, Paired, Spaces, TokenBatch
+from mofm.linear.null import NullModel
+from mofm.linear.translation import LinearTranslation
 from mofm.nn import model
 from mofm.nn.assembly import Outputs, Translation
 from mofm.nn.decoder import Prediction
@@ -26,8 +28,6 @@ from mofm.objectives.masked import masked_modelling
 from mofm.objectives.total import Answers, ObjectivesConfig, total
 from mofm.parallel.rules import constrain
 from mofm.training.accumulate import Parts, cut, sum_over
-from mofm.training.linear_translation import LinearTranslation
-from mofm.training.null import NullModel
 from mofm.training.state import TrainState
 from mofm.training.tuning import opened, trained
 

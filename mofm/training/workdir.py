@@ -37,19 +37,19 @@ from mofm.corpus.manifest import GENE_TABLE
 from mofm.corpus.places import read_file
 from mofm.errors import InputError
 from mofm.files import written_whole
+from mofm.linear.components import Components
+from mofm.linear.null import NullModel
+from mofm.linear.own_components import OwnComponents
+from mofm.linear.profiles import Profile
+from mofm.linear.start import Start
 from mofm.objectives.translation import Direction
 from mofm.omics.features import species_of
 from mofm.omics.genome import GeneTable, gene_table
-from mofm.training.components import Components
 from mofm.training.config import Config, from_dict
 from mofm.training.network import FILE as NETWORK
 from mofm.training.network import REPORT as NETWORK_REPORT
 from mofm.training.network import RunNetwork, save_network
-from mofm.training.null import NullModel
 from mofm.training.origin import Origin
-from mofm.training.own_components import OwnComponents
-from mofm.training.profiles import Profile
-from mofm.training.state import Start
 
 FEATURES = "features.parquet"
 PARAMETERS = 6

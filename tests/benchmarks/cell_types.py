@@ -7,7 +7,7 @@ RNA does not show: Leiden clusters of their proteins' centred log-ratios. simula
 
 In each of the stratified folds, model (`configs/demo.py`) and components are fitted on the training cells alone, labels
 unseen, and the held-out cells are embedded; 15-NN and a linear probe learn the types from the training cells'
-embeddings. "mofm, 0 steps" is the start of the run (see `mofm/training/components.py`): what training adds is the
+embeddings. "mofm, 0 steps" is the start of the run (see `mofm/linear/components.py`): what training adds is the
 difference. "to PCA (30)" is the mean difference over folds and its standard error, as the folds are the same.
 """
 

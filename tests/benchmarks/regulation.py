@@ -43,13 +43,13 @@ from mofm.evaluation.regulation import direction_accuracy, edge_scores, sign_acc
 from mofm.evaluation.regulation_baselines import degree_scores, pearson_scores, regulon_scores
 from mofm.evaluation.tree_baselines import tree_scores
 from mofm.inference.model import PretrainedModel, load
+from mofm.linear.components import Cells, fit_components
 from mofm.nn import model
 from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.objectives.link_prediction import ask, link_prediction
 from mofm.omics.genome import gene_table
 from mofm.omics.network_splits import HELD_OUT_EDGE, HELD_OUT_TF, matched_negatives, rewired, uniform_negatives
 from mofm.omics.simulate import SimulationConfig, simulate
-from mofm.training.components import Cells, fit_components
 from mofm.training.loop import train
 from mofm.training.network import RunNetwork, read_network
 

@@ -2,7 +2,7 @@
 
     MOFM_DATA=FOLDER python tests/benchmarks/start_components.py [--data simulated kang demo ...] [--cells 500 2000 8000]
 
-A gene of signal s weighs as s / (s + FULL_CELLS / cells) (`mofm/training/components.py`). For FULL_CELLS of 0 (all alike) to
+A gene of signal s weighs as s / (s + FULL_CELLS / cells) (`mofm/linear/components.py`). For FULL_CELLS of 0 (all alike) to
 infinity (s itself), and for principal components, what types held-out cells are of, by 15 nearest neighbours and a linear probe
 that learn from the cells which the components were fitted on. No model is trained, and no step is taken.
 
@@ -24,8 +24,8 @@ from scipy import sparse
 
 from mofm.batch import LIBRARY_SCALE
 from mofm.evaluation import annotation, baselines
+from mofm.linear import components
 from mofm.omics.simulate import SimulationConfig, simulate
-from mofm.training import components
 
 FULL_CELLS = (0, 100, 300, 1_000, 3_000, 10_000, np.inf)
 Split = tuple[np.ndarray, np.ndarray]

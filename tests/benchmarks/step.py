@@ -37,8 +37,8 @@ from mofm.nn.spec import EncoderConfig, ModelSpec
 from mofm.parallel.mesh import make_mesh
 from mofm.parallel.place import place_batch
 from mofm.training.config import Config, load_config
+from mofm.training.fit_start import fit_start
 from mofm.training.optimizer import make_optimizer
-from mofm.training.start import start_models
 from mofm.training.state import create_state
 from mofm.training.step import Knowledge, Recipe, train_step
 
@@ -137,7 +137,7 @@ def mofm_step(folder: Path, config_path: str, overrides: list[str]) -> tuple[Con
     spec = ModelSpec(config.encoder, len(genes))
     recipe = Recipe(spec, config.objectives, make_optimizer(config.optimizer, config.run.steps), config.seed)
     mesh = make_mesh(config.mesh)
-    state = create_state(spec, recipe.optimizer, mesh, config.seed, start_models(corpus, stream, config, spec, spaces))
+    state = create_state(spec, recipe.optimizer, mesh, config.seed, fit_start(corpus, stream, config, spec, spaces))
     batch = place_batch(stream.batch(0), mesh)
     compiled = jax.jit(partial(train_step, recipe, Knowledge(spaces)), donate_argnums=0)
 

@@ -43,10 +43,10 @@ from translation_tasks import (
 from mofm.batches import spaces
 from mofm.evaluation import annotation, baselines, pairing
 from mofm.evaluation.translation_baselines import baseline_translations, measured_of, target_values
+from mofm.linear.components import link_matrix
 from mofm.omics.features import resolve_genes
 from mofm.omics.genome import gene_table
 from mofm.omics.regions import resolve_regions, with_build
-from mofm.training.components import link_matrix
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from mofm.evaluation import annotation, baselines
 from mofm.evaluation.integration import batch_mixing_within
 from mofm.evaluation.pairing import foscttm
 from mofm.inference.model import load
+from mofm.linear.components import link_matrix
 from mofm.omics.genome import gene_table
 from mofm.omics.simulate import (
     MultiomicsConfig,
@@ -36,7 +37,6 @@ from mofm.omics.simulate import (
     to_mudata,
     write_mudata,
 )
-from mofm.training.components import link_matrix
 from mofm.training.config import build_config
 from mofm.training.loop import train
 

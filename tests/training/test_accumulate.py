@@ -21,9 +21,9 @@ from mofm.parallel.mesh import MeshConfig, check_batch, check_views, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.training.accumulate import cut
 from mofm.training.config import build_config, make_spec
+from mofm.training.fit_start import fit_start
 from mofm.training.loop import train
 from mofm.training.network import RunNetwork
-from mofm.training.start import start_models
 from mofm.training.state import create_state
 from mofm.training.step import Knowledge, Recipe, accumulated_gradient, training_loss
 
@@ -36,7 +36,7 @@ def make_parts(config, edges=None):
     stream = Stream(corpus, config.data, config.seed)
     genes, spaces = corpus_spaces(corpus)
     spec = make_spec(config, len(genes), 0 if edges is None else 2, corpus.modalities)
-    start = start_models(corpus, stream, config, spec, spaces)
+    start = fit_start(corpus, stream, config, spec, spaces)
     graph = None if edges is None else RunNetwork(edges.assign(split="train"), ("one", "two")).graph(spec.genes, 512)
     known = jax.tree.map(jnp.asarray, Knowledge(start.spaces, graph))
     recipe = Recipe(spec, config.objectives, None, config.seed, stream.pairs)

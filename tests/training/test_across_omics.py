@@ -12,14 +12,14 @@ from mofm.batches.stream import Stream
 from mofm.corpus.ingest import ingest
 from mofm.corpus.store import open_corpus
 from mofm.errors import InputError
+from mofm.linear.translation import make_readers
 from mofm.objectives.total import loss_weights
 from mofm.omics.simulate import MultiomicsConfig, SimulationConfig, simulate_multiomics, to_mudata, write_mudata
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.training.config import build_config, make_spec
-from mofm.training.linear_translation import make_readers
+from mofm.training.fit_start import fit_start
 from mofm.training.optimizer import make_optimizer
-from mofm.training.start import start_models
 from mofm.training.state import create_state
 from mofm.training.step import Knowledge, Recipe, train_step
 
@@ -76,7 +76,7 @@ def run(config, mesh, steps=2):
     genes, spaces = corpus_spaces(corpus)
     spec = make_spec(config, len(genes), 0, corpus.modalities)
     optimizer = make_optimizer(config.optimizer, config.run.steps)
-    start = start_models(corpus, stream, config, spec, spaces)
+    start = fit_start(corpus, stream, config, spec, spaces)
     state = create_state(spec, optimizer, mesh, config.seed, start)
     first, rows = jax.device_get(state.params), []
     recipe = Recipe(spec, config.objectives, optimizer, config.seed, stream.pairs, mesh)

@@ -11,6 +11,11 @@ import pytest
 from mofm.axes import GENES
 from mofm.batch import FeatureSpace
 from mofm.errors import InputError
+from mofm.linear.components import SILENT, Components
+from mofm.linear.null import NullModel
+from mofm.linear.own_components import OwnComponents
+from mofm.linear.profiles import Profile
+from mofm.linear.start import Start
 from mofm.nn import model
 from mofm.nn.fusion import FusionConfig
 from mofm.nn.grn import GrnConfig
@@ -20,16 +25,12 @@ from mofm.objectives.translation import Direction
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.training import adopt as adoption
 from mofm.training.adopt import AVERAGE_CELL, adopt, adopt_network, adopt_start, known_basis
-from mofm.training.components import SILENT, Components
 from mofm.training.config import build_config
 from mofm.training.network import RunNetwork
-from mofm.training.null import NullModel
 from mofm.training.optimizer import OptimizerConfig, make_optimizer
 from mofm.training.origin import Origin, check_corpus, finetune_config, told_genes
-from mofm.training.own_components import OwnComponents
 from mofm.training.patience import is_spent, read_losses
-from mofm.training.profiles import Profile
-from mofm.training.state import Start, create_state
+from mofm.training.state import create_state
 
 OLD = [f"G{i}" for i in range(130)]
 NEW = [f"N{i}" for i in range(4)]

@@ -26,10 +26,10 @@ from mofm.omics.genome import gene_table
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch, place_graph
 from mofm.training import workdir
+from mofm.training.fit_start import fit_start
 from mofm.training.loop import train
 from mofm.training.network import FILE, RunNetwork, load_network, read_network, save_network
 from mofm.training.optimizer import make_optimizer
-from mofm.training.start import start_models
 from mofm.training.state import create_state
 from mofm.training.step import Knowledge, Recipe, train_step, training_loss
 
@@ -297,7 +297,7 @@ def parts(netted):
     stream = Stream(corpus, config.data, config.seed)
     spec = ModelSpec(config.encoder, len(genes), config.grn, len(network.relations))
     recipe = Recipe(spec, config.objectives, make_optimizer(config.optimizer, config.run.steps), config.seed)
-    start = start_models(corpus, stream, config, spec, {})
+    start = fit_start(corpus, stream, config, spec, {})
     return recipe, start, network.graph(spec.genes, 512), [stream.batch(step) for step in range(3)]
 
 

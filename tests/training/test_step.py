@@ -14,8 +14,8 @@ from mofm.nn.spec import ModelSpec
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.parallel.rules import RULES
+from mofm.training.fit_start import fit_start
 from mofm.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from mofm.training.start import start_models
 from mofm.training.state import create_state, state_shardings
 from mofm.training.step import Knowledge, Recipe, eval_step, train_step, training_loss
 
@@ -29,7 +29,7 @@ def parts(tiny):
     spec = ModelSpec(config.encoder, len(genes))
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     batches = [stream.batch(step) for step in range(4)]
-    start = start_models(corpus, stream, config, spec, spaces)
+    start = fit_start(corpus, stream, config, spec, spaces)
     return Recipe(spec, config.objectives, optimizer, config.seed), start, batches
 
 

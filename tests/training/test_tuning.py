@@ -23,9 +23,9 @@ from mofm.nn.translator import TranslatorConfig
 from mofm.parallel.mesh import MeshConfig, make_mesh
 from mofm.parallel.place import place_batch
 from mofm.training.adapters import Adapter, adapter_axes, merged, product
+from mofm.training.fit_start import fit_start
 from mofm.training.loop import train
 from mofm.training.optimizer import make_optimizer
-from mofm.training.start import start_models
 from mofm.training.state import begin_tuning, create_state, state_shardings
 from mofm.training.step import Knowledge, Recipe, train_step, training_loss
 from mofm.training.tuning import KnownHead, TuningSpec, classes_of, load_heads, opened, save_heads
@@ -48,7 +48,7 @@ def parts(tiny):
     genes, spaces = corpus_spaces(corpus)
     spec = ModelSpec(config.encoder, len(genes))
     optimizer = make_optimizer(config.optimizer, config.run.steps)
-    start = start_models(corpus, stream, config, spec, spaces)
+    start = fit_start(corpus, stream, config, spec, spaces)
     rng = np.random.default_rng(0)
     heads = {"rna": KnownHead(("a", "b"), rng.normal(size=(8, 2)).astype(np.float32), np.zeros(2, np.float32))}
 

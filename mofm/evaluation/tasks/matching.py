@@ -30,7 +30,7 @@ from mofm.evaluation.tasks.integration import mixing, mixing_within
 from mofm.evaluation.tasks.score import OURS, Judged, Kind, Score, Situation, Subject, pairs_of, rows_by_name
 from mofm.evaluation.translation_baselines import COMPONENTS, Measured, ridge, source_components
 from mofm.inference.model import Options
-from mofm.training.components import link_matrix
+from mofm.linear.components import link_matrix
 
 Sides = tuple[np.ndarray, np.ndarray]
 """Embeddings of the same cells in two modalities."""

@@ -8,11 +8,11 @@ import scipy.sparse
 
 from mofm.axes import MODALITIES
 from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
+from mofm.linear import components
+from mofm.linear.components import CLIP, FULL_CELLS, SILENT, STEADYING, fit_components, read_cells
+from mofm.linear.profiles import fit_profile, make_reader, read_profiles
 from mofm.nn.linear import linear_profile
 from mofm.nn.readout import LinearReadout
-from mofm.training import components
-from mofm.training.components import CLIP, FULL_CELLS, SILENT, STEADYING, fit_components, read_cells
-from mofm.training.profiles import fit_profile, make_reader, read_profiles
 
 GENES, CELLS, RANK = 30, 120, 5
 FEW = 50

@@ -47,13 +47,13 @@ from scipy.special import expit, logit
 
 from mofm.axes import Modality
 from mofm.batch import FeatureSpace, Spaces, TokenBatch, log_exposure
+from mofm.linear.basis import Basis
+from mofm.linear.components import token_matrices
+from mofm.linear.profiles import CellProfiles, make_reader, read_profiles
+from mofm.linear.protein_law import fit_law
 from mofm.nn.linear import Reader
 from mofm.objectives.translation import Direction
 from mofm.sampling import evenly
-from mofm.training.basis import Basis
-from mofm.training.components import token_matrices
-from mofm.training.profiles import CellProfiles, make_reader, read_profiles
-from mofm.training.protein_law import fit_law
 
 Measured = Callable[[int, Modality], np.ndarray]
 """A dataset's number and a modality -> which of its features it measures, bool."""

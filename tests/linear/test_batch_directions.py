@@ -9,13 +9,13 @@ from mofm.batches.stream import Stream
 from mofm.corpus.ingest import ingest
 from mofm.corpus.store import open_corpus
 from mofm.evaluation.integration import batch_mixing
+from mofm.linear.batch_directions import batch_directions
+from mofm.linear.components import Cells, fit_components
+from mofm.linear.principal_axes import Centred, leading_axes
+from mofm.linear.profiles import make_reader, read_profiles
 from mofm.omics.simulate import MultiomicsConfig, SimulationConfig, simulate_multiomics, to_mudata, write_mudata
-from mofm.training.batch_directions import batch_directions
-from mofm.training.components import Cells, fit_components
 from mofm.training.config import build_config, make_spec
-from mofm.training.principal_axes import Centred, leading_axes
-from mofm.training.profiles import make_reader, read_profiles
-from mofm.training.start import start_models
+from mofm.training.fit_start import fit_start
 
 CELLS, GENES, TYPES = 600, 40, 3
 
@@ -130,7 +130,7 @@ def test_a_run_that_knows_batches_begins_off_them(tmp_path):
         config = build_config({"data": data, "encoder": {"width": 32, "heads": 2, "ffn": 48, "cell_width": 16}})
         stream, told = Stream(corpus, config.data, config.seed), []
         spec = make_spec(config, len(genes), 0, corpus.modalities)
-        start = start_models(corpus, stream, config, spec, spaces, tell=told.append)
+        start = fit_start(corpus, stream, config, spec, spaces, tell=told.append)
         assert [line for line in told if "2 batches, the embedding begins off the" in line] == told[: key is not None]
         assert len(told) == (key is not None)
         batches = [stream.batch(step) for step in range(6)]

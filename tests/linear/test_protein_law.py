@@ -7,11 +7,11 @@ import pytest
 from scipy.special import expit
 
 from mofm.batch import LIBRARY_SCALE
+from mofm.linear import protein_law
+from mofm.linear.protein_law import fit_law
 from mofm.nn.decoder import BACKGROUND_LEVEL, BACKGROUND_LOGIT, Prediction
 from mofm.objectives.likelihoods import negative_binomial_mixture_nll
 from mofm.objectives.moments import moments
-from mofm.training import protein_law
-from mofm.training.protein_law import fit_law
 
 LEVEL_F = np.array([0.0, 0.5, -0.5, 0.2, -0.3, 0.0])
 SPREAD_F = np.array([0.0, 0.5, 1.0, 1.5, 0.0, 2.5])

@@ -7,11 +7,11 @@ import pytest
 import scipy.sparse as sp
 
 from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
-from mofm.training import linear_translation as linear
-from mofm.training.basis import Basis
-from mofm.training.components import Components
-from mofm.training.own_components import fit_own_components
-from mofm.training.profiles import Profile
+from mofm.linear import translation as linear
+from mofm.linear.basis import Basis
+from mofm.linear.components import Components
+from mofm.linear.own_components import fit_own_components
+from mofm.linear.profiles import Profile
 
 CELLS, GENES, PROTEINS, K = 60, 30, 6, 3
 MODALITIES = ("rna", "atac", "adt", "methylation")

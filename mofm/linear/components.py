@@ -21,7 +21,7 @@ import scipy.sparse as sp
 
 from mofm.axes import Modality
 from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch, log_exposure
-from mofm.training.principal_axes import Centred, dataset_means, denoising_axes, deviations
+from mofm.linear.principal_axes import Centred, dataset_means, denoising_axes, deviations
 
 COMPONENTS = 32
 """Most components taken. Of 30, 64 and 128, the fewest served neighbours best and linear probes as well."""

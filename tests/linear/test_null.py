@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch
-from mofm.training.null import fit_null, whole_cells, with_mean_predictor
+from mofm.linear.null import fit_null, whole_cells, with_mean_predictor
 
 EVERY = lambda dataset: np.ones(4, bool)  # noqa: E731
 

@@ -10,16 +10,16 @@ from mofm.axes import Modality
 from mofm.batch import CellBatch, Spaces, TokenBatch
 from mofm.batches.stream import Stream
 from mofm.corpus.store import Corpus
+from mofm.linear.basis import Basis
+from mofm.linear.batch_directions import fit_off_batches
+from mofm.linear.components import fit_components, gene_activity, read_cells
+from mofm.linear.null import fit_null, whole_cells, with_mean_predictor
+from mofm.linear.own_components import fit_own_components
+from mofm.linear.profiles import fit_profile
+from mofm.linear.start import Start
+from mofm.linear.translation import Views, fit_linear_translation
 from mofm.nn.spec import ModelSpec
-from mofm.training.basis import Basis
-from mofm.training.batch_directions import fit_off_batches
-from mofm.training.components import fit_components, gene_activity, read_cells
 from mofm.training.config import Config
-from mofm.training.linear_translation import Views, fit_linear_translation
-from mofm.training.null import fit_null, whole_cells, with_mean_predictor
-from mofm.training.own_components import fit_own_components
-from mofm.training.profiles import fit_profile
-from mofm.training.state import Start
 
 COMPONENT_CELLS = 8_192
 """Training cells on which they are fitted, or all where there are fewer."""
@@ -27,7 +27,7 @@ COMPONENT_BATCH, COMPONENT_TOKENS = 256, 4_096
 """They are read in batches of this many cells and of all the genes that a cell expresses, up to this many."""
 
 
-def start_models(
+def fit_start(
     corpus: Corpus,
     stream: Stream,
     config: Config,

@@ -16,9 +16,9 @@ import scipy.sparse as sp
 
 from mofm.axes import Modality
 from mofm.batch import FeatureSpace, TokenBatch
-from mofm.training.components import COMPONENTS, STEADYING
-from mofm.training.principal_axes import Centred, dataset_means, deviations, leading_axes
-from mofm.training.profiles import mean_values, weighted_values
+from mofm.linear.components import COMPONENTS, STEADYING
+from mofm.linear.principal_axes import Centred, dataset_means, deviations, leading_axes
+from mofm.linear.profiles import mean_values, weighted_values
 
 
 class OwnComponents(NamedTuple):

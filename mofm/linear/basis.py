@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mofm.axes import Modality
-from mofm.training.components import Components
-from mofm.training.own_components import OwnComponents
-from mofm.training.profiles import Profile
+from mofm.linear.components import Components
+from mofm.linear.own_components import OwnComponents
+from mofm.linear.profiles import Profile
 
 
 class Basis(NamedTuple):

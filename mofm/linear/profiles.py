@@ -13,8 +13,8 @@ from scipy.special import expit
 
 from mofm.axes import Modality
 from mofm.batch import WEIGHED_BY_DEPTH, FeatureSpace, TokenBatch, log_exposure
+from mofm.linear.components import Components, link_matrix, token_matrices
 from mofm.nn.linear import Reader
-from mofm.training.components import Components, link_matrix, token_matrices
 
 
 class Profile(NamedTuple):

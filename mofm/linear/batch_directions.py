@@ -25,8 +25,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from mofm.axes import Modality
 from mofm.batch import Spaces, TokenBatch
-from mofm.training.components import Components, link_matrix
-from mofm.training.profiles import mean_values, weighted_values
+from mofm.linear.components import Components, link_matrix
+from mofm.linear.profiles import mean_values, weighted_values
 
 ROUNDS = 3
 NEIGHBOURS = 20

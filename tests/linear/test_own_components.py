@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mofm.batch import FeatureSpace, TokenBatch
+from mofm.linear.components import COMPONENTS, STEADYING, Components
+from mofm.linear.own_components import fit_own_components
+from mofm.linear.profiles import Profile, make_reader, weighted_values
 from mofm.nn.linear import linear_profile
-from mofm.training.components import COMPONENTS, STEADYING, Components
-from mofm.training.own_components import fit_own_components
-from mofm.training.profiles import Profile, make_reader, weighted_values
 
 CELLS, FEATURES = 60, 9
 
