@@ -4,6 +4,8 @@ config keeps its parent's keys."""
 import ast
 import contextlib
 import dataclasses
+import importlib
+import inspect
 import io
 import re
 import shlex
@@ -13,21 +15,29 @@ from pathlib import Path
 
 import pytest
 
+import mofm
 from mofm import configs
 from mofm.cli import _parser, main
 from mofm.cli.train import GROUPS
+from mofm.inference.api import Model
 from mofm.training.config import Config, build_config
 
 ROOT = Path(__file__).parent.parent
 WITH_CONFIG = ("train", "finetune", "plan")
+PAGES = ["README.md", "launch/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """(language, text) of the code blocks of a page."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
 def texts() -> dict[str, str]:
     """Where commands are documented."""
     found = {}
-    for name in ("README.md", "launch/README.md"):
-        found[name] = "\n".join(re.findall(r"^```\w*\n(.*?)^```", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE))
+    for page in PAGES:
+        found[page] = "\n".join(block for _, block in blocks(page))
     for path in [*(ROOT / "configs").glob("*.py"), *(ROOT / "mofm").rglob("*.py")]:
         found[str(path.relative_to(ROOT))] = ast.get_docstring(ast.parse(path.read_text())) or ""
     parser = _parser()
@@ -65,6 +75,44 @@ def test_the_commands_were_found():
     found = commands()
     assert len(found) > 60
     assert len({command.split()[1] for _, command in found}) >= 14
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_links_to_what_is_there(page):
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", text)
+    local = [link for pair in links for link in pair if link and not link.startswith("http")]
+    assert not [link for link in local if not (ROOT / page).parent.joinpath(link).exists()]
+    files = [path for path in re.findall(r"`((?:mofm|configs|launch|docs|tests)/[\w/.]+\.\w+)`", text)]
+    assert not [path for path in files if not (ROOT / path).exists()]
+
+
+def test_every_page_is_linked_from_the_readme():
+    text = (ROOT / "README.md").read_text()
+    assert [page for page in PAGES[1:] if f"]({page})" not in text] == []
+
+
+PYTHON = [(page, block) for page in PAGES for language, block in blocks(page) if language == "python"]
+
+
+@pytest.mark.parametrize(("page", "block"), PYTHON)
+def test_documented_python_calls_what_there_is(page, block):
+    """Imports are there, and so are the methods of a loaded model, their arguments, and the plots."""
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert not [name.name for name in node.names if not hasattr(module, name.name)]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            whose = ast.unparse(node.func.value)
+            if whose in ("model", "mofm.load('runs/mine')"):
+                signature = inspect.signature(getattr(Model, node.func.attr))
+                signature.bind(None, *node.args, **{word.arg: word.value for word in node.keywords})
+            if whose == "mofm.pl":
+                assert callable(getattr(mofm.pl, node.func.attr))
+
+
+def test_documented_python_was_found():
+    assert len(PYTHON) >= 3
 
 
 def test_help_of_train_names_every_config_and_group(capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("mofm", "configs", "tests", "launch")
+ROOMS = ("mofm", "configs", "tests", "launch", "docs")
 TOP = ("README.md", "setup.py", "pyproject.toml")
 SUFFIXES = {".py", ".sh", ".md", ".toml", ".html", ".yml", ".yaml", ".js", ".css", ".txt", ".cfg"}
 
