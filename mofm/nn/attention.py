@@ -1,12 +1,4 @@
-"""Attention over sets of tokens: one function for every device, and the two modules that use it.
-
-`attend` has one meaning (softmax of q.k / sqrt(K) over the keys that the mask allows) and the fastest form of it that we
-have proved on each platform, chosen when the program is lowered: one compiled on a laptop for a TPU gets the TPU's.
-
-  cpu      a scan over cells of plain two-dimensional products. XLA:CPU runs batched small products an order of magnitude
-           under its matmul rate; this form was 6x faster, forward and backward, at 64 cells x 192 tokens (RESULTS.md).
-  others   `jax.nn.dot_product_attention` as XLA compiles it, logits in full. cuDNN's flash kernel would have to be asked for
-           (`implementation="cudnn"`), and so would a TPU's: no accelerator was at hand to prove one, so none is.
+"""The two modules that use attention over sets of tokens: among tokens, and of a cell's summary to its tokens.
 
 Queries and keys are normalised to unit RMS before the product (QK-norm, Henry et al. 2020), so logits stay bounded in bf16.
 There are no positions: a cell is a set, and permuting its tokens permutes the states and changes nothing else.
@@ -16,61 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mofm.axes import CELLS, DATA, EMBED, FSDP, HEAD_WIDTH, HEADS, TENSOR
+from mofm.axes import EMBED, HEAD_WIDTH, HEADS
+from mofm.nn.attend import MASKED_LOGIT, attend
 from mofm.nn.layers import RMSNorm, declare, product
-from mofm.parallel.rules import partition
 
 POOL_START = 0.02
 """Scale of the pool's values at the start, against a profile of unit size: the embedding starts as the linear one."""
-MASKED_LOGIT = -1e9
-"""Added to the logits of padding: exp underflows to exactly zero, and a row of padding alone stays finite."""
-
-
-def attend(q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask_BM: jax.Array) -> jax.Array:
-    """Softmax attention of L queries over M keys, in the dtype of the inputs with float32 softmax.
-
-    Args:
-      q_BLHK, k_BMHK, v_BMHK: queries, keys and values.
-      mask_BM: bool, True where a key may be attended to.
-
-    Returns:
-      (B, L, H, K), finite also where a cell's mask is all False.
-    """
-    return jax.lax.platform_dependent(q_BLHK, k_BMHK, v_BMHK, mask_BM, cpu=_attend_by_cell, default=_attend_fused)
-
-
-def _attend_fused(q_BLHK, k_BMHK, v_BMHK, mask_BM):
-    return jax.nn.dot_product_attention(q_BLHK, k_BMHK, v_BMHK, mask=mask_BM[:, None, None, :])
-
-
-def _attend_by_cell(q_BLHK, k_BMHK, v_BMHK, mask_BM):
-    """Each device's cells and heads by themselves: a scan over cells that lie on several would gather all of them on each."""
-    mesh, states, mask = (
-        jax.sharding.get_abstract_mesh(),
-        partition((CELLS, None, HEADS, None)),
-        partition((CELLS, None)),
-    )
-    cells, heads = q_BLHK.shape[0], q_BLHK.shape[2]
-    if mesh.size <= 1 or cells % (mesh.shape[DATA] * mesh.shape[FSDP]) or heads % mesh.shape[TENSOR]:
-        return _scan_cells(q_BLHK, k_BMHK, v_BMHK, mask_BM)
-    specs = (states, states, states, mask)
-    return jax.shard_map(_scan_cells, in_specs=specs, out_specs=states)(q_BLHK, k_BMHK, v_BMHK, mask_BM)
-
-
-def _scan_cells(q_BLHK, k_BMHK, v_BMHK, mask_BM):
-    heads, width = q_BLHK.shape[-2:]
-
-    @jax.checkpoint  # the probabilities are cheaper to take again than to store
-    def one_cell(q_LHK, k_MHK, v_MHK, mask_M):
-        bias_M = jnp.where(mask_M, 0.0, MASKED_LOGIT)
-
-        def one_head(h):
-            logits_LM = (q_LHK[:, h] @ k_MHK[:, h].T).astype(jnp.float32) * width**-0.5 + bias_M
-            return jax.nn.softmax(logits_LM, axis=-1).astype(v_MHK.dtype) @ v_MHK[:, h]
-
-        return jnp.stack([one_head(h) for h in range(heads)], axis=1)
-
-    return jax.lax.map(lambda cell: one_cell(*cell), (q_BLHK, k_BMHK, v_BMHK, mask_BM))
 
 
 class Attention(nn.Module):

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from mofm.axes import EMBED, MODALITIES, Modality
 from mofm.errors import check_at_least
-from mofm.nn.attention import MASKED_LOGIT
+from mofm.nn.attend import MASKED_LOGIT
 from mofm.nn.encoder import Encoder, Remat
 from mofm.nn.layers import declare
 

@@ -11,13 +11,17 @@ from collections.abc import Callable
 
 import jax
 
+PLAIN = "plain"
+"""No platform's: the forms that compute nothing twice, whose FLOPs are by custom the model's."""
+
 
 def count_flops(function: Callable, *arguments, platform: str) -> dict[str, float]:
     """dtype of the operands -> FLOPs of one call over all devices.
 
     Args:
       function: anything that jax can trace; `arguments` are arrays or their shapes.
-      platform: "tpu", "cuda", "cpu": which branch of `jax.lax.platform_dependent` is counted.
+      platform: "tpu", "cuda", "cpu": which branch of `jax.lax.platform_dependent` is counted; with any other name, as `PLAIN`,
+        the branch for all others.
     """
     counted: Counter[str] = Counter()
     _count(jax.make_jaxpr(function)(*arguments).jaxpr, platform, 1.0, counted)
@@ -54,15 +58,18 @@ def _count_kernel(equation, platform: str, times: float, counted: Counter) -> No
 
 
 def _count_branch(params, platform: str, times: float, counted: Counter) -> None:
-    """The branch of the platform; where the data choose, the one of most FLOPs."""
-    branches = [branch.jaxpr for branch in params["branches"]]
+    """The branch of the platform; where the data choose, the one of most FLOPs.
+
+    A library's kernel shows no products: those of the branch for all other platforms count in its place.
+    """
+    counts = []
+    for branch in params["branches"]:
+        counts.append(Counter())
+        _count(branch.jaxpr, platform, times, counts[-1])
     if platforms := params.get("branches_platforms"):
         named = [index for index, names in enumerate(platforms) if names is not None and platform in names]
-        branches = [branches[named[0] if named else platforms.index(None)]]
-    counts = []
-    for branch in branches:
-        counts.append(Counter())
-        _count(branch, platform, times, counts[-1])
+        others = platforms.index(None)
+        counts = [counts[named[0] if named else others] or counts[others]]
     counted.update(max(counts, key=lambda count: sum(count.values())))
 
 

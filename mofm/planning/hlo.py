@@ -14,6 +14,7 @@ _SPACE = re.compile(r"S\((\d+)\)")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_BEGINS = re.compile(r"\s+(?:ROOT )?%?[\w.\-]+ = ")
 _TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 
@@ -120,9 +121,9 @@ def parse(text: str) -> Program:
             if header := _HEADER.match(line):
                 current = computations[header[2]] = Computation(header[2])
                 entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":  # and not "}, metadata=...", as attributes of a kernel go on
             current = None
-        elif " = " in line:
+        elif _BEGINS.match(line):
             one = _instruction(line)
             current.instructions[one.name] = one
     return Program(computations, entry)

@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from mofm.axes import MESH_AXES
 from mofm.parallel.mesh import make_mesh, mesh_shape
-from mofm.planning.arithmetic import count_flops
+from mofm.planning.arithmetic import PLAIN, count_flops
 from mofm.planning.chips import Topology
 from mofm.planning.collectives import Sent
 from mofm.planning.compiled import Compiled, Memory, TooLargeError, compile_step, tpu_devices
@@ -45,7 +45,7 @@ class Plan:
       required: bytes that are needed; None where the compiler refused and does not say.
       limit: bytes that there are.
       model_flops: of the products of forward and backward pass.
-      device_flops: dtype -> the same, with what rematerialisation computes again.
+      device_flops: dtype -> the same, with what rematerialisation and the attention kernel compute again.
       traffic: bytes from and to main memory; None where the compiler refused, as all below.
       sent: collectives.
       times: see `roofline.py`.
@@ -122,9 +122,7 @@ class Planner:
         except TooLargeError as error:
             required = error.required
         device_flops = _flops(step, mesh, PLATFORMS[chip.maker])
-        plain = device_flops
-        if config.encoder.remat != "none":
-            plain = _flops(make_step(with_remat(config, "none"), facts, mesh), mesh, PLATFORMS[chip.maker])
+        plain = _flops(make_step(with_remat(config, "none"), facts, mesh), mesh, PLAIN)
         plan = Plan(
             topology=self.topology.title,
             chip=chip.title,

@@ -28,7 +28,7 @@ def as_text(plan: Plan, chip: Chip, steps: int, cells: int | None = None) -> str
         lines["how"] = f"refused by {plan.compiler} for its memory; {NEVER_RAN}"
     lines["memory"] = _memory(plan)
     lines["FLOPs"] = (
-        f"{plan.model_flops:.3g} a step (products, forward and backward); with what remat computes again "
+        f"{plan.model_flops:.3g} a step (products, forward and backward); with what is computed again "
         f"{sum(plan.device_flops.values()):.3g}"
     )
     if plan.times:

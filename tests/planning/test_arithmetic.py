@@ -8,7 +8,7 @@ import pytest
 from jax.experimental import pallas
 
 from mofm.nn.encoder import Encoder
-from mofm.planning.arithmetic import count_flops
+from mofm.planning.arithmetic import PLAIN, count_flops
 from mofm.planning.chips import CHIPS
 from mofm.planning.roofline import Times, days, link_rate, step_times
 
@@ -52,6 +52,14 @@ def test_the_branch_of_the_platform_counts():
 
     found = [count_flops(chosen, square(8), platform=name)["float32"] for name in ("cpu", "tpu", "cuda")]
     assert found == [2 * 8**3, 4 * 8**3, 4 * 8**3]
+
+
+def test_a_kernel_without_products_counts_as_the_form_for_all_others():
+    def chosen(x):
+        return jax.lax.platform_dependent(x, cuda=jnp.sin, tpu=lambda x: x @ x @ x, default=lambda x: x @ x)
+
+    found = [count_flops(chosen, square(8), platform=name)["float32"] for name in ("cuda", "tpu", "cpu", PLAIN)]
+    assert found == [2 * 8**3, 4 * 8**3, 2 * 8**3, 2 * 8**3]
 
 
 def test_where_data_choose_the_dearer_branch_counts():

@@ -14,10 +14,13 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mofm.axes import CELLS, HEADS
 from mofm.cli import main
 from mofm.corpus.ingest import ingest
 from mofm.errors import InputError
+from mofm.nn.attend import attend
 from mofm.parallel.mesh import MeshConfig, make_mesh
+from mofm.parallel.rules import sharding
 from mofm.planning import compiled
 from mofm.planning.chips import CHIPS, GIB, parse_topology
 from mofm.planning.collectives import sent
@@ -27,6 +30,7 @@ from mofm.planning.nearest import as_options, nearest_fit
 from mofm.planning.plan import Plan, Planner
 from mofm.planning.report import as_json, as_text
 from mofm.planning.shapes import find_facts, make_step, on_mesh
+from mofm.planning.traffic import memory_traffic
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -71,6 +75,30 @@ def test_what_is_sent_goes_along_the_axes_that_have_devices(planned):
     assert (
         by_axes["data"] > 2 * 7 / 8 * blocks / 2 * 2
     )  # gradients of a device's half of the blocks, in bfloat16 at least
+
+
+@needs_libtpu
+def test_attention_keeps_no_logits_on_a_tpu(monkeypatch):
+    """Splash attention, compiled: value and gradient over a mesh take less memory and traffic than logits in full."""
+    mesh = make_mesh(MeshConfig(8, 1, 2), tpu_devices(parse_topology("v5e:4x4")))
+
+    def compiled():
+        states, mask = sharding(mesh, (CELLS, None, HEADS, None)), sharding(mesh, (CELLS, None))
+        qkv = [jax.ShapeDtypeStruct((256, 1024, 4, 128), jnp.bfloat16, sharding=states)] * 3
+        mask_BM = jax.ShapeDtypeStruct((256, 1024), jnp.bool_, sharding=mask)
+        slope = jax.grad(lambda q, k, v, mask: jnp.sum(attend(q, k, v, mask).astype(jnp.float32)), argnums=(0, 1, 2))
+        with on_mesh(mesh):
+            made = jax.jit(slope, out_shardings=(states,) * 3).trace(*qkv, mask_BM)
+            made = made.lower(lowering_platforms=("tpu",)).compile()
+        text = made.as_text()
+        return "splash" in text, made.memory_analysis().temp_size_in_bytes, memory_traffic(parse(text))[0]
+
+    kernel = compiled()
+    monkeypatch.setattr("mofm.nn.attend.fits_splash", lambda q, k: False)
+    full = compiled()
+    assert (kernel[0], full[0]) == (True, False)
+    assert kernel[1] < full[1] / 2
+    assert kernel[2] < full[2]
 
 
 def test_the_plan_is_told_in_lines_and_as_json(planned):

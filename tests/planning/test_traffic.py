@@ -89,6 +89,17 @@ def test_a_loop_whose_length_stands_in_its_condition():
     assert memory_traffic(parse(text)) == (8 * (400 + 8 + 4), 0)
 
 
+def test_attributes_of_a_kernel_go_on_over_lines():
+    """What Pallas kernels say of themselves has line breaks, and braces at the beginning of a line."""
+    text = "HloModule m\n\nENTRY %main (a: f32[100]) -> f32[100] {\n  %a = f32[100]{0} parameter(0)\n"
+    text += '  %k = f32[100]{0} custom-call(%a), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={\n'
+    text += ' "xprof_metadata":"{\\"block_q\\": 512, %b = 3}"\n}}, metadata={op_name="splash"}\n'
+    text += "  ROOT %r = f32[100]{0} negate(%k)\n}\n"
+    program = parse(text)
+    assert list(program.computations["main"].instructions) == ["a", "k", "r"]
+    assert memory_traffic(program) == (4 * 400, 0)
+
+
 def test_types_are_read():
     one = next(iter(parse(LINES).computations["main"].instructions.values()))
     assert one.types == (Array("bf16", (1, 1024, 8), 1), Array("f32", (17,)), Array("pred", ()))
