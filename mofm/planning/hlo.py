@@ -15,6 +15,7 @@ _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _BEGINS = re.compile(r"\s+(?:ROOT )?%?[\w.\-]+ = ")
+_ENDS = re.compile(r"\}(, execution_thread=\S+)?\s*$")  # and not "}}, metadata=...", where attributes of a kernel go on
 _TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 
@@ -121,7 +122,7 @@ def parse(text: str) -> Program:
             if header := _HEADER.match(line):
                 current = computations[header[2]] = Computation(header[2])
                 entry = header[2] if header[1] else entry
-        elif line.rstrip() == "}":  # and not "}, metadata=...", as attributes of a kernel go on
+        elif _ENDS.match(line):
             current = None
         elif _BEGINS.match(line):
             one = _instruction(line)
