@@ -10,8 +10,8 @@ lowered, so that one compiled on a laptop for a TPU gets the TPU's:
            first: those that may be seen, then the others. A set has no order to lose.
   else     `jax.nn.dot_product_attention` as XLA compiles it, with all logits in memory.
 
-A kernel is trusted on an accelerator once it has given there what XLA gives, value and gradient (`agrees`): a second at the
-first use, and where it fails a warning and XLA's form. Compiled for a TPU that is not there (`mofm plan`), splash is taken.
+A kernel is trusted on an accelerator once it has given there what XLA gives, value and gradient (`is_trusted`): a second at
+the first use, and where it fails a warning and XLA's form. Compiled for a TPU that is not there (`mofm plan`), splash is taken.
 """
 
 import warnings
