@@ -1,7 +1,7 @@
 """mofm beside the published methods, in one command and one table: the same cells, the same splits, the same time.
 
     MOFM_DATA=FOLDER python tests/benchmarks/peers.py [--data simulated citeseq a549] [--file FILE.h5mu --build GRCh38]
-        [--folds 1] [--steps 200] [--seconds N] [--environment DIR] [--json FILE]
+        [--tasks translation alignment integration] [--folds 1] [--steps 200] [--seconds N] [--environment DIR] [--json FILE]
 
 An environment of their own is made in --environment where there is none (pip; it takes minutes and some GB). Then, of
 cells that no method learned labels, pairs or counts from:
@@ -10,9 +10,9 @@ cells that no method learned labels, pairs or counts from:
     alignment     FOSCTTM and the matching score, where no pairing is known: gene activity, scglue
     integration   batches mixed and types kept apart (simulated alone): PCA, Harmony, scVI
 
-What each is shown is told in `translation_peers.py` and `batches.py`, and how it is called in `peer_methods.py`. The same
+What each is shown stands in `translation_peers.py` and `batches.py`, and how it is called in `peer_methods.py`. The same
 time: scvi-tools' models and scglue may train for as long as mofm took in the same task on this machine (--seconds: so long), on
-as many threads; Harmony, which cannot be told, takes its own. Who took what is in the JSON, the last line.
+as many threads; Harmony, which has no such limit, takes its own. Who took what is in the JSON, the last line.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from translation_tasks import METRICS, NAMES, Direction, Embeddings, Task, judge
 PACKAGES = ("scvi-tools==1.4.2", "scglue==0.4.1", "harmonypy==2.1.0", "mudata", "scikit-misc")
 LEAST_SECONDS = 60.0
 LOWER_IS_BETTER = {"FOSCTTM"}
+TASKS = ("translation", "alignment", "integration")
 INTEGRATION = ("mixing within types", "types, 15-NN", "types, probe")
 
 
@@ -58,6 +59,7 @@ def main() -> None:
     """Make the environment, run all, and print the table."""
     arguments = parser(__doc__)
     arguments.add_argument("--data", nargs="*", choices=NAMES, default=list(NAMES))
+    arguments.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of the three above")
     arguments.add_argument("--file", type=Path, nargs="*", default=[], help="h5mu files of paired cells, of your own")
     arguments.add_argument("--build", help="genome build of their regions")
     arguments.add_argument("--folds", type=int, default=1, help="of five; one of the simulated cells")
@@ -96,9 +98,11 @@ def figures_of(of: Task, args: argparse.Namespace, budget: Budget) -> Iterable[d
     models = Models(tuple(schedule(args.steps)))
     for fold in range(min(args.folds, of.folds)):
         with tempfile.TemporaryDirectory() as name:
-            yield from translated(of, fold, models, budget, Path(name))
-            yield from aligned(of, fold, models, budget, Path(name))
-    if of.name == "simulated":
+            if "translation" in args.tasks:
+                yield from translated(of, fold, models, budget, Path(name))
+            if "alignment" in args.tasks:
+                yield from aligned(of, fold, models, budget, Path(name))
+    if of.name == "simulated" and "integration" in args.tasks:
         with tempfile.TemporaryDirectory() as name:
             yield from integrated(args.steps, budget, Path(name))
 
