@@ -1,16 +1,19 @@
 """The alphabet of mofm: every array names its axes by these letters, and every weight names its axes by these words.
 
-Shapes live in names: `counts_BL` is (cells, tokens), `state_BLD` is (cells, tokens, width). A letter means the same
-thing in every file:
+Shapes live in names: `counts_BL` is (cells, tokens), `state_BLD` is (cells, tokens, width). Within a function a letter has
+one meaning, and in the model these:
 
-    B  cells in a batch                  D  width of the encoder
-    L  tokens of a cell                  F  width of the feed-forward layer
-    G  rows of the gene table            H  attention heads
-    N  cells of a store or of a file     K  width of one head
-    E  width of the cell embedding       V  soft bins of a token's value
-    X  blocks of the encoder (the scanned axis)
-    M  edges of the regulatory network     R  width of a gene's state in it
-    Q  TF -> target pairs asked about
+    B  cells of a batch                        L  tokens of a cell
+    N  cells of a store, a file or a split     M  tokens that those L attend to; in the network, its edges
+    G  rows of the gene table                  D  width of the encoder
+    F  features of one omics type              H  attention heads
+    E  width of the cell embedding             K  width of one head
+    S  the columns of it that omics share      V  soft bins of a token's value
+    C  classes of a label                      Q  TF -> target pairs asked about
+    T  transcription factors                   R  width of a gene's state in the network
+
+In `nn/readout.py` M is omics types. Linear models (`linear/`) have K components and M data sets, and R is what they are found off
+or read in. In evaluation D is draws of a bootstrap. Any other letter is of one file, whose docstrings say what it counts.
 
 Logical axis names are what a weight says of itself ("embed", "heads", ...). Which mesh axis each is laid over is
 decided in `parallel/rules.py` alone, so that a model file never names a device.

@@ -164,7 +164,7 @@ def disagreement(form: Form, head_width: int, like: Form = in_full) -> float:
 
     def both(form: Form) -> list[np.ndarray]:
         total = lambda q, k, v: jnp.sum(jnp.sin(form(q, k, v, mask_BM).astype(jnp.float32)))  # noqa: E731
-        outs = (form(*qkv, mask_BM), *jax.grad(total, argnums=(0, 1, 2))(*qkv))
+        outs = jax.jit(lambda q, k, v: (form(q, k, v, mask_BM), *jax.grad(total, argnums=(0, 1, 2))(q, k, v)))(*qkv)
         return [np.asarray(out, np.float64) for out in outs]
 
     pairs = zip(both(form), both(like), strict=True)

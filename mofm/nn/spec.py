@@ -20,10 +20,10 @@ class EncoderConfig:
 
     Attributes:
       width: D, of the residual stream and of a gene's row. Divisible by `heads`.
-      blocks: X, depth of the encoder that all modalities share.
+      blocks: depth of the encoder that all modalities share.
       modality_blocks: depth of the encoder that each modality has before it; 0 for none.
       heads: H, attention heads.
-      ffn: F, inner width of the SwiGLU layers (about 8/3 of width costs what a 4x ReLU layer does).
+      ffn: inner width of the SwiGLU layers (about 8/3 of width costs what a 4x ReLU layer does).
       cell_width: E, width of the cell embedding, what `mofm embed` writes.
       private_width: its last columns that are a modality's own: they serve its own decoder, and no other modality's.
       bins: V, soft bins of a token's value.
