@@ -12,8 +12,8 @@ one meaning, and in the model these:
     C  classes of a label                      Q  TF -> target pairs asked about
     T  transcription factors                   R  width of a gene's state in the network
 
-In `nn/readout.py` M is omics types. Linear models (`linear/`) have K components and M data sets, and R is what they are found off
-or read in. In evaluation D is draws of a bootstrap. Any other letter is of one file, whose docstrings say what it counts.
+In `nn/readout.py` M is omics types. Linear models (`linear/`) have K components and M data sets, and R is what they are found
+off or read in. In evaluation D is draws of a bootstrap. Any other letter is of one file, whose docstrings say what it counts.
 
 Logical axis names are what a weight says of itself ("embed", "heads", ...). Which mesh axis each is laid over is
 decided in `parallel/rules.py` alone, so that a model file never names a device.

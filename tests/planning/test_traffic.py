@@ -91,7 +91,7 @@ def test_a_loop_whose_length_stands_in_its_condition():
 
 def test_attributes_of_a_kernel_go_on_over_lines():
     """What Pallas kernels say of themselves has line breaks, and braces at the beginning of a line."""
-    text = "HloModule m\n\n%other (p: f32[]) -> f32[] {\n  ROOT %p = f32[] parameter(0)\n}, execution_thread=\"sparsecore\"\n\n"
+    text = 'HloModule m\n\n%other (p: f32[]) -> f32[] {\n  ROOT %p = f32[] parameter(0)\n}, execution_thread="sparsecore"\n\n'
     text += "ENTRY %main (a: f32[100]) -> f32[100] {\n  %a = f32[100]{0} parameter(0)\n"
     text += '  %k = f32[100]{0} custom-call(%a), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={\n'
     text += ' "xprof_metadata":"{\\"block_q\\": 512, %b = 3}"\n}}, metadata={op_name="splash"}\n'
