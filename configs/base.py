@@ -2,7 +2,7 @@
 
     mofm train --config configs/base.py --config.data.corpus=CORPUS --workdir runs/base
 
-Every key of every group is told, with its default, in the dataclass of the group; `mofm train --help` says in which file.
+Every key of every group is explained, with its default, in the dataclass of the group; `mofm train --help` says in which file.
 What is not set here keeps that default.
 """
 

@@ -4,7 +4,7 @@
         --config.network.tables="['dorothea.tsv.gz', 'trrust_rawdata.human.tsv']" --workdir runs/grn
     mofm regulators runs/grn cells.h5ad --groupby cell_type
 
-Tables are TF -> target edges of any common layout (`mofm inspect TABLE` tells what mofm makes of one). What is expected of
+Tables are TF -> target edges of any common layout (`mofm inspect TABLE` shows how mofm reads one). What is expected of
 it, and what it was measured to be worth, is in tests/benchmarks/RESULTS.md, "Regulation". What is not set here is as in
 configs/small.py.
 """

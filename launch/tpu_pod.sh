@@ -12,7 +12,7 @@
 #   --share HOST:/DIR an NFS share (Filestore), mounted as /mnt/mofm on every host: --workdir must lie there, as all hosts write it
 #   --spot            may be preempted, and costs less
 #   --keep            leave the TPU there at the end (it costs money until it is deleted)
-#   after --          what `mofm train` is told
+#   after --          options of `mofm train`
 #
 # Wants gcloud, logged in, and a clean clone (what is committed is what runs). Ask `mofm plan` first. The same command, started
 # again, takes up a TPU that is there. Ctrl-C stops this script and not the TPU: it says how to delete it.
@@ -38,7 +38,7 @@ while [ $# -gt 0 ]; do
       shift
       break
       ;;
-    *) fail "unknown option $1; what mofm train is told stands after --" ;;
+    *) fail "unknown option $1; options of mofm train stand after --" ;;
   esac
 done
 [ -n "$name" ] && [ -n "$zone" ] && [ -n "$type" ] || fail "--name, --zone and --type are needed; see the head of $0"
@@ -111,7 +111,7 @@ ${where[*]} --force" >&2; exit 130' INT TERM
 
 failures=0
 fresh=1
-# A connection that broke leaves the run of before on the hosts, with their TPUs: it is told to save, and waited for.
+# A connection that broke leaves the run of before on the hosts, with their TPUs: it is asked to save, and waited for.
 clear="timeout 300 sh -c \"while pkill -TERM -f '^[^ ]*python[0-9.]* [^ ]*bin/mofm train'; do sleep 5; done\" || true"
 train="cd mofm && .venv/bin/mofm train --distributed --quiet --stopped-code 75 $(printf '%q ' "$@")"
 while true; do

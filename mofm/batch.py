@@ -36,11 +36,11 @@ class TokenBatch(NamedTuple):
     of a cell with fewer tokens than L are padded; padding has `mask` False, feature 0, and value and count 0, and
     changes nothing.
 
-    Each omics type has features of its own, counted from 0: a row is told by the modality and `features_BL` together.
+    Each omics type has features of its own, counted from 0: a row is identified by the modality and `features_BL` together.
 
     Attributes:
       features_BL: int32. Row among the model's features of the view's modality, in the order of the feature table.
-      values_BL: float32. Normalised value, the model's input; by which formula for each modality is told in
+      values_BL: float32. Normalised value, the model's input; by which formula for each modality is said in
         `batches/collate.py`. RNA: log1p(counts / library * LIBRARY_SCALE).
       counts_BL: float32. The likelihood's target. RNA, ADT: raw counts (UMIs). ATAC: fragments. Methylation:
         methylated reads. Whole numbers.
@@ -78,7 +78,7 @@ class CellBatch(NamedTuple):
     """One training batch: for each modality its views, or None where the batch has none of that modality.
 
     Views have each their number of rows and of tokens. A cell of which several modalities were measured is a row in
-    each of them, told by its `cell_B`.
+    each of them, identified by its `cell_B`.
     """
 
     rna: TokenBatch | None = None
@@ -202,7 +202,7 @@ def log_exposure(library_B: Array) -> Array:
 
 
 def log_zero_weight(view: TokenBatch) -> Array:
-    """log of `zero_weight_B`; 0 for padded rows, and where it is not told."""
+    """log of `zero_weight_B`; 0 for padded rows, and where it is not known."""
     if view.zero_weight_B is None:
         return 0 * view.library_B
     xp = view.zero_weight_B.__array_namespace__()

@@ -1,4 +1,4 @@
-"""`mofm demo`: the main job, end to end, on data that comes with the package, told as a newcomer would do it.
+"""`mofm demo`: the main job, end to end, on data that comes with the package, as a newcomer would do it.
 
     simulate cells from a known regulatory network, take the labelled PBMC that scanpy ships
     -> ingest both -> pretrain -> embed -> compare held-out cells with principal components -> report

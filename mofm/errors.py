@@ -1,4 +1,4 @@
-"""The errors a person can mend, told in one line.
+"""The errors a person can mend, said in one line.
 
 Anything wrong with what the user gave us (a file, a config, a mesh, a disk) is an `InputError`: the command line
 prints its one line and exits with code 2, before any work is lost. Anything else is a bug and keeps its traceback.

@@ -35,7 +35,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def output_file(path: Path) -> Iterator[Path]:
-    """`written_whole` for a file that the user named: its folder is made, and what the disk refuses is told in a line.
+    """`written_whole` for a file that the user named: its folder is made, and what the disk refuses is said in a line.
 
     Raises:
       InputError: the disk is full, or `path` cannot be written for another reason.

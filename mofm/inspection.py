@@ -28,7 +28,7 @@ def inspect(
     build: str | None = None,
     orthologs: Path | None = None,
 ) -> dict:
-    """A JSON-able report with "usable" and "why" on top; of files, "features" tells how those of each modality resolve.
+    """A JSON-able report with "usable" and "why" on top; of files, "features" says how those of each modality resolve.
 
     Args:
       path: a file, a folder that is one's layout, a table of a gene regulatory network, or a corpus; or the URL of a
@@ -115,7 +115,7 @@ def _resolutions(
 
 
 def _species(tables: Tables) -> str:
-    """That of most gene names; where there are none, that of the regions' build; human where nothing tells."""
+    """That of most gene names; where there are none, that of the regions' build; human where nothing shows it."""
     regions = next((table for table in tables if holds_regions(table)), None)
     named = next((names_in(table.var) for table in tables if not holds_regions(table)), [])
     shares = species_of(name for _, names in named for name in names)
@@ -132,5 +132,5 @@ def known_percent(resolution: dict) -> float:
 
 
 def counts_from(name: str, recovered: bool) -> str:
-    """Where the counts were, as a person is told."""
+    """Where the counts were, in words for a person."""
     return f"{name} (recovered)" if recovered else name

@@ -112,7 +112,7 @@ def render_ingest(results: list[IngestResult], out: str | Path) -> None:
         _say(
             console,
             f"{shared.cells:,} new cells have a name that another data set has too ({shared.example} in {one} and {other}): "
-            f"each is told by both, as {one}:{shared.example}; are they the same cells twice?",
+            f"each is named by both, as {one}:{shared.example}; are they the same cells twice?",
         )
 
 

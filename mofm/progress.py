@@ -10,13 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 BARS_KEPT = 12
 
 Listener = Callable[[str, int, int], None]
-"""Told (what is done, cells done, cells in all)."""
+"""Called with (what is done, cells done, cells in all)."""
 _listeners: list[Listener] = []
 
 
 @contextmanager
-def progress_told_to(listener: Listener) -> Iterator[None]:
-    """Within it, whatever shows a bar of cells tells `listener` too, in the thread that does the work."""
+def progress_sent_to(listener: Listener) -> Iterator[None]:
+    """Within it, whatever shows a bar of cells calls `listener` too, in the thread that does the work."""
     _listeners.append(listener)
     try:
         yield
@@ -26,7 +26,7 @@ def progress_told_to(listener: Listener) -> Iterator[None]:
 
 @contextmanager
 def cells_progress(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Gives a function that is told how many more cells are done."""
+    """Gives a function that is called with how many more cells are done."""
     with _bar(quiet) as bar:
         task, done = bar.add_task(what, total=total, rate="-"), 0
 

@@ -249,7 +249,7 @@ def test_a_file_of_several_omics(multimodal, narrow):
     assert "antibodies: 3 of 4 names in var_names are known antibodies (1 isotype controls)" in lines
     assert "unknown antibodies: strange" in lines
     assert "peaks: 50 of 50 names in var_names have a place" in lines
-    assert any(line.startswith("build: the build of 50 regions cannot be told") for line in lines)
+    assert any(line.startswith("build: the build of 50 regions cannot be inferred") for line in lines)
 
 
 def test_the_table_of_several_omics_is_readable(multimodal, tmp_path, narrow):
@@ -305,4 +305,4 @@ def test_peaks_without_places_are_not_usable(multimodal, tmp_path):
     peaks.write_h5ad(tmp_path / "peaks.h5ad")
     report = inspect(tmp_path / "peaks.h5ad", Reading(modality="atac"))
     assert not report["usable"]
-    assert "none of 3 regions tells its place" in report["why"]
+    assert "none of 3 regions has a place" in report["why"]

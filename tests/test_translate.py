@@ -64,9 +64,9 @@ def test_a_cell_is_told_at_the_depth_that_its_source_foretells(folder, tmp_path)
     words = translation(folder, tmp_path, "rna", "atac")
     run("translate", *words)
     plain = ad.read_h5ad(tmp_path / "told.h5ad")
-    run("translate", *words, "--depth", "foretold", "--overwrite")
+    run("translate", *words, "--depth", "predicted", "--overwrite")
     told = ad.read_h5ad(tmp_path / "told.h5ad")
-    assert (plain.uns["mofm"]["depth"], told.uns["mofm"]["depth"]) == ("median", "foretold")
+    assert (plain.uns["mofm"]["depth"], told.uns["mofm"]["depth"]) == ("median", "predicted")
     (median,) = plain.obs["mofm_depth"].unique()
     change_N = np.log(told.obs["mofm_depth"] / median)
     assert 0.01 < change_N.std() < 1
@@ -77,8 +77,8 @@ def test_a_cell_is_told_at_the_depth_that_its_source_foretells(folder, tmp_path)
     ).all()  # a shallower cell has less chance to be seen open
     assert (np.asarray(told.X)[~lower] >= np.asarray(plain.X)[~lower]).all()
     model = load(folder / "run")
-    targets = replace(find_targets(model, "atac", depth="foretold"), depth_linear={})
-    with pytest.raises(InputError, match="cannot foretell the depth of atac from rna"):
+    targets = replace(find_targets(model, "atac", depth="predicted"), depth_linear={})
+    with pytest.raises(InputError, match="cannot predict the depth of atac from rna"):
         translate_cells(model, folder / "cells.h5mu", targets, Reading("rna"), quiet=True)
 
 

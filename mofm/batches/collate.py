@@ -9,7 +9,7 @@ in a view of L tokens of which a fraction f shall be expressed:
 
 The zeros follow the expressed ones, so the proportion e : z holds in shallow cells too, and padding takes the rest; it
 falls short only where a cell has fewer zeros than asked for. A zero so stands for more features than an expressed token
-does, in a shallow cell for more yet: `zero_weight_B` tells the likelihood by how many times (`objectives/masked.py`). A
+does, in a shallow cell for more yet: `zero_weight_B` gives the likelihood by how many times (`objectives/masked.py`). A
 feature that the file lacks was not measured and is never a zero; a feature that the model lacks is never a token, yet its
 counts belong to the cell's library. In methylation a region without reads was not measured either, so there are no zeros:
 every observed region may be a token.
@@ -25,10 +25,10 @@ What a token's value is depends on the omics type. A zero's is 0 in each that ha
                  150 steps: Pearson .422 by totals, .430 so, .430 where it begins.)
     ATAC         log1p(1e4 / regions open in the cell * idf) where open, whatever the number of fragments: TF-IDF of the
                  binarised matrix as in Signac (Stuart et al. 2021). idf, in `idf.py`, is what a feature's own gain is
-                 for a gene: new regions have none of their own, and that one is open everywhere tells little.
+                 for a gene: new regions have none of their own, and that one is open everywhere says little.
     methylation  (methylated + 1) / (reads + 2), the posterior mean of the region's fraction under a uniform prior: one
                  read says 1/3 or 2/3, many say what they say. The prior is uniform rather than the cell's own level, so
-                 that the value of a token shown tells nothing of one hidden.
+                 that the value of a token shown says nothing of one hidden.
 
 The tokens of a cell are fixed by its counts, the set of its dataset's features and its seed, not by the order of the
 file's columns. Sampling rather than ranking by expression is a choice: ranking takes several times as long, and would
@@ -87,7 +87,7 @@ class KnownFeatures(NamedTuple):
         return self.rows_C[panel["column"] :][: panel["columns"]]
 
     def measured_by(self, dataset: int) -> np.ndarray:
-        """uint8, 1 for each of the model's rows that a dataset measures; none after the last told."""
+        """uint8, 1 for each of the model's rows that a dataset measures; none after the last known."""
         panel = self.panels_D[dataset]
         return self.measured_F[panel["row"] :][: panel["rows"]]
 

@@ -32,7 +32,7 @@ class DataConfig:
       quotas: stratum -> its share of a batch, up to a factor: {"rna": 2, "atac": 1, "rna+atac": 1} makes half of the
         cells RNA alone. Empty: by the cells and the temperature. Shares are met in whole rows, at least one each.
       damaged: what to do with cells in a damaged part of the corpus. "stop": an error that names it. "skip": they are left
-        out, told once and counted; their rows are padding, and all other rows are what they would have been.
+        out, reported once and counted; their rows are padding, and all other rows are what they would have been.
       cache_dir: a local folder that keeps the files of a corpus in a bucket, shared by all runs of a host, so that a second
         epoch asks the bucket for nothing. None: every epoch reads the bucket.
       cache_gb: what that folder may hold, in 1e9 bytes. What does not fit is read in the bucket.

@@ -1,7 +1,7 @@
 """Where the entries of cells lie in memory: what lets one compiled call make a batch of cells of any data sets.
 
 The cells of a batch are of many data sets, whose stores differ in the types of their numbers and in their columns, and
-lie in the memory of several windows. A record tells of each cell where its entries begin, how many and how wide they are;
+lie in the memory of several windows. A record says of each cell where its entries begin, how many and how wide they are;
 that makes any cells an array, to be cut and shuffled by numpy. A call for each data set instead took some 25 us, and of a
 hundred data sets every batch has cells of fifty.
 

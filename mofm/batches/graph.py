@@ -56,7 +56,7 @@ def make_graph(edges: pd.DataFrame, genes: int, budget: int | None = None) -> Ge
 def ask_about(edges: pd.DataFrame, others: tuple[np.ndarray, np.ndarray]) -> LinkQuestions:
     """Questions about some edges, and about pairs that are none, (tf, target) of one for each edge.
 
-    A target of -1 tells that an edge has no such pair beside it; neither is asked.
+    A target of -1 says that an edge has no such pair beside it; neither is asked.
     """
     tf_Q, target_Q = (
         np.concatenate([edges[name], other]) for name, other in zip(("tf", "target"), others, strict=True)

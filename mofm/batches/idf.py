@@ -1,4 +1,4 @@
-"""How much it tells that a region is open: the inverse document frequency that weighs ATAC values (see `collate.py`).
+"""How much it says that a region is open: the inverse document frequency that weighs ATAC values (see `collate.py`).
 
     idf = (1 + cells looked at) / (1 + cells in which it is open)
 

@@ -6,10 +6,10 @@ so that the numbers of a batch's cells are one look-up and all hosts number alik
 - A value is its text without blanks around it; 1.0 is "1", as a column with gaps is often stored as floats. Two data
   sets that write one type differently ("T cell", "T cells") have two labels: nothing is guessed.
 - Not known (-1) is what is missing, empty, "nan" or "unknown", in any letter case, and all cells of a data set without
-  the column. How many, and which data sets, is told once. Other ways of not knowing ("unassigned") are labels.
+  the column. How many, and which data sets, is reported once. Other ways of not knowing ("unassigned") are labels.
 - A cell of several modalities has the value of the first of its stores, in the order of `MODALITIES`, that knows it. Where
-  two stores know different ones, that is told and RNA's counts: a corpus cannot be edited, and two vocabularies for the same
-  cells are common where each omics was annotated by itself.
+  two stores know different ones, that is reported and RNA's counts: a corpus cannot be edited, and two vocabularies for the
+  same cells are common where each omics was annotated by itself.
 - A technical batch belongs to the file that it came in: "donor1" of two files are two batches. A file whose modalities
   share only some cells gives several data sets, whose batches of one name are one.
 - Names are numbered in the order of their text. A data set more in the corpus may number them anew, but so is the run.
@@ -88,7 +88,7 @@ def read_numbers(datasets: Sequence[Dataset], column: str, option: str, *, by_fi
     used = np.bincount(number_N[number_N >= 0], minlength=len(number_of)) > 0  # a categorical may have others
     names = sorted(name for name, number in number_of.items() if used[number])
     if not names:
-        raise InputError(f"{option}={column!r}: this column of obs tells nothing of any cell; name another")
+        raise InputError(f"{option}={column!r}: this column of obs says nothing of any cell; name another")
     _tell(f"{option}={column!r}", number_N, without, differing)
     order = np.full(len(number_of) + 1, -1, np.int32)
     order[[number_of[name] for name in names]] = np.arange(len(names))

@@ -43,7 +43,7 @@ class Panels:
             self.widest[modality] = max(1, int(known.panels_D["known"].max()))
 
     def measured(self, dataset: int, modality: Modality) -> np.ndarray:
-        """Which of the corpus's features of a modality a dataset measures, bool; none after the last one told."""
+        """Which of the corpus's features of a modality a dataset measures, bool; none after the last one known."""
         return self.known[modality].measured_by(dataset)[: self.features[modality]].astype(bool)
 
     def tokens(self, most: int, given: Mapping[Modality, int | None]) -> dict[Modality, int]:

@@ -77,7 +77,7 @@ _integers, _words = pointer_to(numba.int64), pointer_to(numba.uint64)
 @compiled
 def _lay(seats_N, windows_S, place, index_B, words_BW, is_left_N):
     """Fill the seats whose cells are in the window of their sequence and before it is due, block by block, the cells of a
-    block in the order served; tell which are left. `words_BW` is what `CELL` of a batch consist of."""
+    block in the order served; says which are left. `words_BW` is what `CELL` of a batch consist of."""
     for s in range(len(seats_N)):
         seat = seats_N[s]
         window = windows_S[seat.number]

@@ -99,8 +99,8 @@ def identities(modality: Modality, ids: Sequence[str], table: GeneTable) -> Iden
     """What some features (ids as a corpus has them) speak of.
 
     Args:
-      table: the genes of the species. Regions are linked to them as placed in the build that their ids tell, or in the
-        table's own where they tell none.
+      table: the genes of the species. Regions are linked to them as placed in the build that their ids name, or in the
+        table's own where they name none.
 
     Raises:
       InputError: regions of a build in which the species' genes are not placed.
@@ -177,7 +177,7 @@ def _with_genes(found: Identities, regions: RegionResolution, table: GeneTable) 
 
 def _of_regions(regions: RegionResolution, table: GeneTable) -> Identities:
     """Links of each build's regions, joined in the order of the regions; a species' genes have the same rows in all."""
-    codes_F, builds = pd.factorize(regions.told)
+    codes_F, builds = pd.factorize(regions.builds)
     place_FP, parts = _nowhere(len(regions.ids)), [(np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))]
     for code, build in enumerate(builds):
         rows = np.flatnonzero(codes_F == code)
@@ -194,12 +194,13 @@ def _of_regions(regions: RegionResolution, table: GeneTable) -> Identities:
 def _names(regions: RegionResolution, table: GeneTable) -> np.ndarray:
     """Bare places, but for a build that is not the table's own.
 
-    A region whose build could not be told is taken to be of the table's build. It then has the same row as where the
-    build could be told, in another file or by another model; so has one of a corpus whose ids did not tell builds yet.
+    A region whose build is unknown is taken to be of the table's build. It then has the same row as where the
+    build is known, in another file or by another model; so has one of a corpus whose ids did not name builds yet.
     """
-    told = np.isin(regions.told, ["", table.build or ""], invert=True)
+    is_other = np.isin(regions.builds, ["", table.build or ""], invert=True)
     names = [
-        f"{build}_{name}" if here else name for build, name, here in zip(regions.told, regions.ids, told, strict=True)
+        f"{build}_{name}" if here else name
+        for build, name, here in zip(regions.builds, regions.ids, is_other, strict=True)
     ]
     return np.array(names, dtype=object)
 

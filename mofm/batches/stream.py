@@ -50,7 +50,7 @@ class Stream:
 
     Attributes:
       strata: what every training batch is made of. A view holds those that have its modality, in this order, each
-        as many rows as its quota; `mixture.view_rows` tells which.
+        as many rows as its quota; `mixture.view_rows` says which.
       rows: modality -> rows of its global view in a training batch, for those of the strata.
       features: modality -> how many features the corpus has of it, those that `TokenBatch.features_BL` counts.
       tokens: modality -> tokens of a cell.
@@ -168,7 +168,7 @@ class Stream:
         return self._corpus.n_lost
 
     def measured(self, dataset: int, modality: Modality) -> np.ndarray:
-        """Which of the corpus's features of a modality a dataset measures, bool; none after the last one told."""
+        """Which of the corpus's features of a modality a dataset measures, bool; none after the last one known."""
         return self._panels.measured(dataset, modality)
 
     def heldout_cells(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 The blocks of a window (see `order.py`) are all asked for at once, read concurrently by the store, and kept while
 batches are cut from them. They lie in memory that is used again: fresh memory for each nearly doubled what the process
-holds. Once they have arrived, a record of each cell tells where it lies (see `entries.py`), and what a batch takes of
+holds. Once they have arrived, a record of each cell says where it lies (see `entries.py`), and what a batch takes of
 them is a choice of records, however many blocks and datasets it lies in.
 
 What a batch takes of a window is laid block by block, so that a host's part of it is of few blocks. Which those are over

@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
-    """TensorStore and Orbax tell it in the text of other errors."""
+    """TensorStore and Orbax say it in the text of other errors."""
     full = (errno.ENOSPC, errno.EDQUOT)
     seen = []
     while error is not None and error not in seen:

@@ -29,10 +29,10 @@ def add(verbs) -> None:
         'mofm_label_nearest. "unknown" are cells below --confidence, and cells farther from the reference than 99 of 100 of\n'
         "its own are. That is promised of cells like the reference's: take one of the same technique. With fewer than 50\n"
         "labelled cells it cannot be judged: the confidence is the share of the neighbours then, and none is far.\n"
-        "Without a reference the head of `mofm finetune --task annotation:COLUMN` tells them. Its threshold and the distance\n"
+        "Without a reference the head of `mofm finetune --task annotation:COLUMN` names them. Its threshold and the distance\n"
         "from all its types beyond which a cell is unknown together keep 95% of the cells that it names rightly;\n"
         "mofm_label_distance is that distance, 1 being the farthest.\n"
-        "--ontology tells what can be told where no label is sure enough: CD4 T .45 and CD8 T .45 are a T cell of .90;\n"
+        "--ontology gives a broader term where no label is sure enough: CD4 T .45 and CD8 T .45 are a T cell of .90;\n"
         "mofm_label_term is the term's id.\n"
         "  mofm annotate MODEL IN OUT --reference LABELLED.h5ad --label cell_type\n"
         "  mofm annotate MODEL IN OUT --ontology cl-basic.obo --confidence 0.8",
@@ -49,14 +49,14 @@ def add(verbs) -> None:
         "--ontology",
         type=Path,
         metavar="OBO",
-        help="of cells that no label is sure enough of, tell the most specific term of this ontology that is, such as the "
+        help="for cells without a label that is sure enough, give the most specific term of this ontology that is, such as the "
         "Cell Ontology's cl-basic.obo (default: they are unknown)",
     )
     verb.add_argument(
         "--confidence",
         type=float,
         metavar="SHARE",
-        help="what is told must be as sure as this (default: as 95%% of the rightly named cells are, among those that the "
+        help="a name must be as sure as this (default: as 95%% of the rightly named cells are, among those that the "
         "head, or the reference, is judged by)",
     )
     verb.add_argument("--key-added", default="mofm_label", help="the column of obs (default: mofm_label)")
@@ -86,8 +86,8 @@ def run(args) -> int:
         found = label_by_head(model, args.input, reading, **naming, **arguments)
         by = "the model's head"
     else:
-        told = naming | {"voters": args.voters}
-        found = label_cells(model, args.input, args.reference, args.label, reading, **told, **arguments)
+        chosen = naming | {"voters": args.voters}
+        found = label_cells(model, args.input, args.reference, args.label, reading, **chosen, **arguments)
         by = f"{found.report['reference_cells']:,} of the reference"
     write_copy(args.input, args.output, {found.embedding.modality: found.embedding}, found.added)
     labels, confidence_N = found.columns[args.key_added], found.columns[f"{args.key_added}_confidence"]

@@ -26,10 +26,10 @@ the same numbers. The report says which of the cells the model's training saw, w
   integration   are cells of a label together, and batches mixed among them?   beside PCA and noise; needs --label-key
   scib          the same by scIB's measures, without intervals: what papers compare; needs --label-key, pip install 'mofm[scib]'
   annotation    do labels read off cells that the reader never saw?   beside PCA and the majority; needs --label-key
-  translation   is one omics type told from another, feature by feature across cells?   beside ridge, 15-NN and the mean
+  translation   is one omics type predicted from another, feature by feature across cells?   beside ridge, 15-NN and the mean
   matching      do the two views of a cell find each other, do modalities mix?   beside gene activity, ridge on pairs, chance
-  regulation    are edges told that training was not told?   beside degrees, correlation and regulons; needs --network
-  perturbation  is the response of a held-out label (or group of --split) told from the others'?   beside no change, the mean
+  regulation    are edges found that training was not shown?   beside degrees, correlation and regulons; needs --network
+  perturbation  is a held-out label's (or group's of --split) response predicted from the others'?   beside no change, the mean
                 change and ridge; needs --condition-key, --control, and --label-key or a --split of groups
 
 examples:

@@ -21,8 +21,8 @@ def add(verbs) -> None:
         "begin as average genes. WORKDIR is then a run as any other: its step 0 is MODEL, and verbs take the step of lowest\n"
         "held-out loss. The corpus may be paired or not; it can lack modalities of MODEL, and have none that MODEL never saw.\n"
         "  mofm finetune blood-v1 --config finetune --config.data.corpus=corpus/ --workdir runs/mine\n"
-        "With --task it ends with a head that tells a column of obs, cell types, disease states or any other, and --tune says\n"
-        "what that may move. Labels of new donors are told as well as the held-out ones were, if donors were held out:\n"
+        "With --task it ends with a head that predicts a column of obs (cell types, disease states, any other); --tune says\n"
+        "what that may move. Labels of new donors are predicted as well as the held-out ones were, if donors were held out:\n"
         "  mofm finetune blood-v1 ... --task annotation:disease --tune lora --config.data.holdout_fraction=0 \\\n"
         "    --config.data.holdout_groups=\"{'donor': ['d3', 'd7']}\"\n"
         "--task integration:COLUMN begins without the directions of MODEL's embedding in which batches differ, and --tune\n"
@@ -39,7 +39,7 @@ def add(verbs) -> None:
         metavar="annotation:COLUMN|integration:COLUMN|perturbation:COLUMN",
         help="integration: the column of obs says of which technical batch a cell is; begin without the directions of the "
         "embedding in which cells of one kind differ from batch to batch. The others fit a head on the embeddings of the best "
-        "step. annotation: that tells this column of the corpus's obs, as "
+        "step. annotation: that predicts this column of the corpus's obs, as "
         "cell_type or disease; calibrated on the held-out cells, for `mofm annotate`. perturbation: the column says what was "
         "done to a cell; for `mofm perturb --response` (default: no head)",
     )
@@ -176,7 +176,7 @@ def _responses_asked(args):
 
 
 def _check_responses(config, asked) -> None:
-    """Responses that cannot be learned are told before anything is trained."""
+    """Responses that cannot be learned are refused before anything is trained."""
     from mofm.corpus.store import open_corpus
     from mofm.inference.response_head import read_conditions
 
@@ -197,7 +197,7 @@ def _fit_responses(args, config, asked) -> None:
         said = mean_figures(response)
         lines = [
             f"response to {treatment}, step {head.step}: {len(response.groups)} groups, {len(head.genes):,} genes",
-            f"each told by the others: Pearson of the change {said['pearson']:.3f}, skill on the genes that change most "
+            f"each predicted from the others: Pearson of the change {said['pearson']:.3f}, skill on the genes that change most "
             f"{said['skill']:.3f}",
             f"the mean change of the others: {said['pearson_of_mean_change']:.3f} and {said['skill_of_mean_change']:.3f}",
         ]
@@ -205,7 +205,7 @@ def _fit_responses(args, config, asked) -> None:
 
 
 def _check_labels(args, config) -> None:
-    """Labels that cannot be learned are told before anything is trained."""
+    """Labels that cannot be learned are refused before anything is trained."""
     import numpy as np
 
     from mofm.corpus.store import open_corpus
@@ -226,7 +226,7 @@ def _judges(args, config, corpus):
 
 
 def _heads_of(model, args, config, *, unseen: bool = False):
-    """Heads that tell the task from a model's embeddings; `unseen` as `fit_heads` has it."""
+    """Heads that predict the task's labels from a model's embeddings; `unseen` as `fit_heads` has it."""
     from mofm.corpus.store import open_corpus
     from mofm.inference.head import fit_heads
 
@@ -254,7 +254,7 @@ def _fit_heads(args, config) -> None:
         said = head.figures
         lines = [
             f"{args.task.column} from {modality}, step {heads.step}: {len(head.labels)} labels",
-            f"{said['heldout_cells']:,} cells, each told by what others teach"
+            f"{said['heldout_cells']:,} cells, each named by what the others teach"
             if said["crossed"]
             else f"{said['heldout_cells']:,} cells held out",
             f"{said['accuracy']:.1%} right, mean recall {said['mean_recall']:.1%}, calibration error "

@@ -91,7 +91,7 @@ def add_reading_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--modality",
         choices=MODALITIES,
-        help="read this modality alone; of an h5ad file that does not tell, what it is (default: found)",
+        help="read this modality alone; or, for an h5ad file that does not show it, what it is (default: found)",
     )
     verb.add_argument("--peaks", type=Path, metavar="BED", help="count fragments over these peaks")
     verb.add_argument("--tile-width", type=int, metavar="BP", help="count fragments over tiles (default: 500)")

@@ -34,7 +34,7 @@ def add(verbs) -> None:
         "With --response MODEL knows what a treatment did to other groups of cells, by `mofm finetune --task\n"
         "perturbation:COLUMN`. IN are untreated cells. OUT then has\n"
         '  cells.h5ad     log1p of counts per 10,000 of each cell in X, and after the treatment in layers["response"];\n'
-        '                 obsm["X_mofm_response"]; uns["mofm_response"] says how well held-out groups were told\n'
+        '                 obsm["X_mofm_response"]; uns["mofm_response"] says how well held-out groups were predicted\n'
         "  genes.parquet  a line a gene and group: control, response, change\n"
         "  groups.tsv     which known group each is likened to most\n"
         "  mofm perturb runs/mine cells.h5ad treated/ --response stim --groupby cell_type",

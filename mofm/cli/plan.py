@@ -30,7 +30,9 @@ def add(verbs) -> None:
         metavar="N",
         help="so many such TPU slices, joined by the data axis (default: 1)",
     )
-    verb.add_argument("--cells", type=_count, metavar="N", help="tell the days for so many cells (default: run.steps)")
+    verb.add_argument(
+        "--cells", type=_count, metavar="N", help="estimate the days for so many cells (default: run.steps)"
+    )
     verb.add_argument(
         "--features",
         nargs="+",

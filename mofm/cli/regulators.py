@@ -1,4 +1,4 @@
-"""`mofm regulators`: a model and a file to the TFs and the edges that tell the file's groups of cells apart."""
+"""`mofm regulators`: a model and a file to the TFs and the edges that distinguish the file's groups of cells."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def add(verbs) -> None:
         "Find the regulators of your cells: which TFs are active in which group, and which genes they act on there.",
         "MODEL is a run with a network (--config.network.tables). OUT is a folder of\n"
         "  edges.parquet   a line an edge of a group, the strongest first: tf, target, score (above 0: the TF raises the\n"
-        "                  target there), confidence (P(edge) by the model), sign, and known: what training was told,\n"
+        "                  target there), confidence (P(edge) by the model), sign, and known: what training was shown,\n"
         "                  what was held out, or nothing for a new prediction, which is a hypothesis to test\n"
         '  cells.h5ad      a copy of IN with obsm["mofm_tf_activity"], cells x TFs, z-scored; uns["mofm_regulators"]\n'
         "                  names the TFs\n"

@@ -17,7 +17,7 @@ def add(verbs) -> None:
         "  mofm serve runs/mine                    # http://127.0.0.1:8000/, for this machine alone\n"
         "  MOFM_AUTH_TOKEN=... mofm serve runs/mine --host 0.0.0.0   # for who has the token; put HTTPS before it\n"
         "Needs the extra: pip install 'mofm[portal]'. Jobs run one at a time (--workers), each in a process of its own.\n"
-        "A server that was killed goes on where it was when it is started again. The REST API is told under /api.",
+        "A server that was killed goes on where it was when it is started again. The REST API is described under /api.",
     )
     verb.add_argument("model", metavar="MODEL", help="the workdir of a `mofm train` run, or a bundle")
     verb.add_argument(
@@ -87,7 +87,7 @@ def run(args) -> int:
             f"{TOKEN_VARIABLE}), or listen on 127.0.0.1"
         )
     redis = args.redis or os.environ.get(REDIS_VARIABLE) or None
-    told = {name: getattr(args, name) for name in names}
-    told |= {} if args.ontology is None else {"ontology": str(Path(args.ontology).absolute())}
-    serve(Settings(args.model, args.data_dir.absolute(), token=token, redis=redis, **told))
+    given = {name: getattr(args, name) for name in names}
+    given |= {} if args.ontology is None else {"ontology": str(Path(args.ontology).absolute())}
+    serve(Settings(args.model, args.data_dir.absolute(), token=token, redis=redis, **given))
     return 0

@@ -33,11 +33,11 @@ def add(verbs) -> None:
         "Pretrain a model on a corpus; the same command resumes a stopped run.",
         "Configs that come with mofm: base, demo, finetune, grn, mosaic, multiome, paper, pod, small, unpaired.\n"
         "Any key is set as --config.GROUP.KEY=VALUE, such as --config.encoder.width=512 (and --config.seed=1). What\n"
-        "keys a group has, what they mean and their defaults, is told in the file of the group:\n"
+        "keys a group has, what they mean and their defaults, is in the file of the group:\n"
         + "".join(f"  {group:<12}{file}\n" for group, file in GROUPS.items())
         + "A key that is not there is refused, with the nearest that is. All keys of a run are in WORKDIR/config.json.\n"
         "SIGTERM and Ctrl-C save and leave; metrics go to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.\n"
-        "Exit codes: 0 done, or told to stop (see --stopped-code); 2 what was given cannot be used; 3 the loss was not\n"
+        "Exit codes: 0 done, or asked to stop (see --stopped-code); 2 what was given cannot be used; 3 the loss was not\n"
         "finite, or a spike, more often than run.rollbacks; 4 another process of the run was lost; 134 (SIGABRT) the same,\n"
         "where JAX heard it first, from heartbeats that stopped; 5 it hung (run.watchdog_minutes). After 4, 134 and 5 the\n"
         "same command goes on from the last checkpoint.",
@@ -54,7 +54,7 @@ def add_run_options(verb, config: str) -> None:
     several.add_argument(
         "--distributed",
         action="store_true",
-        help="find the other processes of the run by what SLURM, Open MPI, the hosts of a TPU or GKE tell",
+        help="find the other processes of the run by what SLURM, Open MPI, the hosts of a TPU or GKE provide",
     )
     several.add_argument("--coordinator", metavar="HOST:PORT", help="or by this: where the first process listens")
     several.add_argument("--processes", type=int, metavar="N", help="how many there are")
@@ -64,7 +64,7 @@ def add_run_options(verb, config: str) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="exit code where it was told to stop before its last step; schedulers that start failed jobs again want one "
+        help="exit code where it was asked to stop before its last step; schedulers that start failed jobs again want one "
         "above 0 (default: 0)",
     )
 
@@ -89,7 +89,7 @@ def run_to_its_end(
     """Joins the processes of a run, and trains; returns the exit code.
 
     Args:
-      begin: tells the config, and the model that the run begins from or None; called once the processes are joined.
+      begin: gives the config, and the model that the run begins from or None; called once the processes are joined.
       then: called with the config where the run has ended, and was not stopped.
       frozen: take no step (see `training.loop.train`).
       heads: called with the config, makes the heads that a run begins from whose labels move the encoder.

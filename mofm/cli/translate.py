@@ -19,7 +19,7 @@ def add(verbs) -> None:
         verbs,
         "translate",
         run,
-        "Tell one modality of your cells from another: RNA to chromatin, to protein, to methylation, and back.",
+        "Predict one modality of your cells from another: RNA to chromatin, to protein, to methylation, and back.",
         "MODEL is a run with --config.translator.blocks of 1 or more. OUT is an h5ad of IN's cells and the features asked\n"
         "for: X the expected measurement in a cell of median depth (RNA, ADT: counts; ATAC: chance to be open;\n"
         'methylation: fraction of reads), layers["sd"] its standard deviation, obs["mofm_depth"] that depth (counts; of ADT\n'
@@ -30,22 +30,22 @@ def add(verbs) -> None:
     add_model_argument(verb)
     add_input_argument(verb)
     verb.add_argument("output", type=Path, metavar="OUT", help="the h5ad file to write")
-    verb.add_argument("--to", required=True, choices=MODALITIES, help="what to tell")
+    verb.add_argument("--to", required=True, choices=MODALITIES, help="what to predict")
     verb.add_argument(
         "--features",
         type=Path,
         metavar="FILE",
-        help="the features to tell: a BED file of regions, or a name a line (default: those of the training data)",
+        help="the features to predict: a BED file of regions, or a name a line (default: those of the training data)",
     )
     verb.add_argument(
         "--features-build", metavar="BUILD", help="genome build of --features (default: found by their places)"
     )
     verb.add_argument(
         "--depth",
-        choices=("median", "foretold"),
+        choices=("median", "predicted"),
         default="median",
-        help="tell all cells at the median depth of training, so that they can be compared, or each at the depth that IN "
-        "foretells, as it would be measured; that takes a model trained on cells with both (default: median)",
+        help="predict all cells at the median depth of training, so that they can be compared, or each at the depth that IN "
+        "predicts, as it would be measured; that takes a model trained on cells with both (default: median)",
     )
     add_cells_options(verb)
 
@@ -60,16 +60,18 @@ def run(args) -> int:
     names = None if args.features is None else read_names(args.features, args.to)
     model = load(args.model, step=args.step)
     targets = find_targets(model, args.to, names, args.features_build, str(args.features), args.depth)
-    told = translate_file(model, args.input, args.output, targets, **cells_arguments(args))
+    written = translate_file(model, args.input, args.output, targets, **cells_arguments(args))
     what = FEATURES[args.to]
-    print(f"{args.output}: {told.cells:,} cells x {told.features:,} {what}, told from {told.source} by {model.name}")
-    print(f"  the model knows {told.share_of_counts_known:.1%} of the counts that it was shown")
+    print(
+        f"{args.output}: {written.cells:,} cells x {written.features:,} {what}, predicted from {written.source} by {model.name}"
+    )
+    print(f"  the model knows {written.share_of_counts_known:.1%} of the counts that it was shown")
     if new := int((~targets.var["trained"]).sum()):
         print(
             f"  {new:,} of the {what} were in no training data: they are known by their genes, and their level only roughly"
         )
     if unknown := targets.unknown:
         print(f"  left out: {len(unknown):,} {what} that speak of no gene of the model ({', '.join(unknown[:3])}, ...)")
-    if told.share_of_counts_known < 0.5:
+    if written.share_of_counts_known < 0.5:
         print("  warning: less than half of the counts are in features that the model knows; it says little of them")
     return 0

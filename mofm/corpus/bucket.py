@@ -3,7 +3,7 @@
 Stores are made in a local temporary folder and uploaded; the manifest is replaced last, on condition that it is still
 the one that was read (If-Match). So a reader sees the old corpus or the new one; a writer that is killed leaves it as it
 was, and run again goes on, past the files that are there already; and of two writers at once one wins, and the other is
-told to run again. What makes that hold:
+asked to run again. What makes that hold:
 
 - Rows of the feature table are given out by appending to features.parquet, each time on condition that it is the one
   that was read. It is never shortened, so the rows that any manifest counts stay what they were. Those of a writer that
@@ -105,7 +105,7 @@ class Bucket:
         raise self._lost()
 
     def _check_begun_alike(self, before: pd.DataFrame, vars_: Sequence[tuple[pd.DataFrame, str]]) -> None:
-        """Of a corpus that is not one yet only the very same ingest goes on: nothing tells its species."""
+        """Of a corpus that is not one yet only the very same ingest goes on: nothing names its species."""
         ids = [name for var, _ in vars_ for name in var.index.tolist()]
         if not set(before["id"]) & set(ids):
             raise InputError(

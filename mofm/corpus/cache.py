@@ -15,7 +15,7 @@ that another corpus made at the same place is another store. Choices and their c
 - Room is asked for before a shard is fetched, as if it could not be compressed: about the last 200 MB stay unused.
 - A file is fetched when the first of its cells is asked for: the first window of a run waits for whole shards.
 - What was damaged on this disk fails its checksum, like any chunk; the shard is fetched again, once. What fails then is
-  read in the bucket: so only damage there is an error, and is told of the file there.
+  read in the bucket: so only damage there is an error, and is reported of the file there.
 """
 
 import dataclasses
@@ -236,7 +236,7 @@ class CachedStore:
                 return False
             read = self._files.read(f"{key}/c/{number}").result(PATIENCE_S)
             if read.state == "missing":
-                return False  # told by who reads it in the bucket
+                return False  # reported by who reads it in the bucket
             file.truncate(0)
             file.write(read.value)
             file.flush()

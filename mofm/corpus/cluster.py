@@ -52,7 +52,7 @@ def on_cluster(address: str, tasks: Sequence[Task], report: Report) -> Iterator[
         return
     try:
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    # Dask tells a bad address as ValueError or TypeError, one that nobody answers at as OSError.
+    # Dask reports a bad address as ValueError or TypeError, one that nobody answers at as OSError.
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"--scheduler {address}: no Dask scheduler answers there; give its address, such as tcp://HOST:8786, or "

@@ -1,7 +1,7 @@
 """Damage in a store's matrix: which chunks of which file cannot be decoded, and which cells had entries in them.
 
 Every chunk has a checksum, so that damage is found where it is read. Then the whole file (a shard) is looked through
-once, so that it is told in one line, the same whichever cell was asked for first. Only damage counts: a server that does
+once, so that it is reported in one line, the same whichever cell was asked for first. Only damage counts: a server that does
 not answer, or forbids, says nothing of what a file holds.
 """
 

@@ -11,7 +11,7 @@ from mofm.errors import InputError
 
 
 class FileState(NamedTuple):
-    """A file, its size and the time of its last change: what tells cheaply that it was changed."""
+    """A file, its size and the time of its last change: what shows cheaply that it was changed."""
 
     path: Path
     n_bytes: int

@@ -1,6 +1,6 @@
 """Where inputs are prepared: here, in processes of this machine, or on a Dask cluster. The bytes are the same.
 
-An engine takes tasks and gives their results in the same order, each when it is ready; what an engine is told of progress
+An engine takes tasks and gives their results in the same order, each when it is ready; what an engine hears of progress
 it passes on. Choices and their cost:
 
 - Processes beside threads: one input keeps two or three cores busy (`prepare.py`), the rest waits on Python's lock.
@@ -8,7 +8,7 @@ it passes on. Choices and their cost:
   each: worth it for inputs that take longer than that, and where cores are idle.
 - At most one finished input a process waits for its turn to be committed; it waits on disk, in the staging folder. On a
   cluster all may.
-- A process that is killed takes its work with it, and is told as an `InputError`; the others end with their parent. Of a
+- A process that is killed takes its work with it, and is reported as an `InputError`; the others end with their parent. Of a
   cluster see `cluster.py`.
 """
 
@@ -28,7 +28,7 @@ from mofm.corpus.prepare import Prepared, prepare
 from mofm.errors import InputError
 
 Report = Callable[[int, int, int], None]
-"""Told (number of the task, cells done, cells in all), never by two threads at once."""
+"""Called with (number of the task, cells done, cells in all), never by two threads at once."""
 
 
 class Task(NamedTuple):
@@ -69,10 +69,10 @@ def in_this_process(tasks: Sequence[Task], report: Report) -> Iterator[list[Prep
 def in_processes(jobs: int, tasks: Sequence[Task], report: Report) -> Iterator[list[Prepared]]:
     """So many at a time, each in a process. Raises `InputError` where one of these is killed."""
     spawn = multiprocessing.get_context("spawn")
-    told, stop = spawn.SimpleQueue(), spawn.Event()
-    listener = threading.Thread(target=_listen, args=(told, report), daemon=True)
+    messages, stop = spawn.SimpleQueue(), spawn.Event()
+    listener = threading.Thread(target=_listen, args=(messages, report), daemon=True)
     listener.start()
-    workers = ProcessPoolExecutor(jobs, spawn, _begin, (told, stop))
+    workers = ProcessPoolExecutor(jobs, spawn, _begin, (messages, stop))
     try:
         results = in_turn(partial(workers.submit, _work), tasks, 2 * jobs - 1)
         for task in tasks:
@@ -80,7 +80,7 @@ def in_processes(jobs: int, tasks: Sequence[Task], report: Report) -> Iterator[l
     finally:
         stop.set()
         workers.shutdown(cancel_futures=True)
-        told.put(None)
+        messages.put(None)
         listener.join()
 
 
@@ -97,12 +97,12 @@ class StoppedError(Exception):
     """The ingest has ended, this process has nothing more to do."""
 
 
-_told = _stop = None  # of a worker process
+_messages = _stop = None  # of a worker process
 
 
-def _begin(told, stop) -> None:
-    global _told, _stop
-    _told, _stop = told, stop
+def _begin(messages, stop) -> None:
+    global _messages, _stop
+    _messages, _stop = messages, stop
     end_with_parent()
 
 
@@ -120,11 +120,11 @@ def _work(task: Task) -> list[Prepared]:
     def report(done: int, total: int) -> None:
         if _stop.is_set():
             raise StoppedError
-        _told.put((task.number, done, total))
+        _messages.put((task.number, done, total))
 
     return prepare(*task[1:], report)
 
 
-def _listen(told, report: Report) -> None:
-    while (message := told.get()) is not None:
+def _listen(messages, report: Report) -> None:
+    while (message := messages.get()) is not None:
         report(*message)

@@ -42,7 +42,7 @@ def add_features(
 def with_builds(features: pd.DataFrame, manifest: Manifest, where: str) -> pd.DataFrame:
     """The table with the build in the ids of regions, which formats before 3 left out; the same where it is in.
 
-    A modality has the build that its stores tell. Where none tells one the ids stay.
+    A modality has the build that its stores name. Where none names one the ids stay.
 
     Raises:
       InputError: stores of one modality are of different builds: one id stands for a place in each.
@@ -55,7 +55,7 @@ def with_builds(features: pd.DataFrame, manifest: Manifest, where: str) -> pd.Da
         if len(builds) > 1:
             raise InputError(
                 f"{where}: its {modality} regions are of {' and '.join(builds)}, and in corpus format "
-                f"{manifest.format_version} their ids do not tell which; ingest its files into a new corpus"
+                f"{manifest.format_version} their ids do not say which; ingest its files into a new corpus"
             )
         rows = np.flatnonzero(features["modality"].to_numpy() == modality)
         if builds and len(rows):

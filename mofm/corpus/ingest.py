@@ -1,11 +1,11 @@
 """Files into a corpus: every input is opened and checked before anything is written, then each is committed by itself.
 
-A file that is in the corpus already, told by the digest of its bytes, is passed over; so a killed ingest is repeated by
+A file that is in the corpus already, known by the digest of its bytes, is passed over; so a killed ingest is repeated by
 the same command, goes on where it was, and ends in the same bytes as one that ran through. The stores of one input are
 committed together. Choices and their cost:
 
 - Inputs are opened twice, to be checked and to be read, so that memory holds one at a time however many there are.
-  Their names are resolved twice (some seconds for 200,000 peaks), so that a file of another species is told at once.
+  Their names are resolved twice (some seconds for 200,000 peaks), so that a file of another species is refused at once.
   Where counts are recovered from log1p-normalised values, the check is a pass over the matrix, and made twice.
 - Every byte of an input is read once more for the digest, about a second a gigabyte, in a thread beside the reading.
 - Columns of one gene are summed on the way in, rather than in every epoch.
@@ -39,7 +39,7 @@ from mofm.omics.genome import GeneTable, gene_table, is_bundled, same_genes
 from mofm.omics.readers import Reading
 
 Progress = Callable[[int, str, int, int], None]
-"""Told (number of the input, its name, cells read, cells in all). A cell counts once a modality. Cells begin anew where
+"""Called with (number of the input, its name, cells read, cells in all). A cell counts once a modality. Cells begin anew where
 counts turned out wider than thought (see `writer.py`)."""
 
 
@@ -167,7 +167,7 @@ def jobs_for(inputs: Sequence[Location]) -> int:
 
 
 def _bytes_of(path: Location) -> int:
-    """Of a file, or of the files in a folder; 0 for a URL, and for what is not there, which is told later."""
+    """Of a file, or of the files in a folder; 0 for a URL, and for what is not there, which is reported later."""
     if isinstance(path, str):
         return 0
     files = [path, *path.rglob("*")] if path.is_dir() else [path]
@@ -213,7 +213,7 @@ def _new_among(checked: list[Input], manifest: Manifest, options: Options) -> li
         for name in file.datasets:
             if name in made_by:
                 raise InputError(
-                    f"{file.path}: would make a dataset {name!r} as {made_by[name].path} does; tell them apart with --names"
+                    f"{file.path}: would make a dataset {name!r} as {made_by[name].path} does; give them names with --names"
                 )
             made_by[name] = file
     return list(new.values())

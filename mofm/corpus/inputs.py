@@ -1,4 +1,4 @@
-"""What is to be ingested: inputs checked before anything is written, and told apart from what the corpus has already.
+"""What is to be ingested: inputs checked before anything is written, and compared with what the corpus has already.
 
 An input is known by the digest of the bytes of its files, not by name or date. What was read from it is known by the
 options. The same bytes are never ingested twice, under whatever name: cells that are there twice would be learned
@@ -77,7 +77,7 @@ class Input:
       path, name: as given.
       kind: what it is.
       digest: BLAKE3 (32 bytes, hexadecimal) of the file; of several files, of the names, sizes and bytes of each; of a
-        SOMA experiment, of its identity and the dataset_id. None where its size alone tells that it is new: it is taken
+        SOMA experiment, of its identity and the dataset_id. None where its size alone shows that it is new: it is taken
         while the input is read.
       files: size and time of the last change of each, before anything was read.
       datasets: the names that its datasets will have. Those that come of counting fragments are not known before.
@@ -280,7 +280,7 @@ def store_names_of(paths: Sequence[Location], names: Sequence[str] | None) -> li
             raise InputError(f"{path}: cannot name its store {name!r}; give letters, digits, '.', '_', '-' in --names")
         if name in chosen[:position]:
             other = paths[chosen.index(name)]
-            raise InputError(f"{path}: would be named {name!r} as {other} is; tell them apart with --names")
+            raise InputError(f"{path}: would be named {name!r} as {other} is; give them names with --names")
     return chosen
 
 

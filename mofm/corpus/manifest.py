@@ -16,7 +16,7 @@ bytes. Nothing is guessed when reading: a manifest with a field missing, of the 
 a newer format asks for a newer mofm. Older formats are read, and stay as they are until something is added:
 
     1   RNA from h5ad files alone
-    2   the ids of regions do not tell their genome build: the feature table is read as if they did (`features.py`), and
+    2   the ids of regions do not name their genome build: the feature table is read as if they did (`features.py`), and
         a corpus of two builds, where they cannot, is refused; the `var` of its stores keeps the bare places
 """
 

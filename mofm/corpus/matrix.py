@@ -6,7 +6,7 @@ threads, and speaks to local disks, gs://, s3:// and http:// alike. Choices and 
 
 - Reads start at once and are waited for later (`read_rows(...).result()`), so that many blocks are under way. `indptr`
   is held in memory (8 bytes a cell), read once, at the first use.
-- Stores never change once they are in the manifest, so TensorStore is told not to look again whether a cached chunk is
+- Stores never change once they are in the manifest, so TensorStore is asked not to look again whether a cached chunk is
   still fresh: looking costs a system call a chunk and half the throughput. A corpus opened anew sees new stores.
 - blosc-lz4 with byte shuffle decodes two to three times as fast as zstd and is a third larger. A checksum a chunk
   (crc32c) is worth its few per cent: a flipped bit is found, not trained on. A missing chunk is an error too, where

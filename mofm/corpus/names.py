@@ -1,6 +1,6 @@
 """Names of cells that several datasets have. Barcodes come from one list, so two runs share some by chance.
 
-Nothing hangs on them: a cell is told by its dataset and its name, `dataset:name`, and cells are paired within a file
+Nothing hangs on them: a cell is identified by its dataset and its name, `dataset:name`, and cells are paired within a file
 alone. But two files of the same cells look the same, which is worth a word.
 """
 

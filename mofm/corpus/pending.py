@@ -22,7 +22,7 @@ class PendingRows:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is being written to their memory any more, nor may be: a read that failed does not tell."""
+        """Whether nothing is being written to their memory any more, nor may be: a read that failed does not say."""
         return not self._is_damaged and all(read.done() for reads in self._reads for read in reads)
 
     def result(self) -> CountRows:

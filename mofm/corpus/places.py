@@ -4,12 +4,12 @@ There is one way to remote data, and one set of credentials. All of it is set he
 
 - Credentials are the usual ones. S3: AWS_ACCESS_KEY_ID and its kin, else AWS_PROFILE, `~/.aws`, the machine's own role;
   AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL names another server than Amazon's, with AWS_REGION or AWS_DEFAULT_REGION;
-  Amazon tells the region of a bucket itself. GCS: GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default
+  Amazon names the region of a bucket itself. GCS: GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default
   login`, the machine's own account. What has none is read as the public is. Of `~/.aws/config` only credentials are
   read: an endpoint goes into the environment.
 - A request that fails (429, 5xx, no connection) is sent again after half a second, twice as long each time: a server may
   be away for a minute. One that says nothing for half a minute counts as failed, and no read takes longer than
-  `PATIENCE_S`. So a wrong address takes a minute to be told, and a server that comes and goes costs no run.
+  `PATIENCE_S`. So a wrong address takes a minute to be reported, and a server that comes and goes costs no run.
 - 64 requests at once: at 30 ms each some 2,000 a second, which is 40,000 cells a second in blocks of 128.
 """
 
@@ -138,6 +138,6 @@ def cause_of(error: Exception) -> str:
         return f"no answer within {PATIENCE_S:,} s"
     message = re.sub(r"\[\w+_body='[^']*'\]", "", str(error))
     code = re.search(r"http_response_code='(\d+)'", message)
-    told = message.split(" [tensorstore_spec")[0]
-    told = re.sub(r" \[[\w-]+='[^']*'\]", "", told) + (f" (HTTP {code[1]})" if code else "")
-    return " ".join(told.split()) or type(error).__name__
+    said = message.split(" [tensorstore_spec")[0]
+    said = re.sub(r" \[[\w-]+='[^']*'\]", "", said) + (f" (HTTP {code[1]})" if code else "")
+    return " ".join(said.split()) or type(error).__name__

@@ -33,7 +33,7 @@ from mofm.omics.rows import CountRows
 from mofm.omics.table import CountTable
 
 Report = Callable[[int, int], None]
-"""Told (cells done, cells in all). A cell counts once a modality."""
+"""Called with (cells done, cells in all). A cell counts once a modality."""
 
 
 class Prepared(NamedTuple):

@@ -7,7 +7,7 @@ has are passed over: a simulation that was stopped, or is to have more cells, go
 
 - Parts are made in processes, a core each, and ingested one after another beside them: a part takes several times as
   long to simulate as to ingest.
-- Names of data sets hold a digest of what was simulated, so that two simulations in one corpus are told apart.
+- Names of data sets hold a digest of what was simulated, so that two simulations in one corpus differ.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def simulate_corpus(
       modalities, species, unpaired: see `simulate_any`.
       dataset_cells: cells of a data set; the last may have fewer.
       jobs: parts made at once; None is one for each core. A script needs the usual `if __name__ == "__main__"`.
-      on_cells: told how many more cells are there.
+      on_cells: called with how many more cells are there.
 
     Returns:
       A result for each new data set, in order.
@@ -89,9 +89,9 @@ def _parts(config: SimulationConfig, dataset_cells: int) -> Iterator[SimulationC
 
 def _name(part: SimulationConfig, dataset_cells: int, what: tuple) -> str:
     """Of the dataset: the same for the same cells, whatever the simulation has behind them."""
-    told = dataclasses.asdict(part)
-    number, cells = told.pop("part"), told.pop("cells")
-    digest = hashlib.blake2b(json.dumps([told, dataset_cells, what]).encode(), digest_size=4).hexdigest()
+    settings = dataclasses.asdict(part)
+    number, cells = settings.pop("part"), settings.pop("cells")
+    digest = hashlib.blake2b(json.dumps([settings, dataset_cells, what]).encode(), digest_size=4).hexdigest()
     rest = "" if cells == dataset_cells else f"-{cells}"
     return f"simulated-{digest}-{number:05d}{rest}"
 

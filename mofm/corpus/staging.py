@@ -33,7 +33,7 @@ def staging_folder(root: Path) -> Iterator[Path]:
     """Holds the corpus at `root` for writing, and gives an empty folder in it to prepare things in.
 
     The folder goes when the context ends, however it ends; and so does `root` itself where it was new and nothing was
-    committed. Failures of the disk are told as what a person can do about them.
+    committed. Failures of the disk are reported as what a person can do about them.
 
     Raises:
       InputError: another process holds the corpus; `root` is something else; the disk is full or not writable.

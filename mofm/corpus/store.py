@@ -1,4 +1,4 @@
-"""An open corpus's stores: each a matrix of counts (`matrix.py`), and what is told of its cells and features."""
+"""An open corpus's stores: each a matrix of counts (`matrix.py`), and what is known of its cells and features."""
 
 import functools
 from collections.abc import Callable
@@ -28,7 +28,7 @@ CACHE_BYTES = 16 * 2**20
 
 
 class Store(Matrix):
-    """The cells of one dataset and modality: their matrix, and what is told of them.
+    """The cells of one dataset and modality: their matrix, and what is known of them.
 
     Attributes:
       modality: what was measured.

@@ -74,7 +74,7 @@ def write_store(
       obs: as it is to be written, rows in the order of the cells.
       with_hits: whether the rows have methylated reads, which go to a layer.
       blocks: begins the stream of all cells; called again where the counts turn out wider than thought.
-      on_cells: told how many cells were read so far.
+      on_cells: called with how many cells were read so far.
 
     Raises:
       OSError: the disk is full (ENOSPC) or fails.
@@ -240,7 +240,7 @@ def _wait(writes: Sequence) -> None:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """TensorStore tells every failure as a ValueError with a status text; a failed write is an OSError."""
+    """TensorStore reports every failure as a ValueError with a status text; a failed write is an OSError."""
     try:
         yield
     except ValueError as error:

@@ -13,7 +13,7 @@ from mofm.corpus.places import PATIENCE_S
 class ZarrFiles(Store):
     """A zarr store, to be read only, of the files below a TensorStore key-value store.
 
-    A missing chunk is told (FileNotFoundError), where zarr would make up zeros. Nothing is listed: a web server cannot,
+    A missing chunk is reported (FileNotFoundError), where zarr would make up zeros. Nothing is listed: a web server cannot,
     and the metadata of a store of a corpus are consolidated.
     """
 

@@ -252,6 +252,6 @@ def _choose_strength(x_ND: np.ndarray, types_N: np.ndarray, seed: int) -> float:
 
 
 def _fit_predict(train_ND: np.ndarray, types_N: np.ndarray, test_ND: np.ndarray, strength: float) -> np.ndarray:
-    if len(np.unique(types_N)) == 1:  # nothing to tell apart: logistic regression refuses, the answer is plain
+    if len(np.unique(types_N)) == 1:  # nothing to separate: logistic regression refuses, the answer is plain
         return np.full(len(test_ND), types_N[0])
     return LogisticRegression(C=strength, max_iter=2000).fit(train_ND, types_N).predict(test_ND)

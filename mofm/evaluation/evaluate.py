@@ -81,7 +81,7 @@ def evaluate(
 
     Args:
       reading: how the file is read.
-      say: told what is being done, a line each.
+      say: called with what is being done, a line each.
       options: fields of `inference.model.Options`.
 
     Raises:
@@ -110,12 +110,10 @@ def evaluate(
     for name in chosen:
         say(f"judging {name}")
         judged[name] = TASKS[name].judge(subject)
-    notes += [seen.told(cells.fold_N >= 0), *_told_labels(model)]
+    notes += [seen.in_words(cells.fold_N >= 0), *_labels_seen(model)]
     if settings.compare:
         named = ", ".join(f"{name} (obsm[{key!r}])" for name, key in settings.compare.items())
-        notes.append(
-            f"{named}: made by others; from which cells, the judged ones maybe among them, cannot be told here."
-        )
+        notes.append(f"{named}: made by others; from which cells, the judged ones maybe among them, is unknown here.")
     about = {"data": about_data, "model": _about_model(model), **_about_run(settings, options, judged)}
     return Evaluation(judged, skipped, subject, seen, notes, about)
 
@@ -199,11 +197,11 @@ def _views(model: PretrainedModel, held: Mapping[Modality, tuple], peers, say: S
     return views
 
 
-def _told_labels(model: PretrainedModel) -> list[str]:
+def _labels_seen(model: PretrainedModel) -> list[str]:
     key = model.config.data.label_key
     if key is None:
         return []
-    return [f"Training read labels (data.label_key={key!r}): what it was told of them it need not have found out."]
+    return [f"Training read labels (data.label_key={key!r}): what it was given of them it need not have found out."]
 
 
 def _about_data(source: Source, tables: Tables, names) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from mofm.evaluation.tasks.score import KINDS, OURS, Score
 
 FORMAT = "mofm-evaluation-1"
 PAGE, RECORD = "report.html", "evaluation.json"
-BETTER, WORSE, ALIKE = "better", "worse", "not told apart"
+BETTER, WORSE, ALIKE = "better", "worse", "no clear difference"
 MAP_CELLS = 5_000
 INTERVALS = (
     "Intervals are percentiles of bootstrap draws: of cells, in regulation of TFs. They say how sure a score is on cells "
     "like these, not how another training run, donor or experiment would come out. Where nothing is better, one comparison in "
-    "twenty is still told apart by chance."
+    "twenty still differs by chance."
 )
 
 
@@ -30,7 +30,7 @@ class Row(NamedTuple):
     Attributes:
       low, high: ends of the 95% interval.
       difference, difference_low, difference_high: the model's score less this one, of the same draws; None of the model's.
-      mofm_is: "better", "worse" or "not told apart" by that interval; None of the model's.
+      mofm_is: "better", "worse" or "no clear difference" by that interval; None of the model's.
     """
 
     task: str
@@ -99,7 +99,7 @@ def record_of(found: Evaluation) -> dict[str, Any]:
         {
             "format": FORMAT,
             **found.about,
-            "seen_in_training": {"told": found.seen.told(judged), "cells": found.seen.counts(judged)},
+            "seen_in_training": {"said": found.seen.in_words(judged), "cells": found.seen.counts(judged)},
             "notes": found.notes,
             "tasks": {
                 task: {
@@ -135,7 +135,7 @@ def headlines(found: Evaluation) -> list[str]:
         if not against:
             is_judged = any(math.isfinite(row.value) for row in linear)
             said = (
-                "its figures have no intervals, and nothing is told apart by them"
+                "its figures have no intervals, and no difference is claimed by them"
                 if is_judged
                 else "nothing could be judged"
             )
@@ -143,8 +143,8 @@ def headlines(found: Evaluation) -> list[str]:
             continue
         count = {word: against.count(word) for word in (BETTER, ALIKE, WORSE)}
         lines.append(
-            f"{task}: of {len(against)} comparisons with linear baselines mofm is better in {count[BETTER]}, not told apart in "
-            f"{count[ALIKE]}, worse in {count[WORSE]}."
+            f"{task}: of {len(against)} comparisons with linear baselines mofm is better in {count[BETTER]}, not clearly "
+            f"different in {count[ALIKE]}, worse in {count[WORSE]}."
         )
     return lines
 

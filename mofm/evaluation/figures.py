@@ -1,4 +1,4 @@
-"""The figures of a report: small multiples, labels on the lines themselves, colours that colour-blind eyes tell apart.
+"""The figures of a report: small multiples, labels on the lines themselves, colours that colour-blind eyes distinguish.
 
 Every function returns a `matplotlib.figure.Figure` made without pyplot: no global state, no window, nothing to close,
 safe in threads and on machines without a display. They are drawn at `DPI` on white.
@@ -174,7 +174,7 @@ class LossPanel(NamedTuple):
 
 
 def loss_panels(metrics: pd.DataFrame) -> list[LossPanel]:
-    """The losses that metrics tell of.
+    """The losses that metrics hold.
 
     Raises:
       InputError: there is none.

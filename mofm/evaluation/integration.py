@@ -29,7 +29,7 @@ from sklearn.neighbors import NearestNeighbors
 from mofm.errors import InputError
 
 FEWEST_CELLS = 10
-"""A type with fewer cells than this tells nothing of mixing."""
+"""A type with fewer cells than this says nothing of mixing."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def batch_mixing(X_ND: np.ndarray, batch_labels: Sequence, k: int = 30) -> Mixin
     Args:
       X_ND: embedding, finite.
       batch_labels: one a cell, none missing.
-      k: neighbours; lowered to half the cells where there are few, since all cells being neighbours tells nothing.
+      k: neighbours; lowered to half the cells where there are few, since all cells being neighbours says nothing.
 
     Raises:
       InputError: fewer than 2 batches or 3 cells, or an embedding and labels that do not fit.

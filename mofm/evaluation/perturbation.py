@@ -1,20 +1,20 @@
-"""How well the response of a group of cells to a treatment is told, of which only control cells are shown.
+"""How well the response of a group of cells to a treatment is predicted, of which only control cells are shown.
 
-Told is the change: mean log1p of counts per 10,000 of treated cells less that of control cells. The level of a gene is no
-achievement, as the control cells tell it: correlation of treated profiles is .95 and more for who says that nothing happens.
+Predicted is the change: mean log1p of counts per 10,000 of treated cells less that of control cells. The level of a gene is no
+achievement, as the control cells show it: correlation of treated profiles is .95 and more for who says that nothing happens.
 Of the change, who says so has 0 (Pearson, skill) or 0.5 (direction).
 
 - Pearson of the change, over all judged genes.
 - skill on the genes that change most: 1 - squared error / squared change, of TOP genes; 1 is without error, below 0 is
   worse than no change.
 - direction: the share of the genes that surely change (Welch's t, Benjamini-Hochberg at FDR, and by LEAST_CHANGE) whose
-  direction is told; no change told counts half.
-- energy distance (Szekely and Rizzo 2013; 0: one distribution) between the control cells, each moved as told, and the
+  direction is predicted; no change predicted counts half.
+- energy distance (Szekely and Rizzo 2013; 0: one distribution) between the control cells, each moved as predicted, and the
   treated cells, over the TOP genes; of at most MOST_CELLS of each.
 
-A told profile below 0 is 0. Draws resample the control and the treated cells of the group; which genes are judged is held. As
-a draw has the noise of its sample twice, draws of these scores lie below the score itself: they are centred on it again, and
-their spread is what counts.
+A predicted profile below 0 is 0. Draws resample the control and the treated cells of the group; which genes are judged is
+held. As a draw has the noise of its sample twice, draws of these scores lie below the score itself: they are centred on it
+again, and their spread is what counts.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ PEARSON, SKILL, DIRECTION, ENERGY = (
 
 
 class Answer(NamedTuple):
-    """What a method tells of a group: its control cells change as weighted sums of K known changes.
+    """What a method predicts of a group: its control cells change as weighted sums of K known changes.
 
     Attributes:
       weight_NK: of each control cell.
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A group that is told by others, and its truth under draws.
+    """A group that is predicted from others, and its truth under draws.
 
     Attributes:
       control, treated: CSR, log1p of counts per 10,000, a row a cell.
@@ -101,12 +101,12 @@ def _surely_changed(control: sp.csr_matrix, treated: sp.csr_matrix, change_G: np
 def score(held: Held, answer: Answer) -> dict[str, Estimate]:
     """Every metric of an answer. NaN where a group has no gene that surely changes."""
     weight_DK = held.weights_DN @ answer.weight_NK / len(answer.weight_NK)
-    told_DG = np.maximum(held.control_DG + weight_DK @ answer.change_KG, 0) - held.control_DG
-    error_DT, change_DT = (told_DG - held.change_DG)[:, held.top], held.change_DG[:, held.top]
-    right_DH = np.sign(told_DG[:, held.changed]) * np.sign(held.change_DG[0, held.changed])
-    nothing = np.full(len(told_DG), np.nan)
+    predicted_DG = np.maximum(held.control_DG + weight_DK @ answer.change_KG, 0) - held.control_DG
+    error_DT, change_DT = (predicted_DG - held.change_DG)[:, held.top], held.change_DG[:, held.top]
+    right_DH = np.sign(predicted_DG[:, held.changed]) * np.sign(held.change_DG[0, held.changed])
+    nothing = np.full(len(predicted_DG), np.nan)
     found = {
-        PEARSON: row_correlations(held.change_DG, told_DG),
+        PEARSON: row_correlations(held.change_DG, predicted_DG),
         SKILL: 1 - (error_DT**2).sum(axis=1) / np.maximum((change_DT**2).sum(axis=1), 1e-12),
         DIRECTION: (1 + right_DH).mean(axis=1) / 2 if len(held.changed) else nothing,
         ENERGY: _energy(held, answer),
@@ -119,17 +119,17 @@ def _centred(draws_D: np.ndarray) -> np.ndarray:
     return np.append(draws_D[:1], draws_D[1:] - draws_D[1:].mean() + draws_D[0])
 
 
-def row_correlations(truth_DG: np.ndarray, told_DG: np.ndarray) -> np.ndarray:
-    """r_D over genes; 0 where nothing is told apart."""
-    truth_DG, told_DG = (x - x.mean(axis=1, keepdims=True) for x in (truth_DG, told_DG))
-    size_D = np.linalg.norm(truth_DG, axis=1) * np.linalg.norm(told_DG, axis=1)
-    return np.divide((truth_DG * told_DG).sum(axis=1), size_D, out=np.zeros(len(size_D)), where=size_D > 1e-12)
+def row_correlations(truth_DG: np.ndarray, predicted_DG: np.ndarray) -> np.ndarray:
+    """r_D over genes; 0 where all values are equal."""
+    truth_DG, predicted_DG = (x - x.mean(axis=1, keepdims=True) for x in (truth_DG, predicted_DG))
+    size_D = np.linalg.norm(truth_DG, axis=1) * np.linalg.norm(predicted_DG, axis=1)
+    return np.divide((truth_DG * predicted_DG).sum(axis=1), size_D, out=np.zeros(len(size_D)), where=size_D > 1e-12)
 
 
 def _energy(held: Held, answer: Answer) -> np.ndarray:
     near_N, near_M = held.near
     change_NT = answer.weight_NK[near_N] @ answer.change_KG[:, held.top]
-    told_NT = np.maximum(held.control[near_N][:, held.top].toarray() + change_NT, 0)
+    predicted_NT = np.maximum(held.control[near_N][:, held.top].toarray() + change_NT, 0)
     real_MT = held.treated[near_M][:, held.top].toarray()
     share_DN, share_DM = (
         w / np.maximum(w.sum(axis=1, keepdims=True), 1)
@@ -142,8 +142,8 @@ def _energy(held: Held, answer: Answer) -> np.ndarray:
     def within(one_DX, x_XT):  # a cell's distance to itself is none
         return mean_distance(one_DX, x_XT, one_DX, x_XT) * len(x_XT) / max(len(x_XT) - 1, 1)
 
-    across_D = mean_distance(share_DN, told_NT, share_DM, real_MT)
-    return 2 * across_D - within(share_DN, told_NT) - within(share_DM, real_MT)
+    across_D = mean_distance(share_DN, predicted_NT, share_DM, real_MT)
+    return 2 * across_D - within(share_DN, predicted_NT) - within(share_DM, real_MT)
 
 
 def agreement(control: sp.csr_matrix, treated: sp.csr_matrix, seed: int) -> float:
@@ -159,9 +159,9 @@ def agreement(control: sp.csr_matrix, treated: sp.csr_matrix, seed: int) -> floa
 
 
 def over_groups(estimates: list[Estimate], weights_DK: np.ndarray) -> Estimate:
-    """The mean over groups, which are drawn too; of those that tell."""
+    """The mean over groups, which are drawn too; of those that are finite."""
     draws_KD = np.stack([one.draws_D for one in estimates])
-    told_KD = np.isfinite(draws_KD)
-    below_D = (weights_DK.T * told_KD).sum(axis=0)
-    above_D = (weights_DK.T * np.where(told_KD, draws_KD, 0)).sum(axis=0)
+    finite_KD = np.isfinite(draws_KD)
+    below_D = (weights_DK.T * finite_KD).sum(axis=0)
+    above_D = (weights_DK.T * np.where(finite_KD, draws_KD, 0)).sum(axis=0)
     return Estimate(np.divide(above_D, below_D, out=np.full(len(below_D), np.nan), where=below_D > 0))

@@ -1,4 +1,4 @@
-"""How well scores of (tf, target) pairs tell edges of a regulatory network from pairs that are none.
+"""How well scores of (tf, target) pairs separate edges of a regulatory network from pairs that are none.
 
 Choices and their cost:
 - Ranked edges are judged by AUROC, by average precision and by BEELINE's early precision (Pratapa et al., Nat Methods
@@ -89,11 +89,11 @@ def tf_bootstrap(
       tf: of each pair, positive or negative.
 
     Returns:
-      Of each name its value of all pairs and its interval. Draws of which the statistic cannot be told (it raises
+      Of each name its value of all pairs and its interval. Draws of which the statistic cannot be computed (it raises
       `InputError`, as where no repression is drawn) are left out.
 
     Raises:
-      InputError: fewer than 2 TFs, the statistic cannot be told of all pairs, or of most draws it cannot.
+      InputError: fewer than 2 TFs, the statistic cannot be computed for all pairs, or for most draws.
     """
     _, code = np.unique(tf, return_inverse=True)
     order, counts = np.argsort(code, kind="stable"), np.bincount(code)
@@ -109,7 +109,7 @@ def tf_bootstrap(
             continue
     if len(drawn) <= draws / 2:
         raise InputError(
-            f"an interval over {len(of_tf)} TFs: of {draws - len(drawn)} of {draws} draws no score is told"
+            f"an interval over {len(of_tf)} TFs: of {draws - len(drawn)} of {draws} draws there is no score"
         )
     ends = {name: np.quantile([scores[name] for scores in drawn], (0.025, 0.975)) for name in observed}
     return {name: Interval(float(value), *map(float, ends[name])) for name, value in observed.items()}

@@ -62,7 +62,7 @@ def pearson_scores(values_NG: sp.csr_matrix, tf: np.ndarray, target: np.ndarray)
 def regulon_scores(
     values_NG: sp.csr_matrix, train_edges: pd.DataFrame, tf: np.ndarray, target: np.ndarray
 ) -> np.ndarray:
-    """Correlation of the TF's activity, as its other training targets tell it, with the target's expression. float64.
+    """Correlation of the TF's activity, as its other training targets show it, with the target's expression. float64.
 
     Activity is the signed mean of z-scored expression of the TF's training targets, as in `tf_activities`. The target
     that is scored is left out of it where it is one of them. Where no other varies, the TF's own mRNA stands in.

@@ -208,7 +208,7 @@ def _png(fig: matplotlib.figure.Figure) -> bytes:
 
 
 def _css_size(png: bytes) -> tuple[int, int]:
-    """Width and height in CSS pixels (96 an inch), from the PNG header: told to the page, it holds the place."""
+    """Width and height in CSS pixels (96 an inch), from the PNG header: given to the page, it holds the place."""
     return tuple(round(int.from_bytes(png[at : at + 4], "big") * 96 / DPI) for at in (16, 20))
 
 

@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
     """A score and its draws.
 
     Attributes:
-      draws_D: float64; the first is the score of the cells as they are. NaN where it cannot be told of a draw.
+      draws_D: float64; the first is the score of the cells as they are. NaN where it cannot be computed for a draw.
     """
 
     draws_D: np.ndarray
@@ -139,13 +139,14 @@ def _aurocs(weights_DN, order_FN, score_FN, open_FN):
 
 
 def over_features(score_DF: np.ndarray) -> tuple[Estimate, Estimate]:
-    """Mean and median over the features that the cells as they are tell of; a draw leaves out those that it does not."""
+    """Mean and median over the features that are defined for the cells as they are; a draw leaves out those that it does
+    not."""
     score_DF = score_DF[:, np.isfinite(score_DF[0])]
     if not score_DF.shape[1]:
         nothing = Estimate(np.full(len(score_DF), np.nan))
         return nothing, nothing
-    told_DF = np.isfinite(score_DF)
-    some_D = told_DF.any(axis=1)
+    finite_DF = np.isfinite(score_DF)
+    some_D = finite_DF.any(axis=1)
     both = np.full((2, len(score_DF)), np.nan)
     both[0, some_D] = np.nanmean(score_DF[some_D], axis=1)
     both[1, some_D] = np.nanmedian(score_DF[some_D], axis=1)
@@ -153,11 +154,11 @@ def over_features(score_DF: np.ndarray) -> tuple[Estimate, Estimate]:
 
 
 def mean_estimate(estimates: list[Estimate]) -> Estimate:
-    """The mean of several, draw by draw; of those that a draw can tell."""
+    """The mean of several, draw by draw; of those defined for a draw."""
     draws = np.stack([one.draws_D for one in estimates])
-    told = np.isfinite(draws)
-    count_D = told.sum(axis=0)
-    total_D = np.sum(draws, axis=0, where=told)
+    is_finite = np.isfinite(draws)
+    count_D = is_finite.sum(axis=0)
+    total_D = np.sum(draws, axis=0, where=is_finite)
     return Estimate(np.divide(total_D, count_D, out=np.full(len(total_D), np.nan), where=count_D > 0))
 
 

@@ -32,7 +32,7 @@ def scib_scores(
 ) -> pd.DataFrame:
     """A row a metric, its name after PREFIX, and a column an embedding; float64. Without batches, bio conservation alone.
 
-    What cannot be told of an embedding is NaN, and in none of the sums, which are so of the same metrics for all.
+    What cannot be computed for an embedding is NaN, and in none of the sums, which are so of the same metrics for all.
 
     Args:
       embeddings: x_ND of each, of the same cells, `FEWEST_CELLS` at least.

@@ -1,7 +1,7 @@
 """Which of the judged cells the model's training saw: a score on those says what was learned by heart as well.
 
 A run keeps the names of its data sets and where its corpus lay; the corpus keeps the cells' names and counts, and which of
-them were held out follows from the seed. So where the corpus is still there it can be told cell by cell: a cell is one of
+them were held out follows from the seed. So where the corpus is still there it is known cell by cell: a cell is one of
 the corpus's where it bears its name and has as many counts in all in every modality that both have. Names alone do not
 do: barcodes come again. Where the corpus is gone, the names of its data sets are all that is known, and that is said.
 """
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
     """What is known of the judged cells.
 
     Attributes:
-      status_N: object, one of `TRAINED`, `HELD_OUT` and `NEW` each; None where it cannot be told.
+      status_N: object, one of `TRAINED`, `HELD_OUT` and `NEW` each; None where it is unknown.
       unknown: why it cannot; "" where it can.
     """
 
@@ -44,14 +44,14 @@ class Seen(NamedTuple):
         return None if self.status_N is None else self.status_N == TRAINED
 
     def counts(self, is_judged_N: np.ndarray) -> dict[str, int] | None:
-        """Of the judged cells, those of each status; None where it cannot be told."""
+        """Of the judged cells, those of each status; None where it is unknown."""
         if self.status_N is None:
             return None
         return {status: int(np.sum(self.status_N[is_judged_N] == status)) for status in (TRAINED, HELD_OUT, NEW)}
 
-    def told(self, is_judged_N: np.ndarray) -> str:
+    def in_words(self, is_judged_N: np.ndarray) -> str:
         """The same for a person."""
-        return self.unknown if self.status_N is None else _told(self.status_N[is_judged_N])
+        return self.unknown if self.status_N is None else _summary(self.status_N[is_judged_N])
 
 
 def seen_cells(
@@ -132,7 +132,7 @@ def _totals(store, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)[rows - rows[0]]
 
 
-def _told(status_N: np.ndarray) -> str:
+def _summary(status_N: np.ndarray) -> str:
     seen, held, new = (int(np.sum(status_N == status)) for status in (TRAINED, HELD_OUT, NEW))
     if not seen:
         how = f"{held:,} were held out of it" if held else "none is in its corpus"
@@ -148,6 +148,6 @@ def _unknown(place: str | Path, sets: list[dict], why: str) -> str:
     more = f" and {len(sets) - 8} more" if len(sets) > 8 else ""
     known = f"It was trained on {named}{more}. " if sets else ""
     return (
-        f"Whether the model's training saw these cells cannot be told, as its corpus cannot be asked ({why}). {known}"
+        f"Whether the model's training saw these cells is unknown, as its corpus cannot be asked ({why}). {known}"
         "If these cells are among them, scores flatter it."
     )

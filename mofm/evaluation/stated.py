@@ -8,10 +8,10 @@ count x stands for all of (F(x - 1), F(x)], F the stated distribution function, 
 over cells is 0.9 for what is calibrated, however few the reads, and no lot is drawn.
 
 Both are asked at the depth at which a cell was in truth read (`at_depth`): what is stated is the spread of one more
-measurement at a depth that is told with it, not of what depths there are; a droplet of clumped antibodies, read twenty times as
-deep, would else be all that is judged.
+measurement at a depth that is given with it, not of what depths there are; a droplet of clumped antibodies, read twenty times
+as deep, would else be all that is judged.
 
-The distributions are those of the likelihoods (`objectives/moments.py`) as far as mean and variance tell them: negative
+The distributions are those of the likelihoods (`objectives/moments.py`) as far as mean and variance fix them: negative
 binomials for RNA and, of the mixture of ADT, the one of its moments; of a region, open or not. Methylation is not judged:
 stated is the variance of many reads, and cells have few.
 """

@@ -6,7 +6,7 @@ Choices and their cost:
 - Every cell is judged once, in the fold whose readers and baselines never saw it. `split` says what is kept apart:
   cells (each label dealt evenly over the folds), the groups of an obs column (donors, datasets: a group is in one fold
   whole), or what the model's own training saw from what it did not.
-- A peer is what is in obsm already. It was made by whoever put it there, and mofm cannot tell from which cells.
+- A peer is what is in obsm already. It was made by whoever put it there, and mofm cannot know from which cells.
 """
 
 from collections.abc import Mapping, Sequence
@@ -136,7 +136,7 @@ def all_names(tables: Sequence[CountTable]) -> pd.Index:
 
 
 def column(tables: Sequence[CountTable], names: pd.Index, key: str, option: str) -> np.ndarray:
-    """One obs column of the cells as text, None where it is missing; where several modalities have it, the first told.
+    """One obs column of the cells as text, None where it is missing; where several modalities have it, the first.
 
     Raises:
       InputError: no modality has it, or it is empty.
@@ -219,7 +219,7 @@ def deal(split: str, cells: int, labels: np.ndarray | None, groups: np.ndarray |
 def _deal_unseen(is_seen: np.ndarray | None) -> np.ndarray:
     if is_seen is None:
         raise InputError(
-            "--split unseen: it cannot be told which cells the model was trained on, as its corpus is not where it was; say "
+            "--split unseen: it is unknown which cells the model was trained on, as its corpus is not where it was; say "
             "with --corpus where it lies now, or leave --split out"
         )
     if is_seen.all() or is_seen.sum() < 2:

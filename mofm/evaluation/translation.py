@@ -1,4 +1,4 @@
-"""How well one omics type is told from another, feature by feature across cells.
+"""How well one omics type is predicted from another, feature by feature across cells.
 
 Pooled over all entries, or per cell, the mean predictor looks brilliant: it knows which features are high, and nothing
 of any cell (AUROC .88 of a real Multiome). Across cells, one feature at a time, it is at 0 (correlation) or at 0.5

@@ -24,7 +24,7 @@ Choices and their cost, measured on real cells (5 folds; CITE-seq of 500 PBMC, R
 - Genes scaled to variance 1 cost .015 on CITE-seq and gave .003 on A549 (2 folds): not scaled.
 - A penalty for each target feature gave .427 on CITE-seq, and lost .001 in both directions of A549: one for all.
 - The first LSI component is depth (r = .94 on A549) and is often dropped. Kept, k-NN is .017 and not .009 (ATAC to RNA)
-  and ridge as good (.055, .056): how deep a cell was read tells something of its other omics.
+  and ridge as good (.055, .056): how deep a cell was read says something of its other omics.
 - Whitened components cost k-NN .04 on CITE-seq. The source's depth as a further column cost ridge .003 (A549, 2 folds).
 - Methylation of a training cell in components and as a target is imputed by the mean, so ridge shrinks where coverage
   is thin, as it should; the truth that is judged is never imputed.
@@ -151,8 +151,8 @@ def target_columns(modality: Modality, cells: Measured, columns: np.ndarray) -> 
     return target_values(modality, Measured(*(None if one is None else one[:, columns] for one in cells)))
 
 
-def told_values(modality: Modality, mean_NF: np.ndarray, depth_N: np.ndarray) -> np.ndarray:
-    """Means of a translation, told of cells of these depths, on the scale of `target_values`."""
+def values_at_depth(modality: Modality, mean_NF: np.ndarray, depth_N: np.ndarray) -> np.ndarray:
+    """Means of a translation, for cells of these depths, on the scale of `target_values`."""
     if modality == "adt":
         return centred_log_ratio(mean_NF)
     return np.log1p(mean_NF / depth_N[:, None] * SCALE) if modality == "rna" else mean_NF

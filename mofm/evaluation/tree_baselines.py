@@ -44,7 +44,7 @@ def tree_scores(
       tfs, targets: rows of different genes each; a gene may be both.
       n_jobs: processes, -1 for one a core.
       trees: a target; None takes the original's (`TREES`), which for GRNBoost2 is the most.
-      on_progress: told how many more targets are done.
+      on_progress: called with how many more targets are done.
 
     Raises:
       InputError: an unknown method.

@@ -44,7 +44,7 @@ from mofm.training.network import FILE as NETWORK
 KEPT = ("modalities", "species", "gene_table", "corpus_digest", "network_digest", "parameters", "finetuned_from")
 """Of a run's config.json, as they are."""
 ABOUT = ("data_sets", "figures")
-"""What the card tells of the training; a bundle of a bundle has it from there."""
+"""What the card says of the training; a bundle of a bundle has it from there."""
 
 
 def write_bundle(
@@ -70,8 +70,10 @@ def write_bundle(
       InputError: `out` is there, or cannot be written; or the licence or the name cannot be used.
     """
     if out.exists() and not (overwrite and is_bundle(out)):
-        told = "is there and no bundle" if overwrite else "exists"
-        raise InputError(f"{out} {told}: give another OUT{'' if overwrite else ', or --overwrite to replace a bundle'}")
+        state = "is there and no bundle" if overwrite else "exists"
+        raise InputError(
+            f"{out} {state}: give another OUT{'' if overwrite else ', or --overwrite to replace a bundle'}"
+        )
     name = parts.name if name is None else name
     if not re.fullmatch(r"[\w][\w .+-]*", name):
         raise InputError(f"name {name!r}: letters, digits, space, '.', '_', '+' and '-' are expected")

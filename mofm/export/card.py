@@ -33,7 +33,7 @@ class Licence:
     """Under which terms a model is given away.
 
     Attributes:
-      identifier: one of the hub's, lower case; "other" where `text` tells; "unknown" where nothing was said.
+      identifier: one of the hub's, lower case; "other" where `text` says; "unknown" where nothing was said.
       text: of a licence of one's own.
     """
 
@@ -130,7 +130,7 @@ def _origin(said: dict[str, Any] | None) -> list[str]:
 def _use(parts: Parts, compiled: bool) -> str:
     verbs = ['model.embed(adata)  # obsm["X_mofm"]; raw counts, genes as symbols or Ensembl ids']
     if parts.spec.translates:
-        verbs.append(f'told = model.translate(adata, to="{parts.spec.modalities[-1]}")')
+        verbs.append(f'predicted = model.translate(adata, to="{parts.spec.modalities[-1]}")')
     if parts.network:
         verbs.append('model.regulators(adata, groupby="cell_type")')
     code = "\n".join(["import anndata", "import mofm", "", 'adata = anndata.read_h5ad("cells.h5ad")',
@@ -169,7 +169,7 @@ def _figures(record: dict[str, Any]) -> str:
     rows = [f"| `{name}` | {figures[name]:.4f} | {meaning} |" for name, meaning in shown.items()]
     return (
         f"## Figures\n\nOn held-out cells of the training data sets, at step {int(step):,}. They say how well hidden "
-        "measurements are told in cells like those of training, not how well cell types or regulators are found in yours."
+        "measurements are predicted in cells like those of training, not how well cell types or regulators are found in yours."
         "\n\n| figure | value | |\n|---|---:|---|\n" + "\n".join(rows)
     )
 
@@ -186,15 +186,15 @@ def _heads(parts: Parts) -> list[str]:
     return [
         f"## Annotation\n\n`mofm annotate MODEL IN OUT` names cells by what `{heads.label_key}` says of the training cells, "
         f"{_moved(parts)}. On "
-        "held-out cells of the training data sets; where nothing of the encoder was trained on them, on all, each told by what "
-        'others teach. Those below the threshold, or far from all types, are called "unknown", the others are kept:\n\n'
+        "held-out cells of the training data sets; where nothing of the encoder was trained on them, on all, each named by "
+        'what others teach. Those below the threshold, or far from all types, are called "unknown", the others are kept:\n\n'
         "| cells | labels | judged by | accuracy | mean recall | calibration error | kept |\n"
         "|---|---:|---:|---:|---:|---:|---:|\n" + "\n".join(rows)
     ]
 
 
 def _responses(parts: Parts) -> list[str]:
-    """What it knows of treatments, and how well groups were told that were held out."""
+    """What it knows of treatments, and how well held-out groups were predicted."""
     if (head := parts.responses) is None:
         return []
     keys = ("pearson", "pearson_of_mean_change", "skill", "skill_of_mean_change")
@@ -203,10 +203,10 @@ def _responses(parts: Parts) -> list[str]:
         means = [sum(row[key] for row in response.held_out) / len(response.held_out) for key in keys]
         rows.append(f"| {treatment} | {len(response.groups)} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
     return [
-        "## Responses\n\n`mofm perturb MODEL IN OUT --response TREATMENT` tells what a treatment "
+        "## Responses\n\n`mofm perturb MODEL IN OUT --response TREATMENT` predicts what a treatment "
         f"(`{head.condition_key}`) would do to untreated cells (`{head.control}`), from what it did to groups "
-        f"(`{head.groups_key}`) that they are like. Each group told by the others, beside the mean change of these; skill is "
-        "1 - squared error / squared change, of the 50 genes that change most:\n\n"
+        f"(`{head.groups_key}`) that they are like. Each group predicted from the others, beside their mean change; skill "
+        "is 1 - squared error / squared change, of the 50 genes that change most:\n\n"
         "| treatment | groups | Pearson of the change | mean change | skill | mean change |\n"
         "|---|---:|---:|---:|---:|---:|\n" + "\n".join(rows)
     ]
@@ -223,7 +223,7 @@ def _moved(parts: Parts) -> str:
 def _limits(parts: Parts) -> str:
     lines = [
         f"- Cells of {parts.named_by.species} alone; genes of other species only as orthologs.",
-        "- It says little of a file of which it knows few genes: `mofm embed` tells the share of counts that it knows.",
+        "- It says little of a file of which it knows few genes: `mofm embed` reports the share of counts that it knows.",
         "- Batches are not mixed by design: nothing takes technical effects out unless its training did.",
         "- For research. Not made for, and not tested for, decisions about patients.",
     ]

@@ -41,7 +41,7 @@ def verify(folder: Path, needed: tuple[str, ...]) -> None:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
         known = {str(name): (int(said["bytes"]), str(said["sha256"])) for name, said in files.items()}
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: nothing tells whether the bundle is whole; {AGAIN}") from None
+        raise InputError(f"{path} is missing: nothing shows whether the bundle is whole; {AGAIN}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no table of checksums ({error}): the file is damaged; {AGAIN}") from error
     if unlisted := [name for name in needed if name not in known]:

@@ -9,13 +9,13 @@
 
 The numbers of cells, of tokens and of features are symbols, so one program serves all; a program runs on CPU, CUDA and TPU.
 StableHLO promises to read programs that are five years old, jax.export those of at least six months; its versions are
-written down. What the networks tell of the genes is in the weights already ("genes"), as it does not depend on the cells.
+written down. What the networks say of the genes is in the weights already ("genes"), as it does not depend on the cells.
 
 Choices and their cost:
 - Weights are arguments, not constants: else each modality's program would hold all of them. They are beside the model's
-  own because a program needs fewer, and the genes as they are told: the folder is about as large as the model again.
+  own because a program needs fewer, and the genes as the network has them: the folder is about as large as the model again.
 - Each program embeds one view of a cell; fusion of several is no part of them.
-- Tokens are the caller's to make (`index.json` tells how): programs take features and values, not counts.
+- Tokens are the caller's to make (`index.json` says how): programs take features and values, not counts.
 """
 
 import json
@@ -40,7 +40,7 @@ INDEX = "index.json"
 ROWS = "genes"
 """Name of the genes' rows among the weights."""
 MEANING = {
-    "features_BL": "row of genes.parquet (RNA), or number among the features that the other arrays of this program tell of",
+    "features_BL": "row of genes.parquet (RNA), or number among the features that the other arrays of this program describe",
     "values_BL": f"RNA: log1p(counts / library * {LIBRARY_SCALE:g}); others: see mofm/batches/collate.py; 0 for padding",
     "mask_BL": "true for a token, false for padding",
     "library_B": f"all counts of the cell, of features that are no tokens too; of proteins {PANEL:g} (g - 1), g = exp(mean of "
@@ -73,11 +73,11 @@ def write_compiled(parts: Parts, folder: Path) -> None:
         file = f"embed_{modality}.jax_export"
         (folder / file).write_bytes(program.serialize())
         needed |= set(names)
-        told = {
+        inputs = {
             name: {"dtype": str(leaf.dtype), "shape": [str(size) for size in leaf.shape], "meaning": MEANING[name]}
             for name, leaf in inputs.items()
         }
-        programs[modality] = {"file": file, "weights": names, "inputs": told}
+        programs[modality] = {"file": file, "weights": names, "inputs": inputs}
     save_tensors(folder, "weights", {name: leaf for name, leaf in weights.items() if name in needed}, 2**62)
     index = {
         "call": "jax.export.deserialize(bytearray(FILE)).call({name: weights[name] for name in WEIGHTS}, INPUTS)",

@@ -23,14 +23,14 @@ ARRAYS = ("centre_KE", "move_KE", "change_KG")
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """What a treatment did to K groups; how it is read is told in `inference/response.py`.
+    """What a treatment did to K groups; how it is read is said in `inference/response.py`.
 
     Attributes:
       groups: their names.
       how, strength: the recipe by which groups are weighed.
       centre_KE, move_KE: float32, mean embedding of a group's control cells; that of its treated cells less it.
       change_KG: float32, mean log1p of counts per 10,000 of treated cells less that of control cells, of `ResponseHead.genes`.
-      held_out: a row a group, told by the others; plain values (see `inference.response.held_out_figures`).
+      held_out: a row a group, predicted from the others; plain values (see `inference.response.held_out_figures`).
     """
 
     groups: tuple[str, ...]
@@ -90,13 +90,13 @@ def load_responses(folder: Path) -> ResponseHead | None:
 
 
 def _responses(record: dict, arrays: dict[str, np.ndarray]) -> ResponseHead:
-    told = {}
+    found = {}
     for number, said in enumerate(record["treatments"]):
         own = {key: arrays[f"{number}/{key}"] for key in ARRAYS}
         if {len(one) for one in own.values()} != {len(said["groups"])}:
             raise ValueError("groups and arrays differ in number")
-        told[said["treatment"]] = Response(
+        found[said["treatment"]] = Response(
             tuple(said["groups"]), str(said["how"]), float(said["strength"]), **own, held_out=said["held_out"]
         )
     keys = {key: str(record[key]) for key in KEYS}
-    return ResponseHead(**keys, step=int(record["step"]), genes=arrays["genes"], of=told)
+    return ResponseHead(**keys, step=int(record["step"]), genes=arrays["genes"], of=found)

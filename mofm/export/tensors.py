@@ -99,5 +99,5 @@ def as_tree(arrays: Mapping[str, np.ndarray], like: Any, where: Path) -> Any:
                 f"{where}: {name} is {found.dtype}{list(found.shape)}, by its config it is {leaf.dtype}{list(leaf.shape)}"
             )
     if more := sorted(set(arrays) - set(wanted)):
-        raise InputError(f"{where}: {more[0]!r} is no array of the model that its config tells of")
+        raise InputError(f"{where}: {more[0]!r} is no array of the model that its config describes")
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])

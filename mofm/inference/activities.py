@@ -3,7 +3,7 @@
 A TF's activity is the sum of three estimates, each z-scored over the file's cells:
 
     1    the model's regulon: its TOP likeliest targets, weighted by the fourth power of P(activates) - P(represses)
-    1/2  the regulon that the networks tell, each edge by its sign
+    1/2  the regulon of the networks, each edge by its sign
     1/2  its own mRNA
 
 and, z-scored, of that sum and of what the cell embeddings explain of it linearly, half and half: a cell borrows from those
@@ -15,7 +15,7 @@ over the cells of a type. Of the cells trained on, and of 1,500 others of the ne
 
                                                     10,000 UMIs       1,700 UMIs
                                                     all    in types   all    in types
-    signed mean of the targets told                 .348   .106       .212   .063
+    signed mean of the known targets                .348   .106       .212   .063
     own mRNA                                        .372   .128       .229   .083
     the model's regulon, linear weights, all genes  .442   .051
     the model's regulon, fourth power, top 100      .543   .076
@@ -47,14 +47,14 @@ TOP = 100
 """Targets of a TF in the model's regulon."""
 POWER = 4
 SHARES = (1.0, 0.5, 0.5)
-"""Of the model's regulon, the regulon told, and the mRNA."""
+"""Of the model's regulon, the known regulon, and the mRNA."""
 RIDGE = 1.0
 
 
 def tf_activities(model: PretrainedModel, network: Network, profiles: Profiles, embedding_NE: np.ndarray) -> np.ndarray:
-    """activity_NT, float32, of the network's TFs in the cells of a file; 0 for a TF of which the file tells nothing."""
+    """activity_NT, float32, of the network's TFs in the cells of a file; 0 for a TF of which the file says nothing."""
     tfs, genes = len(network.tfs), len(model.genes)
-    parts = [_believed(model, network, profiles), _told(network, genes), _own(network, genes)]
+    parts = [_believed(model, network, profiles), _known(network, genes), _own(network, genes)]
     deviation = _deviations(profiles, sp.hstack(parts, format="csc")).reshape(3, tfs)
     share = np.divide(np.array(SHARES)[:, None], deviation, out=np.zeros_like(deviation), where=deviation > 1e-9)
     loading_GT = sum(part @ sp.diags_array(of_tf) for part, of_tf in zip(parts, share, strict=True))
@@ -80,13 +80,13 @@ def _believed(model: PretrainedModel, network: Network, profiles: Profiles) -> s
     return sp.csc_array((np.concatenate(weights).ravel(), places), shape=shape)
 
 
-def _told(network: Network, genes: int) -> sp.csc_array:
+def _known(network: Network, genes: int) -> sp.csc_array:
     """The regulons of training's edges; one of unknown sign counts as activation."""
-    told = network.pairs[network.pairs["known"] == "training"]
-    sign = np.where(told["sign"] < 0, -1.0, 1.0)
-    column = np.searchsorted(network.tfs, told["tf"])
+    known = network.pairs[network.pairs["known"] == "training"]
+    sign = np.where(known["sign"] < 0, -1.0, 1.0)
+    column = np.searchsorted(network.tfs, known["tf"])
     sign /= np.maximum(np.bincount(column, minlength=len(network.tfs)), 1)[column]
-    return sp.csc_array((sign, (told["target"].to_numpy(), column)), shape=(genes, len(network.tfs)))
+    return sp.csc_array((sign, (known["target"].to_numpy(), column)), shape=(genes, len(network.tfs)))
 
 
 def _own(network: Network, genes: int) -> sp.csc_array:

@@ -1,9 +1,9 @@
 """Labels of cells by those of their nearest neighbours in a reference, both embedded by one model (`vote.py`); or by the
-model's own annotation head, where it has one (`head.py`). Either gives chances of labels, and `naming.py` says what is told of
+model's own annotation head, where it has one (`head.py`). Either gives chances of labels, and `naming.py` says what is said of
 a cell by them; figures are in tests/benchmarks/RESULTS.md.
 
 Batches are not mixed by the embedding, so take a reference of the same technique. What a reference of fewer than LEAST_JUDGED
-labelled cells says is worth cannot be told: confidences are then shares of the voices, and no cell is strange.
+labelled cells says is worth is unknown: confidences are then shares of the voices, and no cell is strange.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import pandas as pd
 
 from mofm.errors import InputError, nearest_name
 from mofm.export.heads import load_heads
-from mofm.inference.head import head_of, tell
+from mofm.inference.head import head_of, names_by_head
 from mofm.inference.model import Embedding, Options, PretrainedModel
 from mofm.inference.naming import UNKNOWN, Lineage, Names, check_confidence, lineage_of, name_cells
 from mofm.inference.output import Added
@@ -65,10 +65,10 @@ class LabelledCells:
       embedding: of the cells.
       columns: for obs: KEY, the label; KEY_confidence, its chance; KEY_likeliest, the label also where KEY is a broader term
         or "unknown"; with an ontology KEY_term, the id; by a head KEY_distance, from the nearest of its types, 1 being as far
-        as a cell may be that is told; by a reference KEY_voices, the likeliest label's share of them, and
+        as a cell may be that is named; by a reference KEY_voices, the likeliest label's share of them, and
         KEY_nearest, the name of the nearest reference cell that voted.
       report: by which model, and by which reference with how many voters, or what its head learned; threshold; how many
-        cells are told at broader terms, are unknown, and are so for being far from reference or types; notes for people.
+        cells are named by broader terms, are unknown, and are so for being far from reference or types; notes for people.
     """
 
     embedding: Embedding
@@ -82,13 +82,13 @@ class LabelledCells:
 
     def lines(self) -> list[str]:
         """For people: how many cells are not named by a label, and why."""
-        told, lines = self.report, list(self.report.get("notes", ()))
-        if "broader_cells" in told:
-            lines.append(f"{told['broader_cells']:,} cells are told at a broader term")
-        what = "the reference" if "reference_cells" in told else "all types that the head knows"
-        far = f", {told['far_cells']:,} of them as far from {what}" if told.get("far_cells") else ""
-        lines.append(f"{told['unknown_cells']:,} cells are unknown{far}")
-        if not told.get("calibrated", True):
+        said, lines = self.report, list(self.report.get("notes", ()))
+        if "broader_cells" in said:
+            lines.append(f"{said['broader_cells']:,} cells are named by a broader term")
+        what = "the reference" if "reference_cells" in said else "all types that the head knows"
+        far = f", {said['far_cells']:,} of them as far from {what}" if said.get("far_cells") else ""
+        lines.append(f"{said['unknown_cells']:,} cells are unknown{far}")
+        if not said.get("calibrated", True):
             lines.append(
                 f"with fewer than {LEAST_JUDGED} reference cells confidences are shares of the voices, no chances"
             )
@@ -113,8 +113,8 @@ def label_cells(
     Args:
       source, reference: files, or AnnData, as `PretrainedModel.embed` takes them; the same options hold for both.
       label_key: column of the reference's obs; cells without a label there have no voice.
-      ontology: an OBO file, by whose broader terms cells are told where no label is sure enough.
-      confidence: below it a cell is not told; None for the chance that most of the rightly named reference cells have.
+      ontology: an OBO file, by whose broader terms cells are named where no label is sure enough.
+      confidence: below it a cell is not named; None for the chance that most of the rightly named reference cells have.
       options: fields of `Options`.
 
     Raises:
@@ -163,7 +163,7 @@ def label_by_head(
 
     Args:
       ontology: as `label_cells`.
-      confidence: below it a cell is not told; None for the head's own threshold.
+      confidence: below it a cell is not named; None for the head's own threshold.
 
     Raises:
       InputError: as `PretrainedModel.embed`; or the model has no such head; or `ontology` is as `label_cells` says.
@@ -174,7 +174,7 @@ def label_by_head(
     lineage = _lineage(head.labels, ontology)
     least = head.threshold if confidence is None else confidence
     asked = model.embed(source, reading, **options)
-    names, strange_N = tell(head, asked.embedding_NE, least, lineage), head.strangeness(asked.embedding_NE)
+    names, strange_N = names_by_head(head, asked.embedding_NE, least, lineage), head.strangeness(asked.embedding_NE)
     columns = _columns(names, key_added)
     said = {"label_key": heads.label_key, "threshold": least, "labels": np.array(head.labels, dtype=str)}
     if strange_N is not None:
@@ -200,7 +200,7 @@ def _columns(names: Names, key: str) -> dict[str, np.ndarray | pd.Categorical]:
 
 def _counts(names: Names, lineage: Lineage | None) -> dict[str, object]:
     """What the report gets of the names."""
-    told = {"unknown_cells": int((names.labels == UNKNOWN).sum())}
+    said = {"unknown_cells": int((names.labels == UNKNOWN).sum())}
     if lineage is None:
-        return told
-    return told | {"broader_cells": int(names.is_broader_N.sum()), "notes": np.array(lineage.notes, dtype=str)}
+        return said
+    return said | {"broader_cells": int(names.is_broader_N.sum()), "notes": np.array(lineage.notes, dtype=str)}

@@ -2,10 +2,10 @@
 
     model = mofm.load("runs/mine")                    a run, or a bundle
     model.embed(adata)                                obsm["X_mofm"], uns["mofm"]
-    told = model.translate(adata, to="atac")          an AnnData
+    predicted = model.translate(adata, to="atac")          an AnnData
     model.regulators(adata, groupby="cell_type")      obsm["mofm_tf_activity"], uns["mofm_regulators"]
     model.perturb(adata, knock_out="GATA1")           obs["mofm_shift"], obsm["X_mofm_perturbed"], uns["mofm_perturbation"]
-    told = model.respond(adata, "stim")               an AnnData: layers["response"], by the model's head of responses
+    treated = model.respond(adata, "stim")               an AnnData: layers["response"], by the model's head of responses
     model.annotate(adata, reference, "cell_type")     obs["mofm_label"], obs["mofm_label_confidence"]
     model.annotate(adata)                             the same by the model's annotation head
 
@@ -48,7 +48,7 @@ from mofm.omics.held import Held
 
 
 class Model:
-    """A trained model. Its methods are told above; each raises `InputError`, in a line, where it cannot use what it is given.
+    """A trained model. Its methods are listed above; each raises `InputError`, in a line, where it cannot use what it is given.
 
     Attributes:
       pretrained: the model that the command line asks; it reads files of every layout.
@@ -111,14 +111,14 @@ class Model:
         progress: bool = True,
         **options,
     ) -> anndata.AnnData:
-        """Tell another modality of the cells: an AnnData of the expected measurement of a cell of median depth in X, and its
+        """Predict another modality of the cells: an AnnData of the expected measurement of a cell of median depth in X, and its
         standard deviation in layers["sd"].
 
         Args:
           to: "rna", "atac", "adt" or "methylation".
           features: names of genes, antibodies or regions ("chr1:100-600"), or a BED file; None: those of training.
           features_build: genome build of regions; None finds it.
-          depth: "median", of training, for all cells, or "foretold", for each what its source foretells; in obs["mofm_depth"].
+          depth: "median", of training, for all cells, or "predicted", for each what its source predicts; in obs["mofm_depth"].
           output: an .h5ad to write to in blocks, which is given back backed; None keeps all in memory.
 
         Raises:
@@ -219,14 +219,14 @@ class Model:
         progress: bool = True,
         **options,
     ) -> anndata.AnnData:
-        """Tell what a treatment would do to untreated cells, from what it did to groups of cells that they are like.
+        """Predict what a treatment would do to untreated cells, from what it did to groups of cells that they are like.
 
         By the model's head of responses (`mofm finetune --task perturbation:COLUMN`); an estimate, no experiment.
 
         Returns:
           An AnnData: X log1p of counts per 10,000 of the cells as they are, layers["response"] the same after the treatment,
           obsm["X_mofm"] and obsm["X_mofm_response"] the embedding before and after, and uns["mofm_response"] with how well
-          groups of training were told that were held out ("held_out"), and the group that each group here is likened to
+          held-out groups of training were predicted ("held_out"), and the group that each group here is likened to
           most ("groups").
 
         Args:
@@ -267,14 +267,14 @@ class Model:
         the term; and uns["mofm_annotation"]. By the head obs[key_added + "_distance"] too, from its nearest type: beyond 1 a
         cell is "unknown" however sure the label. By a reference obs[key_added + "_voices"], the share of the neighbours that
         have the likeliest label, and obs[key_added + "_nearest"], the name of the nearest of them. Both are embedded anew,
-        and the same options hold for both. How chances are told, and of which cells they hold: `inference/vote.py`,
+        and the same options hold for both. How chances are found, and of which cells they hold: `inference/vote.py`,
         `inference/head.py`.
 
         Args:
           label_key: column of the reference's obs; cells without a label there have no voice.
           voters: neighbours of a cell that vote.
           ontology: an OBO file, as the Cell Ontology's; where no label is sure enough, its most specific term that is.
-          confidence: what is told is to be as sure as this; None: as most rightly named cells are, of those that the head or
+          confidence: a name is to be as sure as this; None: as most rightly named cells are, of those that the head or
             the reference is judged by.
 
         Raises:

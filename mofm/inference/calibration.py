@@ -4,7 +4,7 @@
 - Two things say "unknown": a confidence below the threshold, and a distance beyond `far` (`places.py`). Both cuts are made at
   the same rank, such that SHARE_KEPT of the rightly named judged cells pass both.
 
-Figures are cross-fitted between two halves of the judged cells, each told by what the other half is worth.
+Figures are cross-fitted between two halves of the judged cells, each calibrated on the other half.
 """
 
 from typing import NamedTuple
@@ -49,7 +49,7 @@ def calibrate(logit_NC: np.ndarray, distance_N: np.ndarray, code_N: np.ndarray) 
 def figures_of(
     logit_NC: np.ndarray, distance_N: np.ndarray, code_N: np.ndarray, rng: np.random.Generator
 ) -> dict[str, float]:
-    """How well N judged cells are told, as plain values."""
+    """How well N judged cells are named, as plain values."""
     halves = np.array_split(rng.permutation(len(code_N)), 2)
     confidence_N, kept_N = np.zeros(len(code_N)), np.zeros(len(code_N), bool)
     for mine, other in (halves, halves[::-1]):

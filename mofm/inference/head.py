@@ -8,9 +8,9 @@ before (`mofm finetune --tune`) or not. Choices and their cost:
   the cost is that a rare name is given more often than its cells are there (accuracy .89 -> .83). New cells are seldom of the
   same composition.
 - The penalty is chosen from PENALTIES by the log loss in INNER_FOLDS folds of the training cells.
-- What chances and distances are worth is told by cells that the head had not learned from (`calibration.py`): those held out
-  of the encoder's training, or where that did not see these cells at all, each cell by a head of four fifths of the others.
-  Then it learns from all. Where labels moved the encoder, those of the held-out cells chose its best step.
+- What chances and distances are worth is learned from cells that the head had not learned from (`calibration.py`): those held
+  out of the encoder's training, or where that did not see these cells at all, each cell by a head of four fifths of the
+  others. Then it learns from all. Where labels moved the encoder, those of the held-out cells chose its best step.
 - A chance is one among the known types, in cells like those that it was judged by. A cell of a type that nobody labelled may
   be far from all of these (`places.py`), and is then "unknown" however sure the regression is; one that lies among them gets
   a name. Cells of another technique or donor are not promised anything, unless whole data sets or donors were held out.
@@ -54,7 +54,7 @@ _log = logging.getLogger("mofm")
 def fit_head(
     embedding_NE: np.ndarray, labels: Sequence[str | None], is_heldout_N: np.ndarray | None, seed: int = 0
 ) -> LabelHead:
-    """A head that tells `labels` from embeddings, learned from all cells that have one.
+    """A head that predicts `labels` from embeddings, learned from all cells that have one.
 
     Args:
       labels: None for a cell of which nothing is known; it is left out.
@@ -117,8 +117,8 @@ def check_labels(code_N: np.ndarray, is_heldout_N: np.ndarray | None) -> np.ndar
     kept = np.flatnonzero(counts >= FEW)
     if len(kept) < 2:
         raise InputError(
-            f"--task annotation: {len(kept)} of the labels have {FEW} or more training cells, and a head tells two or more "
-            "apart; label more cells, or name another column"
+            f"--task annotation: {len(kept)} of the labels have {FEW} or more training cells, and a head needs two or more "
+            "to distinguish; label more cells, or name another column"
         )
     judged = int(np.isin(code_N if is_heldout_N is None else code_N[is_heldout_N], kept).sum())
     if judged < LEAST_JUDGED:
@@ -178,7 +178,7 @@ def read_labels(corpus: Corpus, label_key: str) -> CellNumbers:
     return read_numbers(corpus.datasets, label_key, "--task annotation")
 
 
-def tell(
+def names_by_head(
     head: LabelHead, embedding_NE: np.ndarray, least: float | None = None, lineage: Lineage | None = None
 ) -> Names:
     """The labels of cells by their embeddings, and by a lineage of the head's labels broader terms; `least` is the confidence
@@ -222,13 +222,13 @@ def _regress(x_NE: np.ndarray, code_N: np.ndarray, penalty: float) -> tuple[np.n
     with threadpool_limits(1 if x_NE.size < SMALL else None, user_api="blas"):
         fitted = LogisticRegression(C=penalty, max_iter=2_000, class_weight="balanced").fit(x_NE, code_N)
     weight_EC, bias_C = fitted.coef_.T, fitted.intercept_
-    if len(fitted.classes_) == 2:  # sklearn tells the second against the first
+    if len(fitted.classes_) == 2:  # sklearn gives the second against the first
         weight_EC, bias_C = np.hstack([0 * weight_EC, weight_EC]), np.append(0.0, bias_C)
     return weight_EC, bias_C
 
 
 def _choose_penalty(x_NE: np.ndarray, code_N: np.ndarray, cells: np.ndarray, seed: int) -> float:
-    """The C of the least log loss of cells told from the other folds, each type weighing the same; the first of equals."""
+    """The C of the least log loss of cells named by the other folds, each type weighing the same; the first of equals."""
     folds = list(StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=seed).split(cells, code_N[cells]))
 
     def loss(penalty: float) -> float:

@@ -1,6 +1,6 @@
 """Where in a model's embedding the batches of a corpus lie apart: what `mofm finetune --task integration` takes out.
 
-As at the start of training (`training/batch_directions.py`, where it is told why), but in the embedding itself: between
+As at the start of training (`linear/batch_directions.py`, which says why), but in the embedding itself: between
 cells of different batches that are each other's nearest neighbours, where two halves of the cells agree. What is found is
 taken out of the last matrix of the embedding, so that a new cell needs no batch, and an effect goes as far as it is a shift.
 """
@@ -22,7 +22,7 @@ from mofm.training.off_batches import without
 def batch_axes(
     model: PretrainedModel, corpus: Corpus, batch_key: str, heldout: np.ndarray, quiet: bool = False
 ) -> np.ndarray:
-    """axes_RE, float32: orthonormal rows, the directions of the embedding in which batches differ, told by training cells.
+    """axes_RE, float32: orthonormal rows, the directions of the embedding in which batches differ, found in training cells.
 
     Args:
       corpus: on disk; all of its cells of a known batch are embedded.

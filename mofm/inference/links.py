@@ -36,7 +36,7 @@ class Network:
       relations: their numbers.
       tfs: int32, ascending: rows of the TFs that have an edge in one of them.
       pairs: a row a (tf, target) of the tables, sorted: columns tf, target (rows), sign (of what the networks say
-        together; 0 where they disagree or do not tell), known ("training", "held out") and network (names, ";" between).
+        together; 0 where they disagree or give none), known ("training", "held out") and network (names, ";" between).
     """
 
     names: tuple[str, ...]
@@ -44,11 +44,11 @@ class Network:
     tfs: np.ndarray
     pairs: pd.DataFrame
 
-    def told_signs(self, tfs: np.ndarray, genes: int) -> np.ndarray:
-        """sign_TG of the pairs that training was told: 1 or -1, NaN where it was told no edge, 0 where no sign."""
+    def known_signs(self, tfs: np.ndarray, genes: int) -> np.ndarray:
+        """sign_TG of the pairs that training was shown: 1 or -1, NaN where it was shown no edge, 0 where no sign."""
         sign_TG = np.full((len(tfs), genes), np.nan, np.float32)
-        told = self.pairs[(self.pairs["known"] == "training") & self.pairs["tf"].isin(tfs)]
-        sign_TG[np.searchsorted(tfs, told["tf"]), told["target"]] = told["sign"]
+        shown = self.pairs[(self.pairs["known"] == "training") & self.pairs["tf"].isin(tfs)]
+        sign_TG[np.searchsorted(tfs, shown["tf"]), shown["target"]] = shown["sign"]
         return sign_TG
 
 

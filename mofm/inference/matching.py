@@ -40,7 +40,7 @@ class Matching:
       space: the features of another modality than RNA; None for RNA.
       idf_F: float32, ATAC alone: weights of the regions' values.
       unmatched: names of the columns that the model does not know.
-      notes: what else a person is to be told of how the names were read, a line each.
+      notes: what else a person should know of how the names were read, a line each.
     """
 
     named_by: GeneTable

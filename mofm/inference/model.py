@@ -46,7 +46,7 @@ TOKEN_SEED = np.uint64(0x6D6F666D)
 """Every cell is sampled with one seed, so that its tokens depend on the cell alone."""
 
 encode = jax.jit(model.embed, static_argnames=("spec", "modality"))  # one cache a process, not one a file
-tell = jax.jit(model.gene_states, static_argnames="spec")
+gene_states = jax.jit(model.gene_states, static_argnames="spec")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class PretrainedModel(Parts):
     """The parts of a trained model, ready to be asked.
 
     Attributes:
-      states: what its genes are, told by the networks that it was trained with.
+      states: what its genes are by the networks that it was trained with.
     """
 
     states: GeneStates
@@ -243,10 +243,10 @@ class PretrainedModel(Parts):
 
 
 def device_memory() -> int | None:
-    """Bytes of the first device's memory; None for a CPU, or where the device does not tell."""
+    """Bytes of the first device's memory; None for a CPU, or where the device does not say."""
     device = jax.devices()[0]
-    told = None if device.platform == "cpu" else device.memory_stats()
-    return None if not told else told.get("bytes_limit")
+    memory = None if device.platform == "cpu" else device.memory_stats()
+    return None if not memory else memory.get("bytes_limit")
 
 
 def cells_at_once(width: int, max_tokens: int, memory: int | None) -> int:
@@ -273,7 +273,7 @@ def load(path: str | Path, *, step: Step = None) -> PretrainedModel:
       InputError: neither a run's directory nor a bundle, damaged, of a newer mofm, or without such a checkpoint.
     """
     parts = read_parts(path, step)
-    states = tell(parts.spec, parts.params, parts.network and parts.network.graph(parts.spec.genes))
+    states = gene_states(parts.spec, parts.params, parts.network and parts.network.graph(parts.spec.genes))
     return PretrainedModel(**{field.name: getattr(parts, field.name) for field in fields(parts)}, states=states)
 
 

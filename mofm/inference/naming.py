@@ -1,7 +1,7 @@
 """From chances of labels to what is said of a cell: a label, a broader term of an ontology, or "unknown".
 
 A cell whose likeliest label reaches the confidence that is asked for gets it, with an ontology and without. Of the others an
-ontology may still tell something: CD4 T .45 and CD8 T .45 are a "T cell" of .90. Choices:
+ontology may still say something: CD4 T .45 and CD8 T .45 are a "T cell" of .90. Choices:
 
 - The chance of a term is the sum over the labels that are it or kinds of it (is_a, however many steps). So it is right as
   often as it says where the chances of the labels are, and a term is right of a cell whose true label is a kind of it.
@@ -38,7 +38,7 @@ class Lineage(NamedTuple):
         preferred where they are as likely: of fewer labels first.
       terms: the id of each; "" for a label that is none.
       counts_CT: bool, C x (C + T): whether label c counts where label or term t is said.
-      notes: what a person is to be told, a line each.
+      notes: what a person should know, a line each.
     """
 
     names: np.ndarray
@@ -91,7 +91,7 @@ def lineage_of(labels: Sequence[str], ontology: Ontology) -> Lineage:
         counts_CT[list(some), place] = True
     own = {term: label for term, label in zip(found.terms, labels, strict=True) if found.terms.count(term) == 1}
     names = [*labels, *(own.get(term, ontology.name_of[term]) for term in broader)]
-    note = f"{ontology.path.name}: {'; '.join(found.told())}; {len(broader):,} broader terms tell them apart"
+    note = f"{ontology.path.name}: {'; '.join(found.in_words())}; {len(broader):,} broader terms distinguish them"
     terms = [*(term or "" for term in found.terms), *broader]
     return Lineage(np.array(names, object), np.array(terms, object), counts_CT, (note,))
 
@@ -148,5 +148,5 @@ def _by_term(
     if rank_NT.shape[1]:
         is_broad_N = (said_N < 0) & is_enough_NT.any(axis=1)
         said_N = np.where(is_broad_N, n_labels + rank_NT.argmax(axis=1), said_N)
-    told_N = np.take_along_axis(chance_NT, said_N[:, None], axis=1)[:, 0]
-    return said_N, np.where(said_N >= 0, told_N, own_N)
+    named_N = np.take_along_axis(chance_NT, said_N[:, None], axis=1)[:, 0]
+    return said_N, np.where(said_N >= 0, named_N, own_N)

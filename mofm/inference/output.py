@@ -54,7 +54,7 @@ class Added(NamedTuple):
 
 
 def added_embedding(found: Embedded, key_added: str, cells: pd.Index) -> Added:
-    """What embeddings add to `cells`, as `write_embedding` tells."""
+    """What embeddings add to `cells`, as `write_embedding` says."""
     views, joint = found.views, found.joint
     joint_NE = rows_of_cells(joint.embedding_NE, joint.cells, cells)
     if len(views) == 1:
@@ -95,8 +95,8 @@ def write_copy(
             with open_hdf5(source) as file:
                 cells = read_table(file, source, "obs").index
         elif kind in ANNDATAS:
-            told = Reading(next(iter(embeddings)) if len(embeddings) == 1 else None)  # a file may not tell what it is
-            obs, _ = writable_obs(_obs_of(source, told))
+            layout = Reading(next(iter(embeddings)) if len(embeddings) == 1 else None)  # a file may not show what it is
+            obs, _ = writable_obs(_obs_of(source, layout))
             cells = obs.index
             anndata.AnnData(obs=obs).write_h5ad(temporary)
         else:

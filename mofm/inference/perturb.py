@@ -7,11 +7,11 @@ Two estimates of the shift of every gene's log rate, and neither is an experimen
               (`regulators.py`), and SECOND times that of the TFs it changes times the belief in theirs. In units of a sure
               edge, not nats.
     model     the TF's counts set to 0 or multiplied, the cell embedded again, and the decoder asked again, nats; for a
-              knock-out the TF's edges leave the graph as well, so that no gene is told of it.
+              knock-out the TF's edges leave the graph as well, so that no gene hears of it.
 
 A masked model knows what goes along with the TF, not what follows from it. Measured as in `activities.py`, knock-outs of
-the 10 TFs of most edges in 256 cells: how |shift| tells the TF's true direct targets from other genes (AUROC), and how often
-a target's shift has the right sign (balanced); of all targets, and of the fifth that training was not told.
+the 10 TFs of most edges in 256 cells: how |shift| separates the TF's true direct targets from other genes (AUROC), and how
+often a target's shift has the right sign (balanced); of all targets, and of the fifth that training was not shown.
 
                                        all targets       held out
                                        AUROC   sign      AUROC   sign
@@ -19,7 +19,7 @@ a target's shift has the right sign (balanced); of all targets, and of the fifth
     model                              .593    .688      .581    .697
     model, the graph left as it is     .535    .677      .577    .691
 
-So go by `network`: it is told most of the answer, and is better where it is not. A knock-out moves a cell by .02 of the
+So go by `network`: it is given most of the answer, and is better where it is not. A knock-out moves a cell by .02 of the
 typical distance: what a model says of one TF's counts is small beside what it says of a cell.
 
 These are of the simulation that the recipe was chosen on, and of the day it was; tests/benchmarks/regulators.py judges the
@@ -28,7 +28,7 @@ code as it is, on others.
 Choices and their cost:
 - The tokens of a cell stay as they are but for the TF's, which is there before and after, if as a zero; other genes' values
   are not normalised anew. Else the lot by which tokens are drawn would move cells more than one gene does.
-- How far a cell moves is told beside the file's typical distance: the median over cells from the mean embedding.
+- How far a cell moves is stated beside the file's typical distance: the median over cells from the mean embedding.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ from mofm.inference.activities import tf_activities
 from mofm.inference.groups import Groups, read_groups
 from mofm.inference.links import Network, find_tf, link_blocks, network_of
 from mofm.inference.matching import Matching
-from mofm.inference.model import RNA, Embedding, Options, PretrainedModel, encode, tell
+from mofm.inference.model import RNA, Embedding, Options, PretrainedModel, encode, gene_states
 from mofm.inference.profiles import read_profiles
 from mofm.inference.regulators import beliefs
 from mofm.nn import model as models
@@ -93,7 +93,7 @@ class Perturbation:
       genes: a row a gene and group: group, gene, gene_id, network, model (see above), known ("training", "held out", "":
         whether the networks have an edge from a changed TF), confidence (P(edge) by the model, the largest over the changed
         TFs), sign (of that edge). The largest |network| of a group first.
-      notes: what a person is to be told, a line each.
+      notes: what a person should know, a line each.
     """
 
     embedding: Embedding
@@ -135,11 +135,11 @@ def perturb(
         ((table, matching),) = matched
         groups = _one_group(table) if groupby is None else read_groups(table, groupby, min_cells)
         embedding = model.embed_table(table, matching, chosen)
-        told = tell(model.spec, model.params, _graph_without(model, rows[folds == 0]))
-        plain_NE, changed_NE = _embed_both(model, told.rows_GD, table, matching, rows, folds, chosen)
+        states = gene_states(model.spec, model.params, _graph_without(model, rows[folds == 0]))
+        plain_NE, changed_NE = _embed_both(model, states.rows_GD, table, matching, rows, folds, chosen)
         profiles = read_profiles(table, matching, len(model.genes), groups.code_N, len(groups.names))
         activity_NT = tf_activities(model, asked, profiles, embedding.embedding_NE)
-    by_model_CG = _decoded(model, told.rows_GD, groups, changed_NE) - _decoded(
+    by_model_CG = _decoded(model, states.rows_GD, groups, changed_NE) - _decoded(
         model, model.states.rows_GD, groups, plain_NE
     )
     by_network_CG = propagate(model, asked, groups.means(_changes(asked, activity_NT, rows, folds)))
@@ -209,8 +209,8 @@ def _embed_both(
             count_BK[: part.n_cells] = _counts_of(part, matching.rows_F, rows)
             changed_BK = np.where(folds == 0, 0, np.maximum(count_BK, 1) * folds).astype(np.float32)
             for said, genes_GD, kept in ((count_BK, model.states.rows_GD, before), (changed_BK, rows_GD, after)):
-                told = with_counts(view, rows, said)
-                embedding_BE = encode(model.spec, model.params, genes_GD, told, table.modality, matching.space)
+                changed = with_counts(view, rows, said)
+                embedding_BE = encode(model.spec, model.params, genes_GD, changed, table.modality, matching.space)
                 kept.append(np.asarray(embedding_BE)[: part.n_cells])
             advance(part.n_cells)
     return np.concatenate(before), np.concatenate(after)

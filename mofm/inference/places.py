@@ -4,9 +4,9 @@ A type is a Gaussian about the mean of its cells. The covariance is that within 
 number of cells asks for (Ledoit and Wolf 2004); a cell's distance is the Mahalanobis distance to the nearest mean, divided by
 the square root of the width. Lee et al. 2018 find strange images by it, in the features of a classifier.
 
-It tells cells of a type left out from those of the others better than confidence, a covariance of each type, the distance to
-the nearest mean or neighbours by angle or straight line, or the same less the distance to the mean of all cells.
-It costs a matrix of the embedding's width squared, and a type of several far clouds is one wide ball.
+It separates cells of a type left out from those of the others better than confidence, a covariance of each type, the distance
+to the nearest mean or neighbours by angle or straight line, or the same less the distance to the mean of all cells. It costs
+a matrix of the embedding's width squared, and a type of several far clouds is one wide ball.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from sklearn.covariance import ledoit_wolf
 from mofm.export.heads import Places
 
 PARTS = 5
-"""Of so many parts each is told by what the others teach."""
+"""Of so many parts each is named by what the others teach."""
 
 
 def fit_places(embedding_NE: np.ndarray, code_N: np.ndarray) -> Places:
@@ -27,7 +27,7 @@ def fit_places(embedding_NE: np.ndarray, code_N: np.ndarray) -> Places:
     mean_CE /= counts_C1
     covariance_EE, _ = ledoit_wolf(x_NE - mean_CE[code_N], assume_centered=True)
     variance_E, axis_EE = np.linalg.eigh(covariance_EE)
-    # An axis on which no type varies would be infinitely telling; to rounding it says nothing.
+    # An axis on which no type varies would count infinitely; to rounding it says nothing.
     floor = max(variance_E[-1] * 1e-6, np.finfo(np.float32).tiny)
     whiten_EE = axis_EE / np.sqrt(np.maximum(variance_E, floor) * len(variance_E))
     return Places((mean_CE @ whiten_EE).astype(np.float32), whiten_EE.astype(np.float32))

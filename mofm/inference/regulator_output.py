@@ -48,7 +48,7 @@ def write_cells(source: Location, target: str | Path, found: Regulators) -> None
 
 
 def added_activities(found: Regulators, cells: pd.Index) -> Added:
-    """What the regulators add to `cells`, as `write_cells` tells."""
+    """What the regulators add to `cells`, as `write_cells` says."""
     return Added({KEY: rows_of_cells(found.activity_NT, found.embedding.cells, cells)}, {REPORT_KEY: report(found)})
 
 
@@ -83,7 +83,7 @@ def write_perturbed(source: Location, target: str | Path, found: Perturbation) -
 
 
 def added_perturbation(found: Perturbation, cells: pd.Index) -> Added:
-    """What a perturbation adds to `cells`, as `write_perturbed` tells."""
+    """What a perturbation adds to `cells`, as `write_perturbed` says."""
     arrays = {"X_mofm": found.embedding.embedding_NE, "X_mofm_perturbed": found.changed_NE, "mofm_shift": found.shift_N}
     placed = {key: rows_of_cells(values, found.embedding.cells, cells) for key, values in arrays.items()}
     shift_N = placed.pop("mofm_shift")

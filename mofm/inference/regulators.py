@@ -5,14 +5,14 @@ Of every pair of a TF and a gene, in every group of cells,
     score = belief * (the TF's mean activity in the group) * sqrt(|mean shift of the gene's expression in the group|)
 
 is what the TF is expected to do to the gene there, beside the average cell of the file: above 0 it raises it. Belief is the
-sign of an edge that the networks tell; of every other pair it is NEW * (d * |d|), d = P(activates) - P(represses) by the
+sign of an edge that the networks give; of every other pair it is NEW * (d * |d|), d = P(activates) - P(represses) by the
 model. Activities are those of `activities.py`, shifts as in `profiles.py`.
 
 Measured as there, against the true contribution, effect * (the TF's mean activity in the type less that over all cells).
-Average precision of |score| for contributions above .1 nats (.38% of all pairs, .09% of those that training was not told),
+Average precision of |score| for contributions above .1 nats (.38% of all pairs, .09% of those that training was not shown),
 mean over types; and correlation with the contribution:
 
-                                            all pairs           not told in training
+                                            all pairs           not shown in training
                                             AP     r            AP     r
     known edges * activity                  .570   .649         .001
     d * activity                            .159   .276         .072   .130
@@ -21,14 +21,14 @@ mean over types; and correlation with the contribution:
     belief * activity * sqrt(shift)         .620   .724         .090   .234    this
 
 So a known edge that fits the group is worth much more than one that the model thinks of: of the first 20 pairs of a type
-that training was not told 16% are true, of the first 100 8% (by chance .1%), and of these the signs are right of 95%. They
-are hypotheses; `known` tells them apart.
+that training was not shown 16% are true, of the first 100 8% (by chance .1%), and of these the signs are right of 95%. They
+are hypotheses; `known` marks them.
 
 These are of the simulation that the recipe was chosen on, and of the day it was; tests/benchmarks/regulators.py judges the
 code as it is, on others.
 
 Choices and their cost:
-- Held-out edges are known to the tables but were not told to the model: they are ranked as new ones are, and marked.
+- Held-out edges are known to the tables but were not shown to the model: they are ranked as new ones are, and marked.
 - Pairs are scored in blocks of TFs, and only the first K of a group are kept.
 """
 
@@ -46,7 +46,7 @@ from mofm.inference.profiles import read_profiles
 from mofm.omics.readers import Reading, Source
 
 NEW = 0.5
-"""Of the belief in a pair that no network tells."""
+"""Of the belief in a pair that no network has."""
 COLUMNS = (
     "group", "rank", "tf", "target", "tf_id", "target_id", "score", "confidence", "sign", "known", "networks",
 )  # fmt: skip
@@ -65,7 +65,7 @@ class Regulators:
         (its edges among those of the group). All TFs, the most active first.
       edges: a row an edge of a group, best first: columns as in `COLUMNS`. confidence is P(edge) by the model; sign
         "activates" or "represses"; known "training", "held out", or "" where no network has it.
-      notes: what a person is to be told, a line each.
+      notes: what a person should know, a line each.
       groupby: the column of obs that the groups are of.
     """
 
@@ -90,7 +90,7 @@ def regulators(
     min_cells: int = 10,
     **options,
 ) -> Regulators:
-    """The TFs and the edges that tell a file's groups of cells apart.
+    """The TFs and the edges that distinguish a file's groups of cells.
 
     Args:
       path: RNA, as `PretrainedModel.embed` takes it.
@@ -139,9 +139,9 @@ def unique_symbols(model: PretrainedModel, rows: np.ndarray) -> tuple[str, ...]:
 def beliefs(network: Network, tfs: np.ndarray, probability_TGA: np.ndarray) -> np.ndarray:
     """belief_TG, in [-1, 1]: how surely, and with which sign, each TF regulates each gene (see above)."""
     d_TG = probability_TGA[..., 0] - probability_TGA[..., 1]
-    told_TG = network.told_signs(tfs, d_TG.shape[1])
-    told_TG = np.where(told_TG == 0, np.sign(d_TG), told_TG)
-    return np.where(np.isnan(told_TG), NEW * d_TG * np.abs(d_TG), told_TG).astype(np.float32)
+    known_TG = network.known_signs(tfs, d_TG.shape[1])
+    known_TG = np.where(known_TG == 0, np.sign(d_TG), known_TG)
+    return np.where(np.isnan(known_TG), NEW * d_TG * np.abs(d_TG), known_TG).astype(np.float32)
 
 
 def rank_edges(
@@ -225,6 +225,6 @@ def _notes(groups: Groups, groupby: str, min_cells: int) -> tuple[str, ...]:
         notes.append(f"groups of fewer than {min_cells:,} cells are left out: {named}{more}")
     if len(groups.names) == 1:
         notes.append(
-            f"{groupby} has one group: what is told is how it differs from the file's other cells, if there are any"
+            f"{groupby} has one group: what is found is how it differs from the file's other cells, if there are any"
         )
     return tuple(notes)

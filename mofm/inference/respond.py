@@ -1,10 +1,10 @@
 """What a treatment would do to a file's cells, by the responses that a model keeps (`response_head.py`), in memory or a file.
 
-Of every cell: its own log1p of counts per 10,000 (X), the same after the treatment (layers["response"]: X and the told change,
-0 where that is below), its embedding, and that moved by the groups' moves with the same weights. Genes are those of the head
-that the file has. A batch of cells is in memory.
+Of every cell: its own log1p of counts per 10,000 (X), the same after the treatment (layers["response"]: X and the predicted
+change, 0 where that is below), its embedding, and that moved by the groups' moves with the same weights. Genes are those of
+the head that the file has. A batch of cells is in memory.
 
-Only means were fitted and judged: a told cell has the noise of its own measurement, not that of a treated cell.
+Only means were fitted and judged: a predicted cell has the noise of its own measurement, not that of a treated cell.
 """
 
 from dataclasses import dataclass, replace
@@ -39,13 +39,13 @@ LAYER, MOVED, REPORT_KEY = "response", "X_mofm_response", "mofm_response"
 
 @dataclass(frozen=True, eq=False)
 class Responded:
-    """What was told, for people.
+    """What was predicted, for people.
 
     Attributes:
       groups: a row a group: group, cells, likest (the known group of most weight), weight.
       genes: a row a gene and group: group, gene, gene_id, control, response, change; the largest |change| of a group first.
       report: plain values and tables, as written to uns["mofm_response"].
-      notes: what a person is to be told, a line each.
+      notes: what a person should know, a line each.
       adata: the cells, where they were not written to a file.
     """
 
@@ -183,7 +183,7 @@ def _fill(
     sums_2CF = np.zeros((2, len(groups.names), len(asked.var)))
     weight_CK = np.zeros((len(groups.names), len(known.groups)))
     centre_KE = known.centre_KE.astype(np.float64)
-    with cells_progress(f"telling the response to {treatment}", table.n_cells, options.quiet) as advance:
+    with cells_progress(f"predicting the response to {treatment}", table.n_cells, options.quiet) as advance:
         for part, view in model.views(table, matching, options):
             rows = slice(start, start + part.n_cells)
             start += part.n_cells

@@ -1,17 +1,17 @@
 """How cells respond to a treatment, learned from groups of which both control and treated cells were measured.
 
 A group is a cell type, or a donor. What is learned of it is its change: the mean log1p of counts per 10,000 of its treated
-cells less that of its control cells. A cell that nobody treated is told to change as a weighted sum of the groups' changes, the
-weights being of one of three recipes, by where the groups' control cells lie in the embedding:
+cells less that of its control cells. A cell that nobody treated is predicted to change as a weighted sum of the groups'
+changes, the weights being of one of three recipes, by where the groups' control cells lie in the embedding:
 
     alike  1 / K. The additive baseline, which deep models of perturbation seldom beat (Ahlmann-Eltze et al. 2025)
     near   softmax over groups of -strength * distance^2 / mean distance^2 between groups
     line   ridge regression of changes on the groups' mean embeddings, in its dual form: weights sum to 1 and may be negative;
            strength is 1 / its penalty, in units of the mean squared length of a centred embedding
 
-Which recipe, of which strength, is chosen among groups that are known: each is held out in turn and told by the others. So the
-embedding has a say only where it helped there. What is told of a single cell by `line` may go far beyond the groups; only means
-over the cells of a group were judged (tests/benchmarks/perturbation.py).
+Which recipe, of which strength, is chosen among groups that are known: each is held out in turn and predicted from the
+others. So the embedding has a say only where it helped there. What is predicted of a single cell by `line` may go far beyond
+the groups; only means over the cells of a group were judged (tests/benchmarks/perturbation.py).
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from scipy.special import softmax
 from mofm.errors import InputError, nearest_name
 
 FEWEST_CELLS = 30
-"""A group of fewer control or treated cells does not tell its change."""
+"""A group of fewer control or treated cells says too little of its change."""
 TOP = 50
 """Genes that change most."""
 MOST_OF_A_GROUP = 500
@@ -100,7 +100,7 @@ def treatments_of(conditions: np.ndarray, groups: np.ndarray, control: str, colu
     found = [name for name, count in shared.items() if count >= 2]
     if not found:
         raise InputError(
-            f"needs two groups with {FEWEST_CELLS} control and {FEWEST_CELLS} treated cells each, as one is told from the "
+            f"needs two groups with {FEWEST_CELLS} control and {FEWEST_CELLS} treated cells each, as one is predicted from the "
             f"others; {max(shared.values(), default=0)} have them"
         )
     return found
@@ -153,8 +153,9 @@ def weigh(embedding_NE: np.ndarray, centre_KE: np.ndarray, recipe: Recipe) -> np
 
 
 def choose_recipe(groups: Sequence[Group], recipes: Sequence[Recipe] = RECIPES) -> Recipe:
-    """The recipe by which groups are told best by the others: of the least relative error of their changes, on average."""
-    if len(groups) < 3:  # what is told by one group alone is the same by any
+    """The recipe by which groups are predicted best from the others: of the least relative error of their changes, on
+    average."""
+    if len(groups) < 3:  # what one group alone predicts is the same by any
         return recipes[0]
     errors = [[_error(groups, held, recipe) for held in range(len(groups))] for recipe in recipes]
     return recipes[int(np.argmin(np.mean(errors, axis=1).round(9)))]
@@ -162,38 +163,39 @@ def choose_recipe(groups: Sequence[Group], recipes: Sequence[Recipe] = RECIPES) 
 
 def _error(groups: Sequence[Group], held: int, recipe: Recipe) -> float:
     others = [group for place, group in enumerate(groups) if place != held]
-    return relative_error(tell_change(others, groups[held].embedding_NE, recipe), groups[held].change_G)
+    return relative_error(predict_change(others, groups[held].embedding_NE, recipe), groups[held].change_G)
 
 
 def held_out_figures(groups: Sequence[Group]) -> list[dict[str, float | str | int]]:
-    """Of each group, told by the others with the recipe that these would choose: name, cells, and Pearson's correlation and
-    skill (1 - relative error on the TOP genes) of its change; beside them those of the mean change of the others."""
+    """Of each group, predicted from the others with the recipe that these would choose: name, cells, and Pearson's
+    correlation and skill (1 - relative error on the TOP genes) of its change; beside them those of the mean change of the
+    others."""
     rows = []
     for held, group in enumerate(groups):
         others = [one for place, one in enumerate(groups) if place != held]
         row = {"group": group.name, "control_cells": group.cells[0], "treated_cells": group.cells[1]}
         for name, recipe in (("", choose_recipe(others)), ("_of_mean_change", ALIKE)):
-            told_G = tell_change(others, group.embedding_NE, recipe)
+            predicted_G = predict_change(others, group.embedding_NE, recipe)
             top = np.argsort(-np.abs(group.change_G), kind="stable")[:TOP]
-            row[f"pearson{name}"] = correlation(told_G, group.change_G)
-            row[f"skill{name}"] = 1 - relative_error(told_G[top], group.change_G[top])
+            row[f"pearson{name}"] = correlation(predicted_G, group.change_G)
+            row[f"skill{name}"] = 1 - relative_error(predicted_G[top], group.change_G[top])
         rows.append(row)
     return rows
 
 
-def tell_change(groups: Sequence[Group], embedding_NE: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """change_G, the mean over cells of what the groups tell of them."""
+def predict_change(groups: Sequence[Group], embedding_NE: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """change_G, the mean over cells of what the groups predict for them."""
     weight_NK = weigh(embedding_NE, np.stack([one.centre_E for one in groups]), recipe)
     return weight_NK.mean(axis=0) @ np.stack([one.change_G for one in groups])
 
 
-def correlation(told_G: np.ndarray, change_G: np.ndarray) -> float:
+def correlation(predicted_G: np.ndarray, change_G: np.ndarray) -> float:
     """Pearson's; 0 where either is flat."""
-    told_G, change_G = told_G - told_G.mean(), change_G - change_G.mean()
-    size = np.linalg.norm(told_G) * np.linalg.norm(change_G)
-    return float(told_G @ change_G / size) if size > 1e-12 else 0.0
+    predicted_G, change_G = predicted_G - predicted_G.mean(), change_G - change_G.mean()
+    size = np.linalg.norm(predicted_G) * np.linalg.norm(change_G)
+    return float(predicted_G @ change_G / size) if size > 1e-12 else 0.0
 
 
-def relative_error(told_G: np.ndarray, change_G: np.ndarray) -> float:
-    """Squared error over the squared change: 1 for who tells no change."""
-    return float(np.sum((told_G - change_G) ** 2) / max(np.sum(change_G**2), 1e-12))
+def relative_error(predicted_G: np.ndarray, change_G: np.ndarray) -> float:
+    """Squared error over the squared change: 1 for who predicts no change."""
+    return float(np.sum((predicted_G - change_G) ** 2) / max(np.sum(change_G**2), 1e-12))

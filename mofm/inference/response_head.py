@@ -2,7 +2,7 @@
 
 Expression and embeddings of the corpus are read once, a block at a time: memory is groups x genes and the embeddings. Genes are
 those that every dataset with a known condition measures. Control and treated cells of a group may come from different
-datasets, as they often do; what differs between these files beside the treatment is then told as its effect.
+datasets, as they often do; what differs between these files beside the treatment is then taken for its effect.
 """
 
 from pathlib import Path
@@ -88,15 +88,15 @@ def fit_responses(model: PretrainedModel, corpus: Corpus, asked: Asked, quiet: b
     sums, genes, control_NE, group_N = _read(model, corpus, code_N, len(names) * len(kept), len(kept), quiet)
     if not len(genes):
         raise InputError(f"{corpus.path}: the datasets with conditions have no gene of {model.name} in common")
-    told = {}
+    found = {}
     for number, treatment in enumerate(known.treatments, start=1):
         groups = []
         for place, name in enumerate(names):
             both = place * len(kept), place * len(kept) + number
             if min(sums.cells_P[list(both)]) >= FEWEST_CELLS:
                 groups.append(group_of(name, *_means(sums, both, genes), control_NE[group_N == place]))
-        told[treatment] = _response(groups)
-    return ResponseHead(**asked._asdict(), step=model.step, genes=genes, of=told)
+        found[treatment] = _response(groups)
+    return ResponseHead(**asked._asdict(), step=model.step, genes=genes, of=found)
 
 
 def _pairs(known: Conditions, kept: list[str]) -> tuple[np.ndarray, list[str]]:

@@ -2,9 +2,9 @@
 
 A model knows a feature by its genes, so it can be asked for peaks, antibodies and regions that no training data had. Of
 those of training it knows the mean as well (`FeatureSpace.base_F`); a new one takes the mean that its place about its
-genes foretells, by a linear fit over those of training, and their median spread. How features vary from cell to cell is
-told by their genes; how high they lie in all cells, of a new one, only roughly. The linear translation of a new feature is
-the mean of those of training's features that share its genes.
+genes predicts, by a linear fit over those of training, and their median spread. How features vary from cell to cell is
+predicted from their genes; how high they lie in all cells, of a new one, only roughly. The linear translation of a new
+feature is the mean of those of training's features that share its genes.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from mofm.linear.components import rows_by_feature
 from mofm.omics.features import places_among
 from mofm.omics.identity import resolve_features
 
-Depth = Literal["median", "foretold"]
-"""At which depth cells are told: all at the median one of training, so that they can be compared, or each at that which its
-source foretells, as it would be measured."""
+Depth = Literal["median", "predicted"]
+"""At which depth cells are predicted: all at the median one of training, so that they can be compared, or each at that which
+its source predicts, as it would be measured."""
 
 REGION_SUFFIXES = (".bed", ".bed.gz", ".narrowPeak", ".broadPeak")
 
@@ -41,7 +41,7 @@ class Targets:
       rows_F: int32. Number of each among the features of `space`; of RNA, its row of the gene table.
       space: the features; None for RNA.
       depth: median library of a training cell.
-      depth_linear: for each source that knows it, loading_R of a cell's log depth; None where all are told at `depth`.
+      depth_linear: for each source that knows it, loading_R of a cell's log depth; None where all are predicted at `depth`.
       linear: for each source that has a linear translation, its loading_FR of the features of `space`.
       unknown: names that were asked for and that speak of no gene of the model.
       build: genome build that regions were taken to be of; None where there are none.
@@ -71,7 +71,7 @@ def find_targets(
     Args:
       build: genome build of regions, by any of its names; None finds it by their names and places.
       where: what the names are from, for messages.
-      depth: at which cells are told.
+      depth: at which cells are predicted.
 
     Raises:
       InputError: the model does not translate, or not to this modality; or no name speaks of any gene of the model.
@@ -79,7 +79,7 @@ def find_targets(
     _check_direction(model, modality)
     start, trained = model.start, model.features(modality)
     median, depth_linear = float(start.depths[modality]), None
-    if depth == "foretold":
+    if depth == "predicted":
         depth_linear = {
             source: loading_R for (source, target), loading_R in start.depth_linear.items() if target == modality
         }
@@ -115,7 +115,7 @@ def find_targets(
 def measured_depth(model: PretrainedModel, source: Modality, target: Modality) -> Depth:
     """The depth at which a translation is held against what was measured. Whether a region was seen open is decided by the
     cell's depth as well as by its state; other measurements are judged beside the cell's others, whatever its depth."""
-    return "foretold" if target == "atac" and (source, target) in model.start.depth_linear else "median"
+    return "predicted" if target == "atac" and (source, target) in model.start.depth_linear else "median"
 
 
 def read_names(path: Path, modality: Modality) -> list[str]:
@@ -153,7 +153,7 @@ def _check_direction(model: PretrainedModel, modality: Modality) -> None:
 
 
 def _names_of(trained: pd.DataFrame, modality: Modality) -> pd.Index:
-    """Symbols where they tell genes or antibodies apart; of regions their ids."""
+    """Symbols where they identify genes or antibodies; of regions their ids."""
     symbols = trained["symbol"]
     return pd.Index(symbols if modality in ("rna", "adt") and symbols.is_unique else trained["id"], name=None)
 
@@ -165,13 +165,13 @@ def _space_of(model: PretrainedModel, modality: Modality, ids: list[str]) -> Fea
 
 
 def _with_means(space: FeatureSpace, number_C: np.ndarray, trained: FeatureSpace) -> FeatureSpace:
-    """The space with the means of training's features, and for others what their places foretell."""
+    """The space with the means of training's features, and for others what their places predict."""
     is_old, old_C = number_C >= 0, np.maximum(number_C, 0)
     linked_F1, linked_C1 = (known_share(some)[:, None].astype(np.float64) for some in (trained, space))
     design_FP = np.hstack([np.ones((len(linked_F1), 1)), linked_F1, trained.place_FP])
     solution_P = np.linalg.lstsq(design_FP, trained.base_F.astype(np.float64), rcond=None)[0]
-    foretold_C = np.hstack([np.ones((len(old_C), 1)), linked_C1, space.place_FP]) @ solution_P
-    foretold_C = np.clip(foretold_C, *np.quantile(trained.base_F, [0.01, 0.99]))
-    base_C = np.where(is_old, trained.base_F[old_C], foretold_C).astype(np.float32)
+    predicted_C = np.hstack([np.ones((len(old_C), 1)), linked_C1, space.place_FP]) @ solution_P
+    predicted_C = np.clip(predicted_C, *np.quantile(trained.base_F, [0.01, 0.99]))
+    base_C = np.where(is_old, trained.base_F[old_C], predicted_C).astype(np.float32)
     spread_C = np.where(is_old, trained.spread_F[old_C], np.float32(np.median(trained.spread_F)))
     return space._replace(base_F=base_C, spread_F=spread_C)

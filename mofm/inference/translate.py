@@ -1,10 +1,10 @@
-"""One modality of a file's cells told from another: mean and uncertainty of every feature asked for, streamed to a file.
+"""One modality of a file's cells predicted from another: mean and uncertainty of every feature asked for, streamed to a file.
 
 Cells go through the encoder a batch at a time, and each batch's states are asked for features a block at a time, so
 memory is a batch of cells times a block of features, whatever the file and however many peaks are asked for.
 
 What is written is the likelihood's mean and standard deviation (counts of RNA and ADT, the chance to be open of ATAC, the
-fraction of methylated reads) of a cell of the median depth of training, or of the depth that the cell's source foretells, by
+fraction of methylated reads) of a cell of the median depth of training, or of the depth that the cell's source predicts, by
 pairs (`linear/translation.py`). The deviation is what one more measurement of such a cell would
 vary by, as learned from cells of training; it does not know of cells that are like none of them.
 
@@ -50,11 +50,11 @@ from mofm.training import workdir as workdirs
 FEATURES_AT_ONCE = 2048
 """Features asked for together: a block of the output, and of memory."""
 MOST_NATS = 2.0
-"""By how much at most a foretold depth differs from the median: cells unlike all of training could be anywhere."""
+"""By how much at most a predicted depth differs from the median: cells unlike all of training could be anywhere."""
 
 
 @dataclass(frozen=True)
-class Told:
+class Translated:
     """What was written, for people.
 
     Attributes:
@@ -70,7 +70,7 @@ class Told:
 
 
 class _Block(NamedTuple):
-    """What is told of a batch of cells. `counts`: in all, and in features that the model knows."""
+    """What is predicted of a batch of cells. `counts`: in all, and in features that the model knows."""
 
     mean_BF: np.ndarray
     deviation_BF: np.ndarray
@@ -85,11 +85,11 @@ def translate_file(
     targets: Targets,
     reading: Reading | None = None,
     **options,
-) -> Told:
-    """Write an h5ad of `targets` told from a file's cells: X the means, layers["sd"] the deviations, float32.
+) -> Translated:
+    """Write an h5ad of `targets` predicted from a file's cells: X the means, layers["sd"] the deviations, float32.
 
-    obs is the file's, and "mofm_depth", the depth at which each cell was told; uns["mofm"] says by which model it was made, and
-    from what. `output` appears whole or not at all.
+    obs is the file's, and "mofm_depth", the depth at which each cell was predicted; uns["mofm"] says by which model it was
+    made, and from what. `output` appears whole or not at all.
 
     Args:
       reading: how the file is read; where it has several modalities, which is translated.
@@ -106,7 +106,7 @@ def translate_file(
             depth_N, report = _fill(mean, deviation, model, table, matching, targets, chosen)
             anndata.io.write_elem(file, "obs", _with_depth(table, depth_N))
             anndata.io.write_elem(file, "uns", {"mofm": report})
-    return Told(table.modality, table.n_cells, len(targets.var), report["share_of_counts_known"])
+    return Translated(table.modality, table.n_cells, len(targets.var), report["share_of_counts_known"])
 
 
 def translate_cells(
@@ -134,16 +134,16 @@ def _fill(
     """Fills the rows of both, a batch of cells at a time. Returns the cells' depths, float32, and the report."""
     totals, depth_N = np.zeros(2), np.empty(table.n_cells, np.float32)
     with cells_progress(f"translating {table.modality} to {targets.modality}", table.n_cells, options.quiet) as go:
-        for start, told in _blocks(model, table, matching, targets, options):
-            rows = slice(start, start + len(told.depth_B))
-            mean[rows], deviation[rows], depth_N[rows] = told.mean_BF, told.deviation_BF, told.depth_B
-            totals += told.counts
-            go(len(told.depth_B))
+        for start, predicted in _blocks(model, table, matching, targets, options):
+            rows = slice(start, start + len(predicted.depth_B))
+            mean[rows], deviation[rows], depth_N[rows] = predicted.mean_BF, predicted.deviation_BF, predicted.depth_B
+            totals += predicted.counts
+            go(len(predicted.depth_B))
     return depth_N, _report(model, table, matching, targets, float(totals[1] / max(totals[0], 1.0)))
 
 
 def _with_depth(table: CountTable, depth_N: np.ndarray) -> pd.DataFrame:
-    """The cells' obs, as it can be written, and the depth at which each was told."""
+    """The cells' obs, as it can be written, and the depth at which each was predicted."""
     obs, _ = writable_obs(table.obs)
     return obs.assign(mofm_depth=depth_N)
 
@@ -182,7 +182,7 @@ def _begin(file: h5py.File, cells: int, var: pd.DataFrame) -> tuple[h5py.Dataset
 def _blocks(
     model: PretrainedModel, table: CountTable, matching: Matching, targets: Targets, options: Options
 ) -> Iterator[tuple[int, _Block]]:
-    """The first cell of every batch of cells, and what is told of them."""
+    """The first cell of every batch of cells, and what is predicted of them."""
     start, loading_FR = 0, targets.linear.get(table.modality)
     reader = None if loading_FR is None else _reader(model, table.modality, matching)
     depth_R = _depth_loading(model, targets, table.modality)
@@ -197,7 +197,7 @@ def _blocks(
             of = slice(first, first + FEATURES_AT_ONCE)
             rows_F = targets.rows_F[of]
             lacking = min(FEATURES_AT_ONCE, len(targets.rows_F)) - len(rows_F)  # one shape: one compilation
-            told = _tell(
+            predicted = _predict(
                 model.spec,
                 table.modality,
                 targets.modality,
@@ -210,7 +210,7 @@ def _blocks(
                 targets.space,
                 loading_FR,
             )
-            blocks.append([np.asarray(leaf)[: part.n_cells, : len(rows_F)] for leaf in told])
+            blocks.append([np.asarray(leaf)[: part.n_cells, : len(rows_F)] for leaf in predicted])
         mean_BF, deviation_BF = (np.concatenate(leaves, axis=1) for leaves in zip(*blocks, strict=True))
         counts = counts_known(part, matching.rows_F).sum(axis=0)
         yield start, _Block(mean_BF, deviation_BF, depth_B[: part.n_cells], counts)
@@ -228,12 +228,12 @@ def _reader(model: PretrainedModel, source: Modality, matching: Matching) -> Rea
 
 
 def _depth_loading(model: PretrainedModel, targets: Targets, source: Modality) -> np.ndarray | None:
-    """loading_R of the log depth, or None where all cells are told at one."""
+    """loading_R of the log depth, or None where all cells are predicted at one."""
     if targets.depth_linear is None:
         return None
     if source not in targets.depth_linear:
         raise InputError(
-            f"{model.name} cannot foretell the depth of {targets.modality} from {source}: it was trained without cells that "
+            f"{model.name} cannot predict the depth of {targets.modality} from {source}: it was trained without cells that "
             "have both, or without translator.linear. Ask for the median depth"
         )
     return targets.depth_linear[source]
@@ -254,7 +254,7 @@ def _see(
 
 
 @partial(jax.jit, static_argnames=("spec", "source", "target"))
-def _tell(
+def _predict(
     spec: ModelSpec,
     source: Modality,
     target: Modality,
@@ -282,9 +282,9 @@ def _tell(
         zeros_BF + 1,
     )
     linear = None if loading_FR is None else linear_answer(outputs.linear_BR, loading_FR, features_BF, target)
-    told = nn.translate(spec, params, genes_GD, outputs, shown_BM, asked, source, target, space, linear).prediction
-    predictor_BF = (told.token_BL + told.cell_BL) / 2
-    mean_BF, variance_BF = moments(told, predictor_BF, asked.library_B, target)
+    predicted = nn.translate(spec, params, genes_GD, outputs, shown_BM, asked, source, target, space, linear).prediction
+    predictor_BF = (predicted.token_BL + predicted.cell_BL) / 2
+    mean_BF, variance_BF = moments(predicted, predictor_BF, asked.library_B, target)
     return mean_BF, jnp.sqrt(variance_BF)
 
 
@@ -298,7 +298,7 @@ def _report(
         "config_hash": workdirs.config_hash(model.config),
         "source": table.modality,
         "target": targets.modality,
-        "depth": "median" if targets.depth_linear is None else "foretold",
+        "depth": "median" if targets.depth_linear is None else "predicted",
         "species": model.named_by.species,
         "source_build": matching.build or "",
         "target_build": targets.build or "",

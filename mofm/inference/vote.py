@@ -3,7 +3,7 @@
 The vote is that of `evaluation/annotation.py`, but for ties. Voters are the K labelled reference cells whose embeddings,
 centred on the reference, point most nearly the same way (cosine), each with one voice. Nothing is trained.
 
-A share of voices is no chance. What it is worth is told by the reference's own cells, each named by the others:
+A share of voices is no chance. What it is worth is learned from the reference's own cells, each named by the others:
 
 - Chances are (voices + a)^b, made to add up to 1, with the a and b of the least log loss of those cells. Two numbers, so that
   few cells do, and chances of all labels, so that those of broader terms are sums (`naming.py`). On the principal components of
@@ -14,7 +14,7 @@ A share of voices is no chance. What it is worth is told by the reference's own 
   distance of the voters once: blood cells of types left out were found less often so, those of CITE-seq more often.
 
 Both are promised for cells as those of the reference alone: another donor or technique brings cells that are farther and
-are told worse.
+are named worse.
 """
 
 from dataclasses import dataclass
@@ -116,7 +116,7 @@ class Electorate:
         return self.places.distance(embedding_NE - self.centre_E)
 
     def judge(self, seed: int = 0) -> Worth | None:
-        """What their voices are worth; None where too few are there to tell."""
+        """What their voices are worth; None where too few are there to say."""
         if len(self.code_M) < LEAST_JUDGED or len(self.labels) < 2:
             return None
         rng = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
 """The directions in which technical batches differ, so that the linear model of cells need not look along them.
 
 A batch's effect is near to a shift of log rates, the same for all of its cells: a direction in the space of genes. It can
-be told from the batch's biology by cells that two batches both hold. So, of each batch, the mean difference between its
+be separated from the batch's biology by cells that two batches both hold. So, of each batch, the mean difference between its
 cells and those of the other batches that are each other's nearest neighbours (Haghverdi et al. 2018): cells of a type that
 one batch lacks find no such partner, and a batch of other cell types is not shifted onto the rest. Components are then
 found off these directions (`components.py`), and a cell's batch need not be known to embed it: it may be a new one.
@@ -33,7 +33,7 @@ NEIGHBOURS = 20
 AGREEMENT = 0.5
 """Least cosine between what two halves of the cells say of a direction."""
 FEWEST_CELLS = 20
-"""A batch with fewer cells in a half tells no direction."""
+"""A batch with fewer cells in a half gives no direction."""
 
 
 def fit_off_batches(
@@ -105,8 +105,8 @@ def batch_directions(weight_NG: sp.csr_matrix, profile_NK: np.ndarray, batch_N: 
     for half in (0, 1):
         mine = np.flatnonzero((half_N == half) & (batch_N >= 0))
         shifts_2SG.append(_shifts(weight_NG[mine], profile_NK[mine], batch_N[mine], int(batch_N.max(initial=-1)) + 1))
-    told_S = np.logical_and(*(shift_SG.any(axis=1) for shift_SG in shifts_2SG))
-    one_SG, other_SG = (shift_SG[told_S] for shift_SG in shifts_2SG)
+    found_S = np.logical_and(*(shift_SG.any(axis=1) for shift_SG in shifts_2SG))
+    one_SG, other_SG = (shift_SG[found_S] for shift_SG in shifts_2SG)
     if len(one_SG) < 2:
         return np.zeros((0, weight_NG.shape[1]))
     contrasts_SR, size_R, axes_RG = np.linalg.svd(one_SG + other_SG, full_matrices=False)

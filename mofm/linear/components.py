@@ -1,14 +1,14 @@
 """The linear model: principal components of training cells, where the gene table and the embedding start.
 
-Random rows leave a model to find by gradient descent what one singular value decomposition tells it: which genes go
+Random rows leave a model to find by gradient descent what one singular value decomposition gives: which genes go
 together. On 700 blood cells, models from random rows were still well below the linear baseline after 400 steps; from
 here they begin at it. Spectral starts are old practice (of UMAP, of mixture models, of factor models), and a start is
 all they are: rows, gains and read-out are trained on.
 
 Values are log1p counts per ten thousand. Each gene is centred within each dataset, so that no component is spent on
-what tells datasets apart, divided by its deviation within datasets, and weighted by its signal, the share of its variance
+what distinguishes datasets, divided by its deviation within datasets, and weighted by its signal, the share of its variance
 that is more than counting noise. Of 20,000 genes of equal variance most are noise, and 500 cells of them gave components
-well below those of the 2,000 most variable genes; weighted, they rose above them. The more cells, the better is told what
+well below those of the 2,000 most variable genes; weighted, they rose above them. The more cells, the better known is what
 little signal a gene has, and the less it is held back for it (`FULL_CELLS`). The matrix stays sparse: centring is applied
 to products with it, in a Lanczos iteration from a fixed start vector.
 """
@@ -35,7 +35,7 @@ STEADYING = 0.2
 """Added to a gene's deviation before dividing by it, so that rarely seen genes do not outweigh the others (the fudge
 factor of Tusher et al. 2001). Of 0, 0.1, 0.2, 0.5 and 1, 0.2 served best or nearly so on both real data sets tried."""
 FULL_CELLS = 1_000
-"""A gene of signal s weighs as s / (s + FULL_CELLS / cells): by its signal where few cells tell it, alike where many do.
+"""A gene of signal s weighs as s / (s + FULL_CELLS / cells): by its signal where few cells show it, alike where many do.
 (15-NN of others, by components of 8,000 simulated cells of 4,000 genes: .595, by s itself .480, all alike .571, principal
 components .453; of 500 to 3,374 blood cells of Kang et al. as by s itself within .01. More in RESULTS.md of the benchmarks.)"""
 CLIP = 10.0
@@ -198,15 +198,15 @@ def _signal(counts_NG: sp.csr_matrix, library_N: np.ndarray, dataset_N: np.ndarr
 
 
 def _telling_cells(expressed_MG: np.ndarray, dataset_N: np.ndarray, weight_M: np.ndarray) -> np.ndarray:
-    """How many cells tell of each gene: of those of the datasets that express it, the effective number (Kish's) under their
-    squared weights, so that a small dataset of genes of its own is no better told for standing beside a large one."""
+    """How many cells inform of each gene: of those of the datasets that express it, the effective number (Kish's) under their
+    squared weights, so that a small dataset of genes of its own is no better known for standing beside a large one."""
     cells_M = np.bincount(dataset_N)
     once_G, twice_G = ((cells_M * weight_M**power) @ expressed_MG for power in (2, 4))
     return once_G**2 / np.maximum(twice_G, 1e-30)
 
 
 def _weight(signal_G: np.ndarray, cells_G: np.ndarray) -> np.ndarray:
-    """What genes of such signals weigh, in [0, 1): of a signal of 1, as much whether many cells told it or few."""
+    """What genes of such signals weigh, in [0, 1): of a signal of 1, as much whether many cells showed it or few."""
     few_G = FULL_CELLS / np.maximum(cells_G, 1.0)
     return signal_G * (1 + few_G) / (signal_G + few_G)
 

@@ -58,7 +58,7 @@ def whole_cells(views: Sequence[TokenBatch], features: int, measured: Callable[[
 
     Args:
       features: F.
-      measured: of a dataset's number tells which features it measures, bool; none after the last one told.
+      measured: gives which features a dataset, by its number, measures, bool; none after the last.
     """
     entries = [np.zeros((0, 3))]
     cells_F, exposure_F, exposures = np.zeros(features), np.zeros(features), [np.zeros(0)]

@@ -1,4 +1,4 @@
-"""What a modality tells beside RNA's components: principal components of its own features.
+"""What a modality says beside RNA's components: principal components of its own features.
 
 The profile (`profiles.py`) sees another modality through the genes of its features and in the components of RNA. What its
 features say beyond that is lost to the linear translation, and it is much of what ridge regression on them uses. So the
@@ -36,7 +36,7 @@ class OwnComponents(NamedTuple):
 def fit_own_components(views: Sequence[TokenBatch], modality: Modality, space: FeatureSpace) -> OwnComponents:
     """Fit on host batches as they are embedded. No columns where there are too few cells or features for any.
 
-    Features are centred within data sets, so that no axis is spent on what tells those apart, and divided by their
+    Features are centred within data sets, so that no axis is spent on what distinguishes those, and divided by their
     deviation, steadied by STEADYING of the mean one.
     """
     read = weighted_values(views, modality, mean_values(modality, space))

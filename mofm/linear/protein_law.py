@@ -1,4 +1,4 @@
-"""Level and spread of proteins, given what a direction with pairs tells of them: the likeliest, as the decoder begins.
+"""Level and spread of proteins, given what a direction with pairs says of them: the likeliest, as the decoder begins.
 
     background   depth * exp(base + BACKGROUND_LEVEL)     with the chance sigmoid(BACKGROUND_LOGIT)
     foreground   depth * exp(base + change + level)       otherwise; both with an overdispersion of theta * exp(spread)
@@ -7,7 +7,7 @@ What the mean predictor says of base and theta is of all cells, deep droplets wi
 the source. Only cells of data sets that measure a protein speak of it.
 
 The likelihood is that of `objectives/likelihoods.py`, on the host and in float64: so a start is the same on every device, and
-sums over thousands of cells tell neighbouring spreads apart.
+sums over thousands of cells separate neighbouring spreads.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ def fit_law(
     Args:
       counts_NF: reads; of what is not measured they are not looked at.
       measured_NF: bool.
-      change_NF: what is told of each cell by others, nats.
+      change_NF: what others predict of each cell, nats.
       log_depth_N: log of the cell's depth in units of LIBRARY_SCALE.
     """
     base_NF = np.asarray(space.base_F, np.float64) + log_depth_N[:, None]
@@ -44,10 +44,10 @@ def fit_law(
         for _ in range(LEVEL_ROUNDS):
             mean_NF = foreground_NF * np.exp(level_F)
             is_it_NF = expit(_log_odds(counts_NF, background_NF, mean_NF, theta_F))
-            # Where d likelihood / d level is 0: reads and what is expected of them, by how well a cell tells the level.
+            # Where d likelihood / d level is 0: reads and what is expected of them, by how well a cell shows the level.
             weight_NF = measured_NF * is_it_NF / (1 + mean_NF / theta_F)
-            read_F, told_F = ((weight_NF * x_NF).sum(axis=0) + PRIOR_COUNTS for x_NF in (counts_NF, foreground_NF))
-            level_F = np.log(read_F / told_F)
+            read_F, expected_F = ((weight_NF * x_NF).sum(axis=0) + PRIOR_COUNTS for x_NF in (counts_NF, foreground_NF))
+            level_F = np.log(read_F / expected_F)
         mean_NF = foreground_NF * np.exp(level_F)
         nats_SF = np.stack(
             [

@@ -24,7 +24,7 @@ class Start(NamedTuple):
       spaces: the features of each other modality, with their mean predictors.
       depths: of each modality, the median library of a cell, float32.
       own: components of each other modality's own; empty, as the next two, where the model does not translate.
-      linear: the linear model of one modality told from another.
+      linear: the linear model of one modality predicted from another.
       depth_linear: the same of a cell's depth in it.
     """
 

@@ -1,11 +1,11 @@
-"""The linear translation: every feature of one modality foretold from a cell's linear profile in another, in closed form.
+"""The linear translation: every feature of one modality predicted from a cell's linear profile in another, in closed form.
 
     change of a feature = <profile_R of the source, loading_R of the feature>
 
 The profile is the cell's in the components of RNA and, of another source than RNA, in components of its own
 (`own_components.py`).
 
-A translator that starts from nothing must find by gradient descent what one ridge regression tells it. (500 PBMC of CITE-seq,
+A translator that starts from nothing must find by gradient descent what one ridge regression gives. (500 PBMC of CITE-seq,
 RNA to protein, one split: .392 after 200 steps from nothing, where ridge has .436.) From here it begins at ridge regression
 and learns what is not linear; what is fitted here is not trained on (`nn/linear.py`).
 
@@ -23,18 +23,18 @@ so that what is rarely seen, and varies by many nats for that alone, moves littl
 leave-one-out over its pairs of cells, in closed form, each feature weighing the same.
 
 Where a direction has no pairs, profiles of both lie in the same components of RNA all the same, by the genes of their
-features: what the target's own profile tells of its features, in cells that have no pair, is read from the source's. Pairs,
+features: what the target's own profile says of its features, in cells that have no pair, is read from the source's. Pairs,
 where there are some, start from that or from nothing, whichever the left-out cells prefer. (Were it fitted on the cells of the
 pairs too, it would know the cells left out, and be preferred for that: CITE-seq, proteins to RNA, .063 where pairs alone
 have .068.)
 
-Proteins have a level and a spread by pairs too (`protein_law.py`), about what pairs left out, in FOLDS parts, were told.
+Proteins have a level and a spread by pairs too (`protein_law.py`), about what pairs left out, in FOLDS parts, were predicted.
 (CITE-seq, RNA to protein, held-out cells: 3.107 nats a count without, 3.014 so; of genes it would be .003, and costs minutes.)
 
-By pairs a cell's depth in the target is foretold as well, by the same regression of its log on the profile: cells that
-give much in one omics type may give much in another. Measurements can be told at that depth, or all at one.
-(A549, RNA to ATAC: foretold depths alone order the cells of a peak with an AUROC of .555; ridge regression on the
-peaks, which cannot tell the two apart, has .546.)
+By pairs a cell's depth in the target is predicted as well, by the same regression of its log on the profile: cells that
+give much in one omics type may give much in another. Measurements can be predicted at that depth, or all at one.
+(A549, RNA to ATAC: predicted depths alone order the cells of a peak with an AUROC of .555; ridge regression on the
+peaks, which cannot separate the two, has .546.)
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -67,7 +67,7 @@ DepthTranslation = dict[Direction, np.ndarray]
 """loading_R of each direction that has pairs: float32, nats of depth."""
 
 MIN_PAIRS = 10
-"""Fewer tell nothing that leaving one out could judge."""
+"""Fewer show nothing that leaving one out could judge."""
 PENALTIES = np.logspace(-2, 6, 17)
 NOISY = 4.0
 """Variance of a response, squared nats, above which it is mostly noise."""
@@ -107,7 +107,7 @@ def fit_linear_translation(
     spaces: Spaces,
     basis: Basis,
     measured: Measured,
-    tell: Callable[[str], object] = print,
+    report: Callable[[str], object] = print,
 ) -> tuple[LinearTranslation, DepthTranslation]:
     """Loadings of every direction between the modalities of some training cells; none where there are no components.
 
@@ -116,7 +116,7 @@ def fit_linear_translation(
       expressed: host batches that show all that the same cells express, and no zeros.
       spaces: features of all but RNA, with their mean predictors.
       measured: which features a dataset measures.
-      tell: is given a line for each two modalities whose pairs tell no more than cells paired by lot.
+      report: is given a line for each two modalities whose pairs predict no more than cells paired by lot.
     """
     genes, shared = basis.components.rows_GK.shape
     if not shared:
@@ -127,7 +127,7 @@ def fit_linear_translation(
         modality: _read_target(views, modality, len(spaces[modality].base_F) if modality in spaces else genes)
         for modality, views in expressed.items()
     }
-    found, depths, tells = {}, {}, {}
+    found, depths, helps = {}, {}, {}
     for source, target in permutations(read, 2):
         profile_NR, pairs = _matched(read[source], shown[target])
         enough, cell_N = len(profile_NR) >= MIN_PAIRS, shown[target].cell_N
@@ -136,23 +136,23 @@ def fit_linear_translation(
         loading_FR = np.pad(_fit(own_NR[:, :shared], others), ((0, 0), (0, profile_NR.shape[1] - shared)))
         law_F2 = np.zeros((len(loading_FR), 2))
         if enough:
-            tells[source, target] = pairs_tell(profile_NR, pairs)
+            helps[source, target] = pairs_help(profile_NR, pairs)
             prior_FR, loading_FR = loading_FR, _fit(profile_NR, pairs, loading_FR)
             if target == "adt":
                 law_F2 = _protein_law(profile_NR, pairs, prior_FR, spaces[target], measured)
             depths[Direction(source, target)] = _fit_depth(profile_NR, pairs.library_N)
         found[Direction(source, target)] = np.column_stack([loading_FR, law_F2]).astype(np.float32)
-    for (one, other), told in tells.items():
-        if one < other and not (told or tells[other, one]):
-            tell(
-                f"warning: of cells left out, {one} and {other} tell no more of each other than cells paired by lot: are cells "
-                "paired by names or an order that are not theirs? (Or they are too shallow, or too few.)"
+    for (one, other), does_help in helps.items():
+        if one < other and not (does_help or helps[other, one]):
+            report(
+                f"warning: of cells left out, {one} and {other} predict each other no better than cells paired by lot: are "
+                "cells paired by names or an order that are not theirs? (Or they are too shallow, or too few.)"
             )
     return found, depths
 
 
-def pairs_tell(profile_NR: np.ndarray, target: _Target) -> bool:
-    """Whether pairs foretell the target of cells left out better than LOTS pairings of the same cells by lot do."""
+def pairs_help(profile_NR: np.ndarray, target: _Target) -> bool:
+    """Whether pairs predict the target of cells left out better than LOTS pairings of the same cells by lot do."""
     rows_N = evenly(len(profile_NR), CHECKED_CELLS)
     cells_F = np.bincount(target.counts_NF.indices, minlength=target.counts_NF.shape[1])
     checked_F = np.sort(np.argsort(-cells_F, kind="stable")[:CHECKED_FEATURES])
@@ -161,7 +161,7 @@ def pairs_tell(profile_NR: np.ndarray, target: _Target) -> bool:
 
     def gain(order_N: np.ndarray) -> float:
         error_P = _left_out(axes, z_NF[order_N], np.zeros_like(z_NF))
-        return 1 - error_P.min() / error_P[-1]  # at the highest penalty nothing is told
+        return 1 - error_P.min() / error_P[-1]  # at the highest penalty nothing is predicted
 
     rng = np.random.default_rng(0)
     return gain(np.arange(len(rows_N))) > max(gain(rng.permutation(len(rows_N))) for _ in range(LOTS))
@@ -232,15 +232,15 @@ def _fit(profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray | None = 
 def _protein_law(
     profile_NK: np.ndarray, target: _Target, prior_FK: np.ndarray, space: FeatureSpace, measured: Measured
 ) -> np.ndarray:
-    """law_F2, level and spread of proteins, about what the other pairs tell of each part of them."""
+    """law_F2, level and spread of proteins, about what the other pairs predict of each part of them."""
     rows_N = evenly(len(profile_NK), LAW_CELLS)  # a corpus comes data set after data set
     profile_NK, target = profile_NK[rows_N], target.of(rows_N)
     datasets, number_N = np.unique(target.dataset_N, return_inverse=True)
     measured_NF = np.stack([measured(int(dataset), target.modality) for dataset in datasets])[number_N]
     change_NF, part_N = np.zeros(target.counts_NF.shape), np.arange(len(rows_N)) % FOLDS
     for part in range(FOLDS):
-        shown, told = np.flatnonzero(part_N != part), np.flatnonzero(part_N == part)
-        change_NF[told] = profile_NK[told] @ _fit(profile_NK[shown], target.of(shown), prior_FK).T
+        shown, left_out = np.flatnonzero(part_N != part), np.flatnonzero(part_N == part)
+        change_NF[left_out] = profile_NK[left_out] @ _fit(profile_NK[shown], target.of(shown), prior_FK).T
     log_depth_N = np.asarray(log_exposure(target.library_N), np.float64)
     return fit_law(target.counts_NF.toarray(), measured_NF, change_NF, log_depth_N, space)
 
@@ -258,7 +258,7 @@ def _shrunk(size_K: np.ndarray, z_NF: np.ndarray, penalty: float) -> tuple[np.nd
 
 
 def _left_out(axes: Axes, z_NF: np.ndarray, known_NF: np.ndarray) -> np.ndarray:
-    """Squared error of each cell told from the others, over var z: its mean over features for each of PENALTIES."""
+    """Squared error of each cell predicted from the others, over var z: its mean over features for each of PENALTIES."""
     u_NK, size_K, _ = axes
     rest_NF = z_NF - known_NF
     rest_NF -= rest_NF.mean(axis=0)

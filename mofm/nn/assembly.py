@@ -2,7 +2,7 @@
 
 A cell's path: `Tokenizer` (feature, value, modality -> tokens) -> `Encoder` (tokens see each other: in blocks of their
 modality's own, where it has such, then in those that all share) -> `AttentionPool` and `LinearReadout` (states and tokens ->
-cell embedding) -> `Decoder` (states and embedding -> likelihood of each token's measurement). What a gene is, `Genes` tells
+cell embedding) -> `Decoder` (states and embedding -> likelihood of each token's measurement). What a gene is, `Genes` says
 once for all cells of a batch. `Translator` answers in the place of a view that was not measured; `Fusion` has the views of a
 cell that were measured see each other.
 """
@@ -61,7 +61,7 @@ class Translation(NamedTuple):
 
 
 class Assembly(nn.Module):
-    """Every module of a model, and the ways through them that `model.py` offers; shapes are told there.
+    """Every module of a model, and the ways through them that `model.py` offers; shapes are given there.
 
     Attributes:
       spec: which modules there are, and their sizes.
@@ -96,7 +96,7 @@ class Assembly(nn.Module):
             self.log_temperature = declare(self, "log_temperature", (), (), 0)
 
     def gene_states(self, graph: GeneGraph | None) -> GeneStates:
-        """What the genes are, told by the edges of `graph`."""
+        """What the genes are, by the edges of `graph`."""
         return self.genes(graph)
 
     def score_links(self, genes: GeneStates, tf_Q: jax.Array, target_Q: jax.Array, relation_Q: jax.Array) -> jax.Array:
@@ -213,6 +213,6 @@ def _same_cell(one: TokenBatch, other: TokenBatch) -> jax.Array:
 
 
 def _there(modality: Modality, views: Mapping[Modality, TokenBatch]) -> dict[Modality, jax.Array]:
-    """Which views tell of the cells of one of them: those of the same cell that have tokens, and itself where none has."""
+    """Which views are of the cells of one of them: those of the same cell that have tokens, and itself where none has."""
     there = {other: view.mask_BL.any(axis=1) & _same_cell(views[modality], view) for other, view in views.items()}
     return there | {modality: there[modality] | ~jnp.stack([*there.values()]).any(axis=0)}

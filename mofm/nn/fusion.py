@@ -6,7 +6,7 @@ Wang et al. 2022), and the views' embeddings become one:
     fused_D = state_D + blocks(state_D, the other views' states) @ out(modality)     cross-attention and feed-forward
     joint_S = sum over the views that are there of weight(modality) * shared_S(fused states)
 
-The joint embedding is of the shared columns. A modality's private ones are told by its own view alone, stay beside them,
+The joint embedding is of the shared columns. A modality's private ones come from its own view alone, stay beside them,
 and serve its own decoder: the other modalities' predictions never hear of them.
 
 Choices and their cost:

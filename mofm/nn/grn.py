@@ -10,19 +10,19 @@ two things, a regulator and a target, and has a state for each:
     row_D      += up(regulator_R) + up'(target_R)                                      what the tokens are made of
 
 A *kind* of edge is its network and its sign: activates, represses, not known. A mean is over all neighbours in one
-network, weighted by the edges' weights, and then split by sign, so that a TF can be told the mean of what it activates
+network, weighted by the edges' weights, and then split by sign, so that a TF can be given the mean of what it activates
 less the mean of what it represses. This is a relational convolution (Schlichtkrull et al. 2018) whose matrices are diagonal
 (as those of DistMult, Yang et al. 2015); attention (after Velickovic et al. 2018) weighs the neighbours of a mean by what
 they are as well.
 
 Choices and their cost:
-- It starts as a known estimate. Against the edges, a TF takes the signed mean of its targets, its regulon, which tells
+- It starts as a known estimate. Against the edges, a TF takes the signed mean of its targets, its regulon, which shows
   what it does better than its own few mRNAs (VIPER, Alvarez et al. 2016); along them, a target loses a part of what its
-  regulators explain of it, so that what is left can be told to come of another. `up` starts at zero.
+  regulators explain of it, so that what is left can be ascribed to another. `up` starts at zero.
 - Diagonals. A network of some thousand edges is learned by heart by full matrices: simulated cells, held-out edges beside
   pairs of the same TF that are none, AUROC from .649 at the start to .683 with diagonals and down to .615 with matrices.
   Feed-forward layers learn by heart as well, and so does a matrix from rows to states: at the start the first columns
-  of a row are its loadings on components of expression, and those after them random, by which genes can be told apart.
+  of a row are its loadings on components of expression, and those after them random, by which genes can be distinguished.
   The cost is that components do not mix in the network.
 - The network reads the rows and does not write them; what the tokens learn of a gene is what it starts from. Where link
   prediction wrote to the rows, it wrote its answers there: AUROC of held-out edges .604 against .616 after 600 steps, and
@@ -31,7 +31,7 @@ Choices and their cost:
   own, which nothing learns (`training/components.py`). Else it read noise at most genes of a real data set.
 - The graph passes once a step for all cells, so its cost does not grow with the batch.
 - Attention starts uniform, so that it begins as the convolution and departs from it.
-- float32 throughout: the states are few, and links are told apart by small differences of them.
+- float32 throughout: the states are few, and links are distinguished by small differences of them.
 """
 
 from dataclasses import dataclass

@@ -65,7 +65,7 @@ def linear_answer(
 
 
 def _held_back(change_BL: jax.Array) -> jax.Array:
-    # The regression tells by which share the mean is higher or lower: a gene five times as high in one type would be exp(4)
+    # The regression gives by which share the mean is higher or lower: a gene five times as high in one type would be exp(4)
     # times as high if that were read as nats. Below the mean they are nats, as no share is below -1, and above it something
     # between the two. (ridge regression on proteins of CITE-seq, Pearson of RNA: .067 as shares, .069 so, .070 as nats, of
     # which the likelihood is as bad as the mean's; ATAC of A549 .0655, .0662, .0663, of simulated cells .103, .106, .106.)

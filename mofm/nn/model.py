@@ -3,13 +3,13 @@
     params = init(spec, key)                                    float32 arrays in nested dicts
     genes = gene_states(spec, params, graph)                    GeneStates: once a step
     outputs = apply(spec, params, genes.rows_GD, view, ...)     Outputs: of each view
-    told = translate(spec, params, genes.rows_GD, outputs, ...) Translation: of features of another modality
+    answer = translate(spec, params, genes.rows_GD, outputs, ...) Translation: of features of another modality
     fused = fuse(spec, params, genes.rows_GD, ...)         Outputs: of each view of cells of several, having seen the others
     logit_QA = score_links(spec, params, genes, ...)            of TF -> target pairs
     factor_BD = cell_factors(spec, params, ...)                 of embeddings: factor_BD @ genes.rows_GD.T is expression
     logical_axes(spec)                                          for every leaf of params, the names of its axes
 
-How a cell goes through the modules, `assembly.py` tells.
+How a cell goes through the modules, `assembly.py` says.
 """
 
 import math
@@ -48,7 +48,7 @@ def logical_axes(spec: ModelSpec) -> Params:
 
 
 def gene_states(spec: ModelSpec, params: Params, graph: GeneGraph | None = None) -> GeneStates:
-    """What the genes are, told by the edges of `graph`: once a step, whatever the number of cells.
+    """What the genes are, by the edges of `graph`: once a step, whatever the number of cells.
 
     `graph` is that of the model's relations; None for a model of no network.
     """
@@ -93,7 +93,7 @@ def apply(
 ) -> Outputs:
     """The model's outputs for a view whose values are hidden where `hidden_BL` is True, the genes being `genes_GD`.
 
-    `space` tells what the features of a modality other than RNA are; any space over the model's gene rows serves.
+    `space` says what the features of a modality other than RNA are; any space over the model's gene rows serves.
     """
     return Assembly(spec).apply({"params": params}, genes_GD, view, hidden_BL, modality, space)
 

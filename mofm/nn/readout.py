@@ -20,7 +20,7 @@ without).
 An average cell is a weight for each gene, which is not trained: it is read as 0 whatever becomes of the rows. And what regions
 add to their genes' rows (their places, rows of their own) is not read. Else the least move that rows have in common moves all
 cells of a modality alike: with a centre fixed in space, 60 steps took simulated chromatin 14 units away from the RNA of the
-same cells, of which either has a spread of 5, for the sake of a level that the decoder can tell by itself.
+same cells, of which either has a spread of 5, for the sake of a level that the decoder can find by itself.
 """
 
 import flax.linen as nn

@@ -1,6 +1,6 @@
 """A token is a feature, its value and its modality, in one space for every omics type.
 
-The gene table is the one table of identities, and the node table of the regulatory network, which tells its rows who
+The gene table is the one table of identities, and the node table of the regulatory network, which shows its rows who
 regulates whom before they come here (`grn.py`). A gene's token takes its row; a region's or a protein's takes the
 weighted mean of its genes' rows (`FeatureSpace`), and a region adds a projection of where it lies about them and, as an
 option, a hashed row of its own. There is no vocabulary of peaks: a new dataset's are understood from their places. The value

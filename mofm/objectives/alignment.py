@@ -5,7 +5,7 @@
                 genes are known, each draw with the RNA of other families
     structure   cells that are alike in one modality are alike in the other (`structure.py`)
     batch       embeddings of a technical batch are distributed as those of another (`invariance.py`, by `batch_by`)
-    depth       embeddings do not tell how deep a cell was read (`invariance.py: hsic`)
+    depth       embeddings do not show how deep a cell was read (`invariance.py: hsic`)
 
 Each is of the shared columns of embeddings: of those that masked modelling made, whose hidden tokens differ from view to view,
 so that what matches them is not one sample of tokens; the draws are embedded for it. Where labels are known, the last two
@@ -45,7 +45,7 @@ class AlignmentConfig:
       contrast_weight: of the contrast between views of different modalities.
       augment_weight: of the contrast between two augmented draws of a view.
       keep_least: each draw keeps a share of a cell's molecules, a number between this and 1 of its own, so that depth does not
-        tell which draws match.
+        show which draws match.
       drop_rate: chance of each of a draw's tokens to be left out.
       families: of genes, a table of genes and their families or "symbols" (see `omics/families.py`): of RNA each draw shows
         other families. None: both draw from all genes.
@@ -144,24 +144,24 @@ def align(
     for one, other in pairs:
         views = getattr(batch, one), getattr(batch, other)
         if config.contrast_weight:
-            part, told = contrast(shared[one], shared[other], *map(_known, views))
+            part, measured = contrast(shared[one], shared[other], *map(_known, views))
             loss += config.contrast_weight * part / len(pairs)
-            metrics |= {f"{one}+{other}/contrast_{name}": value for name, value in told.items()}
+            metrics |= {f"{one}+{other}/contrast_{name}": value for name, value in measured.items()}
         if config.structure_weight:
             pair_key = jax.random.fold_in(key, MODALITIES.index(one) * len(MODALITIES) + MODALITIES.index(other))
             cells = (_known(view).cell_B for view in views)
-            part, told = structure_agreement(pair_key, shared[one], shared[other], *cells, cells=config.cells)
+            part, measured = structure_agreement(pair_key, shared[one], shared[other], *cells, cells=config.cells)
             loss += config.structure_weight * part / len(pairs)
-            metrics |= {f"{one}+{other}/structure_{name}": value for name, value in told.items()}
+            metrics |= {f"{one}+{other}/structure_{name}": value for name, value in measured.items()}
     for modality, embedding_BE in shared.items():
         view, of_key = getattr(batch, modality), jax.random.fold_in(key, MODALITIES.index(modality))
         if config.augment_weight:
             family_F = kinship.family_G if modality == "rna" else None
             draws = two_draws(config, view, modality, family_F, jax.random.fold_in(of_key, AUGMENT_KEY))
             embeddings = (see(draw, jnp.zeros_like(draw.mask_BL), modality).embedding_BE for draw in draws)
-            part, told = contrast(*(some_BE[:, :shared_width] for some_BE in embeddings), *map(_known, draws))
+            part, measured = contrast(*(some_BE[:, :shared_width] for some_BE in embeddings), *map(_known, draws))
             loss += config.augment_weight * part / len(shared)
-            metrics |= {f"{modality}/augment_{name}": value for name, value in told.items()}
+            metrics |= {f"{modality}/augment_{name}": value for name, value in measured.items()}
         parts = _nuisances(config, view, embedding_BE, of_key)
         loss += sum(weight * value for weight, value in parts.values()) / len(shared)
         metrics |= {f"{modality}/{name}": value for name, (_, value) in parts.items()}
@@ -193,7 +193,7 @@ def _known(view: TokenBatch) -> Known:
 def _nuisances(
     config: AlignmentConfig, view: TokenBatch, embedding_BE: jax.Array, key: jax.Array
 ) -> dict[str, tuple[float, jax.Array]]:
-    """Name -> (weight, value) of what a modality's embeddings should not tell."""
+    """Name -> (weight, value) of what a modality's embeddings should not show."""
     if not config.batch_weight + config.depth_weight:
         return {}
     is_there_B = _known(view).cell_B >= 0

@@ -30,7 +30,7 @@ def thin(key: jax.Array, view: TokenBatch, keep: jax.Array | float, modality: Mo
 
     Binomial subsampling of molecules, as in the count splitting of molecular cross-validation (Batson et al. 2019):
     of Poisson counts, what stays and what goes are independent. Features, values, counts, totals and library are those of the
-    shallower cell, as far as the module's docstring tells. A cell of which no molecule is left in all of its library
+    shallower cell, as far as the module's docstring says. A cell of which no molecule is left in all of its library
     becomes empty: all of its tokens padding, as it says nothing about any feature; ask `mask_BL.any(axis=1)`.
 
     Args:
@@ -89,12 +89,12 @@ def family_views(view: TokenBatch, family_F: jax.Array, key: jax.Array) -> tuple
     can answer from a paralogue of what it lacks, are a choice of ours.
 
     Each family goes to one side by the toss of a coin, and so does each feature of no family. It is one split for all
-    cells of the batch: with one for each cell, the features that a view lacks would tell which view is its other half.
+    cells of the batch: with one for each cell, the features that a view lacks would show which view is its other half.
     Every token is in exactly one of the views; either may be left without any (ask `mask_BL.any(axis=1)`). Values and
     library stay those of the whole cell.
 
     Args:
-      view: of the modality whose features `family_F` tells.
+      view: of the modality whose features `family_F` gives.
       family_F: int32. Number of each feature's family, less than F; -1 for none.
       key: PRNG key.
     """

@@ -42,7 +42,7 @@ class Known(NamedTuple):
 
 
 class Positives(NamedTuple):
-    """How much a pair of different cells is a positive, told by their labels.
+    """How much a pair of different cells is a positive, by their labels.
 
     Attributes:
       same_label: float32 scalar >= 0. Weight of a pair of the same known label.

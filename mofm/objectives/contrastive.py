@@ -6,7 +6,7 @@ same label or of labels that an ontology has near each other. How B x C similari
 `blockwise.py`.
 
 For whoever makes the views: two views of a cell made of one count vector share its depth, which the value of any token
-of count 1 tells to the last digit, and a model can match by that alone. Thin each by a rate of its own (`augment.py`).
+of count 1 shows to the last digit, and a model can match by that alone. Thin each by a rate of its own (`augment.py`).
 """
 
 import math

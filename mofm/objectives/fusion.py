@@ -1,8 +1,8 @@
 """Fusion: masked modelling of cells of which two modalities were measured, each view having seen the other.
 
-A hidden measurement is told from its own view and from what the other one shows, of token states that have seen both, and of
-the joint embedding (`nn/fusion.py`). What is hidden is what masked modelling hides; of the same measurements it is told beside
-it how well they are told from their own view alone.
+A hidden measurement is predicted from its own view and from what the other one shows, of token states that have seen both,
+and of the joint embedding (`nn/fusion.py`). What is hidden is what masked modelling hides; of the same measurements it is
+stated beside it how well they are predicted from their own view alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ def fused_modelling(
     views: Mapping[Modality, TokenBatch],
     hidden: Mapping[Modality, jax.Array],
 ) -> dict[Modality, dict[str, jax.Array]]:
-    """How well hidden measurements of each of two views are told, the other being seen: nats a measurement.
+    """How well hidden measurements of each of two views are predicted, the other being seen: nats a measurement.
 
     Rows i of both are one cell where both say the same `cell_B`; other rows do not count.
 
@@ -33,7 +33,7 @@ def fused_modelling(
 
     Returns:
       Of each view what `masked_modelling` returns, its "hidden" being those that count, and "alone_token_nll" and
-      "alone_cell_nll", the same measurements told without the other view.
+      "alone_cell_nll", the same measurements predicted without the other view.
     """
     one, other = views.values()
     paired_B = (one.cell_B == other.cell_B) & (one.cell_B >= 0)
@@ -41,6 +41,6 @@ def fused_modelling(
     for modality, fused in fuse(outputs, views).items():
         of = (views[modality], hidden[modality] & paired_B[:, None], modality)
         alone = masked_modelling(outputs[modality], *of)
-        told = {f"alone_{name}": alone[name] for name in ("token_nll", "cell_nll")}
-        found[modality] = masked_modelling(fused, *of) | told
+        beside = {f"alone_{name}": alone[name] for name in ("token_nll", "cell_nll")}
+        found[modality] = masked_modelling(fused, *of) | beside
     return found

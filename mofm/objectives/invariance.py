@@ -1,4 +1,4 @@
-"""Embeddings that tell nothing of nuisances: of the batch a cell is from (`mmd`, `group_hsic`, or what an adversary can read
+"""Embeddings that say nothing of nuisances: of the batch a cell is from (`mmd`, `group_hsic`, or what an adversary can read
 of it, `adversary`), of its depth (`hsic`).
 
 All of them compare all rows with all, B x B: where B is large, of a sample (`rows.sample_rows`), as a few hundred cells
@@ -7,7 +7,7 @@ rows compared. The gradient goes through that too: it never asks an embedding to
 bandwidth does, under which all cells in one point are the best of all.
 
 With `label_B` the biology is kept: rows are compared only with rows of the same label, as batches differ in the cell
-types they hold, and depth differs between cell types. Rows of no known label take no part then, since it cannot be told
+types they hold, and depth differs between cell types. Rows of no known label take no part then, since it is unknown
 what they may be compared with.
 """
 
@@ -54,7 +54,7 @@ def mmd(
     is_in_B = group_B >= 0 if label_B is None else (group_B >= 0) & (label_B >= 0)
     same_label_BB = _within(is_in_B, label_B)
     same_BB = same_label_BB & (group_B[:, None] == group_B)
-    is_in_B &= same_BB.sum(axis=1) > 1  # a cell that is its group's only one tells nothing of how the group is spread
+    is_in_B &= same_BB.sum(axis=1) > 1  # a cell that is its group's only one says nothing of how the group is spread
     among_BB = same_label_BB & is_in_B[:, None] & is_in_B
     same_BB &= among_BB
     all_B, group_size_B = among_BB.sum(axis=1), same_BB.sum(axis=1)
@@ -77,7 +77,7 @@ def hsic(
         HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)),    HSIC(K, L) = tr(K H L H),  H = I - 1/n
 
     (Gretton et al. 2005; normalised as the CKA of Kornblith et al. 2019), K and L Gaussian kernels exp(-d^2 / m) of the
-    embeddings and of the nuisances, m the mean squared distance. 1 where each tells all of the other, and near 0, not 0,
+    embeddings and of the nuisances, m the mean squared distance. 1 where each determines the other, and near 0, not 0,
     where they are independent: about the kernels' effective dimensions over n, so that values compare at one n alone,
     and hundreds of cells are needed. With labels each label's block is centred on its own. 0, with no gradient, where
     either side does not vary.
@@ -102,13 +102,13 @@ def group_hsic(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array |
 
 
 def adversary(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array | None = None) -> jax.Array:
-    """How well the best linear discriminator tells a cell's group, taught by all other cells: nats, float32, at least 0.
+    """How well the best linear discriminator predicts a cell's group, taught by all other cells: nats, float32, at least 0.
 
     -log(1 - R^2) / 2, the information between two Gaussians of such a correlation, where R^2 is the share of the variance of
     membership that ridge regression on the embedding explains of cells left out one by one (Allen's PRESS); 0 where it
-    explains none, so an embedding of many columns is not said to tell what fits by chance. The penalty is the best of a few: of
-    as many columns as cells, little is told at a small one. R^2 itself would hardly fall where it is near 1, however the
-    embedding moves. With labels, of what varies within a label.
+    explains none, so an embedding of many columns is not said to predict what fits by chance. The penalty is the best of a
+    few: of as many columns as cells, little is predicted at a small one. R^2 itself would hardly fall where it is near 1,
+    however the embedding moves. With labels, of what varies within a label.
 
     The discriminator is the optimum for these very cells, in closed form (as in Sadeghi, Yu & Boddeti 2019), so there is
     none to train beside the model, to keep, or to fall behind, as one behind a reversed gradient does; what is before it is
@@ -121,7 +121,7 @@ def adversary(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array | 
     is_in_B = group_B >= 0 if label_B is None else (group_B >= 0) & (label_B >= 0)
     within_BB = _within(is_in_B, label_B)
     same_BB = within_BB & (group_B[:, None] == group_B)
-    is_in_B &= within_BB.sum(axis=1) > same_BB.sum(axis=1)  # of a label in one group alone nothing is to be told
+    is_in_B &= within_BB.sum(axis=1) > same_BB.sum(axis=1)  # of a label in one group alone nothing can be learned
     within_BB &= is_in_B[:, None]
     rows_B = jnp.maximum(within_BB.sum(axis=1), 1)
 
@@ -138,11 +138,11 @@ def adversary(embedding_BE: jax.Array, group_B: jax.Array, label_B: jax.Array | 
     x_BE /= jnp.sqrt(jnp.where(varies, size, 1.0))
 
     def left_out(penalty: jax.Array) -> jax.Array:
-        """Sum of squared errors of cells that are told by all others."""
+        """Sum of squared errors of cells that are predicted by all others."""
         read_EB = jnp.linalg.solve(product(x_BE.T, x_BE) + penalty * jnp.eye(x_BE.shape[1]), x_BE.T)
-        told_BF = product(x_BE, product(read_EB, group_BF))
-        own_B = jnp.minimum(jnp.sum(x_BE * read_EB.T, axis=1) + 1 / rows_B, 1 - 1e-5)  # what a cell tells of itself
-        return jnp.sum(jnp.square((group_BF - told_BF) / (1 - own_B)[:, None]))
+        predicted_BF = product(x_BE, product(read_EB, group_BF))
+        own_B = jnp.minimum(jnp.sum(x_BE * read_EB.T, axis=1) + 1 / rows_B, 1 - 1e-5)  # what a cell says of itself
+        return jnp.sum(jnp.square((group_BF - predicted_BF) / (1 - own_B)[:, None]))
 
     least = jnp.min(jax.vmap(left_out)(jnp.asarray(PENALTIES)))
     by_mean = jnp.sum(jnp.square(group_BF / (1 - 1 / jnp.maximum(rows_B, 2))[:, None]))

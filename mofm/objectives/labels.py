@@ -1,8 +1,8 @@
-"""Labels told from the cell embedding by a linear head: the objective by which labels move the encoder.
+"""Labels predicted from the cell embedding by a linear head: the objective by which labels move the encoder.
 
     -weight(label) log softmax(embedding_E @ weight_EC + bias_C)[label],  its mean over the cells whose label the head knows
 
-A cell of which no label is known, or one that the head does not tell, adds nothing. The embedding is that of the view of
+A cell of which no label is known, or one that the head does not know, adds nothing. The embedding is that of the view of
 which masked modelling hides a part, so every step shows a cell by another sample of its tokens.
 
 Labels weigh as many times as much as they are rarer (`balanced`), so that the sum of what each has to say is alike; none more
@@ -32,11 +32,11 @@ class LinearHead(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """What a head tells apart.
+    """What a head distinguishes.
 
     Attributes:
       class_of_label: int32, one more than there are labels. The class of each number in `TokenBatch.label_B`, -1 for one
-        that the head does not tell; the last is -1, for cells without a label.
+        that the head does not know; the last is -1, for cells without a label.
       weight_C: float32, how much a cell of each class weighs.
     """
 
@@ -53,7 +53,7 @@ def balanced(counts_C: np.ndarray) -> np.ndarray:
 def label_parts(
     embedding_BE: jax.Array, head: LinearHead, classes: Classes, label_B: jax.Array
 ) -> dict[str, jax.Array]:
-    """How well a head tells the labels of cells; float32 scalars.
+    """How well a head predicts the labels of cells; float32 scalars.
 
     Returns:
       "label_nll": weighted nats, mean over cells whose label the head knows; 0 where there is none.

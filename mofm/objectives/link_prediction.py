@@ -3,15 +3,15 @@
 At every step some edges are drawn and asked about. They are taken out of the graph for that step, in every network that
 has the same pair, so that an answer can only come from what the genes are: how they are expressed, and who else regulates
 them or is regulated by them. Of any two genes that are asked about, so is an edge the other way round: left where it is,
-it would tell edges from pairs that are none, the reverse of which is an edge that was taken out. Other edges are dropped
+it would separate edges from pairs that are none, the reverse of which is an edge that was taken out. Other edges are dropped
 at random, so that no regulon is ever learned by heart.
 
-Each edge is asked beside pairs that are no edges and that its degrees in its network do not tell apart from it:
+Each edge is asked beside pairs that are no edges and that its degrees in its network do not separate from it:
 - the same TF with the target of another edge (drawn by in-degree, the TF's out-degree being the same);
 - the same target with the TF of another edge (drawn by out-degree);
 - where the target is a TF itself, the edge the other way round.
 Other edges are those of the same network: a gene that is in another alone would have one answer, whatever it is asked.
-A pair drawn by chance that is an edge is not asked. Random pairs, against which papers report, are told apart by their
+A pair drawn by chance that is an edge is not asked. Random pairs, against which papers report, are separated by their
 degrees alone: most genes are regulated by nothing, and most TFs have few targets.
 """
 
@@ -24,7 +24,7 @@ from mofm.nn.links import answer_log_probabilities
 from mofm.objectives.likelihoods import masked_mean
 
 LARGEST_SHARE = 0.25
-"""Of the edges, at most this share is asked about at a step: the others have to tell who the genes are."""
+"""Of the edges, at most this share is asked about at a step: the others have to say who the genes are."""
 
 
 def ask(key: jax.Array, graph: GeneGraph, asked: int, edge_dropout: float) -> tuple[GeneGraph, LinkQuestions]:

@@ -5,7 +5,7 @@ the exposure that every count likelihood needs): the tests check that the gradie
 respect to its own value is exactly zero.
 
 Tokens are a sample with few of the zeros, the fewer the shallower the cell, so a likelihood that took them for all
-features would be highest for a model that tells how many features a cell expresses, and adds that to every rate. (CITE-seq,
+features would be highest for a model that finds out how many features a cell expresses, and adds that to every rate. (CITE-seq,
 protein to RNA: four fifths of what 150 steps had learned was one such level a cell, and translations were the worse for
 it.) What is scored is the chance of a measurement given that it was shown (`sampled_nll`); rates are those of whole cells.
 """

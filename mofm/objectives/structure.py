@@ -6,7 +6,7 @@ fits less of the noise of one modality into the other. SAILERX keeps one side fi
 that is `stop`.
 
 Only cells that both views have are compared, all with all: S x S similarities of a random sample of S of them. Pairs
-grow as the square, so a few hundred cells tell the mean as well as all do.
+grow as the square, so a few hundred cells estimate the mean as well as all do.
 """
 
 from typing import Literal

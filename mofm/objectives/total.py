@@ -34,8 +34,8 @@ class Answers(NamedTuple):
       shared_width: columns of the cell embedding that are not a modality's own.
       log_temperature: of the contrast between views; None for a model without.
       mesh: over which the batch lies; None: on one device.
-      heads: what tells labels from the embeddings of a modality; of none where labels are not told.
-      classes: what each tells apart.
+      heads: what predicts labels from the embeddings of a modality; of none where labels are not predicted.
+      classes: what each distinguishes.
       kinship: of genes and labels, for the contrasts.
       fuse: what it makes of the views of one cell together; None where it does not fuse them.
     """
@@ -61,8 +61,8 @@ class ObjectivesConfig:
       mask_spread: each cell draws its rate uniformly within mask_rate +- mask_spread.
       token_weight: weight of predicting hidden counts from token states.
       cell_weight: weight of predicting hidden counts from the cell embedding alone.
-      translation_weight: weight of telling one view of a cell from another, where the model has a translator.
-      cycle_weight: weight of telling a cell from its own translation, there and back again.
+      translation_weight: weight of predicting one view of a cell from another, where the model has a translator.
+      cycle_weight: weight of predicting a cell from its own translation, there and back again.
       drift_weight: weight of its embedding's change on the way.
       fusion_weight: weight of masked modelling of cells of two modalities, each seeing the other, where the model fuses them.
       alignment: what brings views together, and keeps nuisances out of embeddings; all off.
@@ -71,9 +71,9 @@ class ObjectivesConfig:
       links_per_step: edges asked about at a step.
       edge_dropout: chance of every other edge to be out of the graph of a step.
       pool_weight: cost of the mean square of what the attention pool adds to the linear profile. Without a cost the
-        pool also carries what serves prediction a little and tells cells apart by nothing but their depth and their
+        pool also carries what serves prediction a little and separates cells by nothing but their depth and their
         sample of tokens, and neighbours get worse.
-      supervised_weight: weight of telling labels from the embedding (see `labels.py`), for `mofm finetune --task`. Masked
+      supervised_weight: weight of predicting labels from the embedding (see `labels.py`), for `mofm finetune --task`. Masked
         modelling beside it keeps what the model knows; with both its weights at 0 labels alone train it.
     """
 
@@ -138,7 +138,7 @@ def total(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(loss, metrics) of a batch: float32 scalars. Pure: the same arguments give the same bits.
 
-    `pairs` tells which rows of the batch's views are of the same cells.
+    `pairs` says which rows of the batch's views are of the same cells.
     """
     loss, metrics, seen = jnp.zeros(()), {}, {}
     hidden = config.hidden_tokens(batch, key)

@@ -1,11 +1,11 @@
 """Translation between modalities: what a pair teaches, and what a cell teaches that was never measured twice.
 
-Paired cells: the negative log-likelihood of one view's measurements, told from the other view of the same cell, in both
+Paired cells: the negative log-likelihood of one view's measurements, predicted from the other view of the same cell, in both
 directions, from token states and from the cell embedding alone, as masked modelling has it.
 
 Unpaired cells: there and back again (Zhu et al. 2017). A cell is translated to features that some other cell of the batch
 shows in the other modality; the translation is read as if it had been measured, with means in the place of values, so
-that gradients pass; and then its own measurements are told from it. The cell must survive the round trip ("back_nll"), and
+that gradients pass; and then its own measurements are predicted from it. The cell must survive the round trip ("back_nll"), and
 so must its embedding ("drift": one less the cosine, against the embedding it set out with, which takes no gradient). The
 cosine is of what differs from the mean of the batch: neither scale nor level of a soft view's read-out is that of a measured
 one (means in the place of values are small), and a level that all cells share, which is quickly learned, would make all alike.
@@ -44,7 +44,7 @@ class Direction(NamedTuple):
 def paired_translation(
     translate: Translate, outputs: Outputs, source_view: TokenBatch, target_view: TokenBatch, direction: Direction
 ) -> dict[str, jax.Array]:
-    """How well the second view's measurements are told from the first's: nats a measurement.
+    """How well the second view's measurements are predicted from the first's: nats a measurement.
 
     Row i of both is one cell where both say the same `cell_B`; other rows do not count.
 
@@ -77,7 +77,7 @@ def there_and_back(
       shared_width: columns of the embedding that must survive.
 
     Returns:
-      "back_token_nll", "back_cell_nll": nats a measurement of `view`, told from its translation.
+      "back_token_nll", "back_cell_nll": nats a measurement of `view`, predicted from its translation.
       "drift": mean of 1 - cosine of the embedding there with the embedding it set out with, either less its mean over cells.
       "came_back": cells that count.
     """

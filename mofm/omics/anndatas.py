@@ -16,7 +16,7 @@ from mofm.omics.choice import Place, Wanted, choose, matrix_keys
 from mofm.omics.hdf5 import read_table, reading
 from mofm.omics.layouts import Kind
 from mofm.omics.methylation import choose_methylation, has_methylation_layers
-from mofm.omics.modalities import feature_kinds, has_types, modalities_told, modality_of, region_share
+from mofm.omics.modalities import feature_kinds, has_types, modalities_of_types, modality_of, region_share
 from mofm.omics.table import BLOCK_ENTRIES, CountSource, CountTable
 from mofm.omics.zarrs import Group
 
@@ -73,7 +73,7 @@ def h5mu_members(file: Group, path: Path, kind: Kind = "h5mu") -> tuple[list[Mem
     for name, group in groups.items():
         where = f"{path}: modality {name!r}"
         modality = modality_of(name)
-        modalities = (modality,) if modality else _modalities_told(group, where)
+        modalities = (modality,) if modality else _modalities_of_types(group, where)
         if modalities:
             members.append(Member((group,), path, kind, where, _obs(file, path, group, where, groups), modalities))
         else:
@@ -137,9 +137,9 @@ def check_names(table: CountTable, looks_like_genes: LooksLike) -> None:
 
 
 def _modalities_in(group: Group, where: str) -> tuple[Modality, ...]:
-    """What an AnnData holds: as its features' types tell, else by its layers and names, else RNA."""
-    if told := _modalities_told(group, where):
-        return told
+    """What an AnnData holds: as its features' types say, else by its layers and names, else RNA."""
+    if found := _modalities_of_types(group, where):
+        return found
     var = read_table(group, where, "var")
     if has_types(var):
         kinds = ", ".join(sorted(feature_kinds(var, "").unique()))
@@ -152,10 +152,10 @@ def _modalities_in(group: Group, where: str) -> tuple[Modality, ...]:
     return ("atac",) if region_share(var.index) > 0.5 else ("rna",)
 
 
-def _modalities_told(group: Group, where: str) -> tuple[Modality, ...]:
+def _modalities_of_types(group: Group, where: str) -> tuple[Modality, ...]:
     """The modelled ones among the feature types of an AnnData; none where it has no types."""
     var = read_table(group, where, "var")
-    meant = modalities_told(var) if has_types(var) else ()
+    meant = modalities_of_types(var) if has_types(var) else ()
     return tuple(modality for modality in MODALITIES if modality in meant)
 
 

@@ -1,4 +1,4 @@
-"""The genome builds that mofm knows: their chromosomes and sizes, and what tells one from another.
+"""The genome builds that mofm knows: their chromosomes and sizes, and what distinguishes them.
 
 The sizes are those of bioframe's bundled assemblies (UCSC and NCBI assembly reports; MIT), read from the installed
 package. Chromosomes are named as in the gene tables: "chr1" for those of the primary assembly, scaffolds by their

@@ -1,4 +1,4 @@
-"""Which genome build regions are of: given, told by their file, or found by where they lie."""
+"""Which genome build regions are of: given, named by their file, or found by where they lie."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from mofm.omics.builds import SPECIES, build_name
 from mofm.omics.regions import RegionResolution
 
 FEWEST_HITS = 5
-"""Regions near genes' starts, beyond those by chance, from which on they tell a build."""
+"""Regions near genes' starts, beyond those by chance, from which on they show a build."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class BuildEvidence:
     """Which genome build regions are of.
 
     Attributes:
-      build: a name of `builds.SPECIES`, or None where the regions do not tell.
+      build: a name of `builds.SPECIES`, or None where the regions do not show it.
       given: whether somebody said so, or the names do; the evidence then does not speak against it.
       sentence: how it is known, in one sentence, for a person.
       tallies: what was counted for each build.
@@ -35,14 +35,14 @@ class BuildEvidence:
         return SPECIES.get(self.build)
 
 
-def build_told(regions: RegionResolution, where: str) -> str | None:
+def build_of_names(regions: RegionResolution, where: str) -> str | None:
     """The build that stands before the places, as in "GRCh38_chr1:100-200", or in a column genome, both as 10x Genomics
     writes them; None where none does.
 
     Raises:
       InputError: there are several, and the same place in each would be taken for one.
     """
-    builds = sorted(set(regions.told) - {""})
+    builds = sorted(set(regions.builds) - {""})
     if len(builds) > 1:
         raise InputError(
             f"{where}: holds regions of {' and '.join(builds)}, by the file; write those of each to a file of its own"
@@ -73,48 +73,48 @@ def find_build(regions: RegionResolution, n_sample: int = 20_000) -> BuildEviden
 
 
 def check_build(regions: RegionResolution, build: str | None, where: str) -> BuildEvidence:
-    """The build of the regions of `where` (a file, a modality): as given or told by the file, where the evidence
+    """The build of the regions of `where` (a file, a modality): as given or named by the file, where the evidence
     allows it, or as found.
 
     Args:
       build: any name of a build, as a person gave it; None to take it from the names or find it.
 
     Returns:
-      The evidence; its `build` is None where none was given or told and the regions do not tell: such regions are taken
+      The evidence; its `build` is None where none was given or named and the regions do not show it: such regions are taken
       to be of the build of the gene table.
 
     Raises:
-      InputError: the name is unknown; the regions are not of the build that was given or told; what is given differs
-        from what is told; or mofm does not have what is told.
+      InputError: the name is unknown; the regions are not of the build that was given or named; what is given differs
+        from what the file names; or mofm does not have that.
     """
-    given, told = build and build_name(build), build_told(regions, where)
-    if told is not None and told not in SPECIES:
+    given, named = build and build_name(build), build_of_names(regions, where)
+    if named is not None and named not in SPECIES:
         raise InputError(
-            f"{where}: the regions are of {told}, by the file, a genome build that mofm does not have; convert their "
-            f"places to one of {', '.join(SPECIES)} (UCSC liftOver does), or give a gene table of {told} with --species "
+            f"{where}: the regions are of {named}, by the file, a genome build that mofm does not have; convert their "
+            f"places to one of {', '.join(SPECIES)} (UCSC liftOver does), or give a gene table of {named} with --species "
             "FILE.parquet"
         )
-    if given and told and given != told:
+    if given and named and given != named:
         raise InputError(
-            f"{where}: the regions are of {told}, by the file, and --build says {given}; leave --build out, or take "
+            f"{where}: the regions are of {named}, by the file, and --build says {given}; leave --build out, or take "
             "the build off the names, or out of the column genome, where it is wrong"
         )
     found = find_build(regions)
-    if not (given or told):
+    if not (given or named):
         return found
-    said, by = given or told, "told by the file" if told else "given"
+    said, by = given or named, "named by the file" if named else "given"
     n_placed = int(np.count_nonzero(regions.placed))
     if _ruled_out(found.tallies[said], n_placed) or found.build not in (None, said):
         raise InputError(
-            f"{where}: the regions are not of {said}{' as the file tells' if told else ''}: "
-            f"{_against(said, found, n_placed)}; {_advice(told is not None, found)}"
+            f"{where}: the regions are not of {said}{' as the file says' if named else ''}: "
+            f"{_against(said, found, n_placed)}; {_advice(named is not None, found)}"
         )
     sentence = f"{said}, {by}" + (found.sentence.removeprefix(said) if found.build else "")
     return dataclasses.replace(found, build=said, given=True, sentence=sentence)
 
 
-def _advice(is_told: bool, found: BuildEvidence) -> str:
-    if is_told:
+def _advice(is_named: bool, found: BuildEvidence) -> str:
+    if is_named:
         return "mend the build in the names or in the column genome, or take it off"
     return f"give --build {found.build}" if found.build else "give their own with --build"
 
@@ -139,7 +139,7 @@ def _sentence(taken: str | None, ranked: list[str], tallies: dict[str, Tally], n
     if taken is None:
         ruled_out = [build for build, of_it in tallies.items() if build not in ranked and of_it.foreign]
         ruled = f" ({', '.join(ruled_out)} ruled out)" if ruled_out else ""
-        return f"the build of {n_regions:,} regions cannot be told from their places{ruled}"
+        return f"the build of {n_regions:,} regions cannot be inferred from their places{ruled}"
     best = tallies[taken]
     says = [f"{best.near:.1%} of regions lie within {NEAR:,} bp of a gene's start ({best.expected:.1%} by chance)"]
     if best.chromosome_ends >= 3:

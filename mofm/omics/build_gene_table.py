@@ -10,7 +10,7 @@
 The build that places are given in stands in parentheses at the end of the release: regions are linked to genes only
 where it is their own. CELLxGENE's two lists are made from one GTF, so they are held against each other and a gene in
 only one of them is refused. The same input gives the same bytes (with one version of pyarrow): rows are ordered by id,
-and nothing of the moment or the machine is written. What tells inputs apart later is their SHA-256, kept with release,
+and nothing of the moment or the machine is written. What distinguishes inputs later is their SHA-256, kept with release,
 source and licence in the Parquet file's metadata.
 """
 

@@ -43,7 +43,7 @@ def plain_name(name: str) -> str:
     return _KNOWN.get(_key(bare), bare)
 
 
-def told_build(text: str) -> str:
+def build_in_name(text: str) -> str:
     """The build that a text names and nothing else, by its plain name; "" where it names none."""
     plain = plain_name(text)
     return plain if plain in SPECIES or _ANY.fullmatch(plain) else ""

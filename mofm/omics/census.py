@@ -65,6 +65,8 @@ def find_release(version: str) -> Release:
 
 def _check_not_retracted(where: str, description: dict) -> None:
     if description.get("flags", {}).get("retracted"):
-        told = description.get("retraction") or {}
-        instead = told.get("replaced_by") or "stable"
-        raise InputError(f"{where}: was retracted ({told.get('reason') or 'no reason given'}); use {instead} instead")
+        retraction = description.get("retraction") or {}
+        instead = retraction.get("replaced_by") or "stable"
+        raise InputError(
+            f"{where}: was retracted ({retraction.get('reason') or 'no reason given'}); use {instead} instead"
+        )

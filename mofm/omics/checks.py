@@ -2,7 +2,7 @@
 
 Values: counts are finite, non-negative, whole. A corrected or normalised matrix that is taken for counts trains a
 model on noise without any error, so every value is checked, in the pass that reads it anyway.
-Names: cells must be told apart, and be cells: a genes x cells matrix is a common mistake that nothing else notices.
+Names: cells must be distinguishable, and be cells: a genes x cells matrix is a common mistake that nothing else notices.
 """
 
 import re

@@ -90,7 +90,7 @@ def _refuse(position: int, values: np.ndarray) -> None:
 
 
 def located(rows: StoredRows, check: Callable[[np.ndarray], np.ndarray | None]):
-    """`check(rows.values)`, its `BadValue` told which cell and column of `rows` it concerns."""
+    """`check(rows.values)`, its `BadValue` saying which cell and column of `rows` it concerns."""
     try:
         return check(rows.values)
     except BadValue as bad:

@@ -1,4 +1,4 @@
-"""What a file holds and whether it can be used, from samples: what `mofm inspect` tells, as plain values."""
+"""What a file holds and whether it can be used, from samples: what `mofm inspect` shows, as plain values."""
 
 from contextlib import ExitStack
 
@@ -102,7 +102,7 @@ def _describe_soma(layout: Layout, reading: Reading) -> dict:
 
 
 def _describe_fragments(layout: Layout, reading: Reading) -> dict:
-    """What a pass over the fragments tells; they are not counted."""
+    """What a pass over the fragments shows; they are not counted."""
     found = survey(layout.fragments)
     least = reading.min_fragments or fragments.MIN_FRAGMENTS
     cells = int(np.count_nonzero(found.per_barcode >= least))

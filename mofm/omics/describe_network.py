@@ -1,4 +1,4 @@
-"""What a table of a network or of motif hits holds, held against all genes of a species: what `mofm inspect` tells."""
+"""What a table of a network or of motif hits holds, held against all genes of a species: what `mofm inspect` shows."""
 
 import gzip
 from pathlib import Path
@@ -45,7 +45,7 @@ def describe_network(path: Path, species: str | None = None, build: str | None =
       build: as `networks.read_networks` takes it.
 
     Raises:
-      InputError: the table cannot be read, or `species` is not known. What else is wrong with it is told in "why".
+      InputError: the table cannot be read, or `species` is not known. What else is wrong with it is said in "why".
     """
     cells = open_table(path)
     kind = "motif hits" if holds_hits(cells) else "network"
@@ -96,7 +96,7 @@ def _is_trrust(cells: Cells) -> bool:
 
 
 def _species(cells: Cells) -> str:
-    """The bundled species that most TFs are of; human where nothing tells."""
+    """The bundled species that most TFs are of; human where nothing shows it."""
     column = cells.first_of(motifs.MOTIF_COLUMNS if holds_hits(cells) else TF_COLUMNS) if cells.header else None
     column = column or ("3" if holds_hits(cells) else "0")
     shares = species_of(cells.frame[column].astype(str).unique())

@@ -53,7 +53,7 @@ class GeneFamilies(NamedTuple):
       names: ascending.
       report: JSON-able: genes, in_families, families, largest (name -> genes); of a table also lines, unknown (names that
         mean no gene of the species), absent (lines of genes that the model has not), several (genes of several families).
-      notes: what a person is to be told, a line each.
+      notes: what a person should know, a line each.
     """
 
     family_G: np.ndarray
@@ -130,8 +130,8 @@ def read_families(path: str | Path, genes: pd.DataFrame, species: GeneTable) -> 
         "absent": int(np.count_nonzero(said & (rows == _ABSENT))),
         "several": int(np.count_nonzero(np.bincount(pairs["row"].to_numpy(np.int64)) > 1)),
     }
-    told = [f"{len(unknown):,} names mean no {species.species} gene ({some_of(unknown)})"] if unknown else []
-    found = _made(pairs, len(genes), report, f"by {path.name}", told)
+    notes = [f"{len(unknown):,} names mean no {species.species} gene ({some_of(unknown)})"] if unknown else []
+    found = _made(pairs, len(genes), report, f"by {path.name}", notes)
     if not found.names:
         first = cells.frame[symbol or identity].astype(str).tolist()
         raise InputError(
@@ -151,7 +151,7 @@ def _rows(cells: Cells, column: str, genes: pd.DataFrame, species: GeneTable) ->
     return row[codes]
 
 
-def _made(pairs: pd.DataFrame, genes: int, report: dict, how: str, told: list[str] | tuple[str, ...]) -> GeneFamilies:
+def _made(pairs: pd.DataFrame, genes: int, report: dict, how: str, notes: list[str] | tuple[str, ...]) -> GeneFamilies:
     """One family for each gene of some (row, family) pairs, each there once."""
     chosen = _smallest(pairs)
     names, number = np.unique(chosen["family"].to_numpy(str), return_inverse=True)
@@ -163,7 +163,7 @@ def _made(pairs: pd.DataFrame, genes: int, report: dict, how: str, told: list[st
     made = f"{len(chosen):,} of {genes:,} genes are in {len(names):,} families {how}"
     if largest:
         made += ", the largest " + ", ".join(f"{name} ({count:,})" for name, count in list(largest.items())[:3])
-    return GeneFamilies(family_G, tuple(map(str, names)), report, ("; ".join([made, *told]),))
+    return GeneFamilies(family_G, tuple(map(str, names)), report, ("; ".join([made, *notes]),))
 
 
 def _smallest(pairs: pd.DataFrame) -> pd.DataFrame:

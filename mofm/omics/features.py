@@ -136,7 +136,9 @@ def names_in(var: pd.DataFrame) -> list[tuple[str, list[str]]]:
         if _PUNCTUATION.sub("_", str(column).lower()).strip("_") in (*ID_COLUMNS, *SYMBOL_COLUMNS):
             given = var[column].astype(object)
             known = given.notna() & (given.astype(str) != "")
-            names = [str(name) if told else own for name, told, own in zip(given, known, index_names, strict=True)]
+            names = [
+                str(name) if is_known else own for name, is_known, own in zip(given, known, index_names, strict=True)
+            ]
             found.append((str(column), names))
     return found
 

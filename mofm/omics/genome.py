@@ -49,7 +49,7 @@ class GeneTable:
       licence: the source's licence, in full where that licence asks for it.
       frame: a row a gene, ordered by id. `gene_id` (unversioned, unique) and `symbol` (the id itself where the gene
         has no symbol) are strings; `biotype`, `chrom` and `strand` ("+" or "-") are categorical; `start` and `end`
-        are int32, counted from 0, `end` exclusive (as in BED). A gene whose place the source does not tell has
+        are int32, counted from 0, `end` exclusive (as in BED). A gene whose place the source does not give has
         `chrom` and `strand` missing and `start` and `end` -1.
     """
 
@@ -73,7 +73,7 @@ class GeneTable:
 
     @property
     def builds(self) -> list[str]:
-        """The builds in which `in_build` places the genes; its own first, where the table tells it."""
+        """The builds in which `in_build` places the genes; its own first, where the table names it."""
         older = [build for build, its_species in OLDER_BUILDS.items() if its_species == self.species]
         return list(dict.fromkeys([*([self.build] if self.build else []), *older]))
 
@@ -98,7 +98,7 @@ class GeneTable:
         chromosome before those on scaffolds, then the lowest id (for pseudoautosomal genes, the copy on X)."""
         primary = [bool(_PRIMARY.fullmatch(name)) for name in self.frame["chrom"].cat.categories]
         codes = self.frame["chrom"].cat.codes.to_numpy()
-        elsewhere = ~np.array([*primary, False])[codes]  # code -1 (no place told) takes the last entry
+        elsewhere = ~np.array([*primary, False])[codes]  # code -1 (no place given) takes the last entry
         noncoding = (self.frame["biotype"] != "protein_coding").to_numpy()
         best_first = np.lexsort((np.arange(len(codes)), elsewhere, noncoding))
         return {self.symbols[row]: row for row in best_first[::-1].tolist()}
@@ -152,7 +152,7 @@ def gene_table(species: str | Path = "human", build: str | None = None) -> GeneT
 
 @functools.cache
 def _read_once(path: Path, changed: tuple[int, int] | None) -> GeneTable:
-    """`changed` tells one content of a path from another."""
+    """`changed` distinguishes one content of a path from another."""
     return read_gene_table(path)
 
 

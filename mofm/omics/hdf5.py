@@ -1,4 +1,4 @@
-"""HDF5 files opened and read so that whatever is wrong with one is told in a line.
+"""HDF5 files opened and read so that whatever is wrong with one is said in a line.
 
 HDF5 reports damage as OSError, KeyError, RuntimeError or ValueError with the text of a C stack. Here each becomes an
 `InputError` that names the file and the key. Two kinds of damage make no error of their own and are looked for: a

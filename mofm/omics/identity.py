@@ -8,7 +8,7 @@ import pandas as pd
 
 from mofm.axes import Modality
 from mofm.errors import InputError
-from mofm.omics.build_evidence import BuildEvidence, build_told, check_build
+from mofm.omics.build_evidence import BuildEvidence, build_of_names, check_build
 from mofm.omics.builds import SPECIES
 from mofm.omics.features import names_in, resolve_var
 from mofm.omics.genome import GeneTable
@@ -35,7 +35,7 @@ class Resolution:
       build: the genome build of the places; None for genes and antibodies, or where it is not known.
       build_evidence: how that is known, in one sentence.
       counted: names, each `how`, names merged into another, and more, for a manifest.
-      notes: what else a person is to be told, a line each.
+      notes: what else a person should know, a line each.
     """
 
     ids: list[str]
@@ -66,8 +66,8 @@ def resolve(
       orthologs: through which genes of another species become genes of this one. Antibodies and regions do not ask them.
 
     Raises:
-      InputError: genes or regions are of another species; or regions tell no place, are not of the build that is given
-        or that their names tell, or are of one in which `genes` are not placed.
+      InputError: genes or regions are of another species; or regions have no place, are not of the build that is given
+        or that their names say, or are of one in which `genes` are not placed.
     """
     if holds_regions(table):
         return _regions(table, genes, build)
@@ -79,7 +79,7 @@ def resolve(
 def resolve_features(
     var: pd.DataFrame, modality: Modality, genes: GeneTable, build: str | None = None, where: str = "features"
 ) -> Resolution:
-    """`resolve` of features that come without cells: the index of `var` their names, its columns what else tells them."""
+    """`resolve` of features that come without cells: the index of `var` their names, its columns what else identifies them."""
     obs = pd.DataFrame(index=pd.Index([], dtype=str))
     return resolve(CountTable(where, "h5ad", where, modality, "", "", obs, var, source=None), genes, build)
 
@@ -119,7 +119,7 @@ def build_of_regions(found: RegionResolution, genes: GeneTable, build: str | Non
       The evidence; its `build` is None where the regions are taken to be of the genes' own.
 
     Raises:
-      InputError: the regions are of another species, are not of the build that is given or that their names tell, or
+      InputError: the regions are of another species, are not of the build that is given or that their names say, or
         are of one in which `genes` are not placed.
     """
     evidence = _build_evidence(found, genes, build, where)
@@ -136,11 +136,11 @@ def build_of_regions(found: RegionResolution, genes: GeneTable, build: str | Non
 def _build_evidence(found: RegionResolution, genes: GeneTable, build: str | None, where: str) -> BuildEvidence:
     """The build of regions; where it is the genes' own and none that mofm has, it is taken for granted and not named.
 
-    Regions of a species whose builds mofm does not have are of its genes' own where their names tell no other.
+    Regions of a species whose builds mofm does not have are of its genes' own where their names say no other.
     """
-    told = build_told(found, where)
-    own = genes.species not in SPECIES.values() if told is None else told == genes.build
-    if build is None and own and told not in SPECIES:
+    named = build_of_names(found, where)
+    own = genes.species not in SPECIES.values() if named is None else named == genes.build
+    if build is None and own and named not in SPECIES:
         sentence = f"the regions are taken to be of the build of the {genes.species} genes, {genes.release}"
         return BuildEvidence(None, False, sentence, {})
     return check_build(found, build, where)
@@ -149,7 +149,7 @@ def _build_evidence(found: RegionResolution, genes: GeneTable, build: str | None
 def _check_genes_are_placed(genes: GeneTable, build: str | None, where: str) -> None:
     """Raises `InputError` where regions of `build` could not be linked to the genes: at once, not when they are used."""
     if build not in (None, *genes.builds):
-        placed = f"in {' and '.join(genes.builds)}" if genes.builds else "in no build that their table tells"
+        placed = f"in {' and '.join(genes.builds)}" if genes.builds else "in no build that their table has"
         raise InputError(
             f"{where}: the regions are of {build}, and the {genes.species} genes of {genes.release!r} are placed "
             f"{placed}; make their table of an annotation of {build}, with --release 'NAME ({build})' of "

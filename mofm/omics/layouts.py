@@ -1,4 +1,4 @@
-"""What a file or folder is, told by what is in it: a suffix decides nothing.
+"""What a file or folder is, by what is in it: a suffix decides nothing.
 
 Known are the files that labs have: h5ad, h5mu, AnnData and MuData in zarr, annbatch's collections of AnnData in zarr, 10x
 Genomics HDF5 (Cell Ranger 1 to 9), 10x matrix folders, the output folders of Cell Ranger (`count`, `multi`, ATAC, ARC),

@@ -7,7 +7,7 @@ one length): values are judged in `checks.py`. Choices and their cost:
   block is a block of its own. `indptr` is read in pieces too.
 - CSR is read once, in file order. Dense is read in whole rows of chunks where they fit; where they do not, HDF5's
   chunk cache holds one row of chunks (up to 256 MB), so that each chunk is still decompressed once.
-- CSC has no rows to read. `transpose.py` regroups it through a temporary file: the cost is told there.
+- CSC has no rows to read. `transpose.py` regroups it through a temporary file: the cost is said there.
 """
 
 import abc

@@ -204,7 +204,7 @@ def _places(totals: CountRows, indptr_N: np.ndarray, indices: np.ndarray) -> np.
 
 
 def _keys(indptr_N: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """A number for each entry that tells its cell and column, ascending where the columns of each cell are."""
+    """A number for each entry that encodes its cell and column, ascending where the columns of each cell are."""
     return (np.repeat(np.arange(len(indptr_N) - 1), np.diff(indptr_N)) << 32) + indices
 
 

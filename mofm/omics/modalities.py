@@ -2,7 +2,7 @@
 
 Words are those that people and tools write: `feature_types` of 10x Genomics, names of modalities in MuData. A word that
 is not here names something that mofm does not model (hashtags, CRISPR guides, custom captures): it is reported and left
-out. Hashtags are often stored among the antibodies, where only their names tell them: these are left out too.
+out. Hashtags are often stored among the antibodies, where only their names show them: these are left out too.
 """
 
 import re
@@ -46,14 +46,14 @@ def modality_of(word: str) -> Modality | None:
 
 
 def has_types(var: pd.DataFrame) -> bool:
-    """Whether `var` tells the types of its features."""
+    """Whether `var` has the types of its features."""
     return "feature_types" in var and not var["feature_types"].isna().all()
 
 
 def feature_kinds(var: pd.DataFrame, default: str) -> pd.Series:
-    """The feature type of each row of `var`, as the file writes it; `default` where the file tells none at all.
+    """The feature type of each row of `var`, as the file writes it; `default` where the file has none at all.
 
-    A single missing type counts as gene expression. An antibody whose name tells a hashtag becomes `HASHTAG`.
+    A single missing type counts as gene expression. An antibody whose name is a hashtag's becomes `HASHTAG`.
     """
     if has_types(var):
         kinds = var["feature_types"].astype(object)
@@ -66,7 +66,7 @@ def feature_kinds(var: pd.DataFrame, default: str) -> pd.Series:
     return kinds
 
 
-def modalities_told(var: pd.DataFrame) -> set[Modality | None]:
+def modalities_of_types(var: pd.DataFrame) -> set[Modality | None]:
     """What the types of the features are, None for those that are not modelled; RNA where there are no types."""
     return {modality_of(kind) for kind in feature_kinds(var, "Gene Expression").unique()}
 

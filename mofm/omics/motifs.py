@@ -52,7 +52,7 @@ MOTIF_COLUMNS = ("tf", "tf_name", "motif_alt_id", "motif_name", "motif", "tf_mot
 
 SCORE_COLUMNS = ("score", "motif_score", "motifscore", "weight")
 PEAK_COLUMNS = (*NAME_COLUMNS, "peak_id", "sequence_name")
-"""Columns of names that tell a place; FIMO calls the sequences "sequence_name"."""
+"""Columns of names that hold a place; FIMO calls the sequences "sequence_name"."""
 
 _BED = ("chrom", "start", "end", "name", "score", "strand")
 _JASPAR = re.compile(r"^MA\d{4}\.\d+[._ ]+")
@@ -77,7 +77,7 @@ def read_hits(cells: Cells, genes: GeneTable, build: str | None = None) -> State
       build: genome build of the places; None takes it from their names or finds it by evidence.
 
     Returns:
-      Statements whose index counts from 0, as a hit is no statement; `left_out` says how many hits tell no place
+      Statements whose index counts from 0, as a hit is no statement; `left_out` says how many hits have no place
       ("unplaced"), are of no gene ("unlinked"), have a score of 0 or less ("zero_weight"), or are again at a place that
       another of their TF is at ("same_place").
 
@@ -145,7 +145,7 @@ def _is_bed(cells: Cells) -> bool:
 
 
 def _regions(cells: Cells) -> RegionResolution:
-    """Where each hit lies: by a name that tells it, else by columns of the place."""
+    """Where each hit lies: by a name that holds it, else by columns of the place."""
     kinds = zip(("chrom", "start", "end"), (CHROM_COLUMNS, START_COLUMNS, END_COLUMNS), strict=True)
     found = {kind: cells.first_of(names) for kind, names in kinds}
     peak = cells.first_of(PEAK_COLUMNS)
@@ -158,7 +158,7 @@ def _regions(cells: Cells) -> RegionResolution:
         return resolve_regions(np.full(len(cells.line), ""), pd.DataFrame(places))
     codes, names = pd.factorize(cells.frame[peak].astype(str))
     once = resolve_regions(names)
-    picked = {name: getattr(once, name)[codes] for name in ("told", "chrom", "start", "end", "how", "rule")}
+    picked = {name: getattr(once, name)[codes] for name in ("builds", "chrom", "start", "end", "how", "rule")}
     return RegionResolution(ids=[once.ids[code] for code in codes], **picked)
 
 
@@ -183,7 +183,7 @@ def _scores(cells: Cells) -> tuple[np.ndarray, list[str]]:
     """float64 at most 1; a note where no score is above 0, and all hits count alike.
 
     Raises:
-      InputError: a score is no finite number; "." is none told.
+      InputError: a score is no finite number; "." is none given.
     """
     column = cells.first_of(SCORE_COLUMNS)
     ones = np.ones(len(cells.line))

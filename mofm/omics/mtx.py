@@ -1,7 +1,7 @@
 """A MatrixMarket file of 10x Genomics, streamed: neither the text nor the matrix is ever held whole.
 
 Cell Ranger, STARsolo and alevin write features x barcodes, cell after cell; others write cells x features, or gene
-after gene. Which it is, the header, the other two files and one pass over the coordinates tell. Where the entries come
+after gene. Which it is, the header, the other two files and one pass over the coordinates show. Where the entries come
 cell after cell, they are streamed as they come; else they are regrouped through a scratch file (`transpose.py`).
 Choices and their cost:
 

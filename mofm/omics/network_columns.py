@@ -13,13 +13,13 @@ Choices and their cost:
 - A sign is taken from a column of signs, words or numbers. Where there is none, it is the sign of the weights, if any
   of them is below 0: a table of importances (all above 0) says nothing of signs, and one that has only activation, as
   weights of 1, is read like it.
-- Beside a column of signs a weight below 0 represses only where the column does not tell and the table has weights of
+- Beside a column of signs a weight below 0 represses only where the column does not say and the table has weights of
   both signs: a column that is all negative is a log probability or an energy, of which the size counts.
 - A column of signs that are not all -1, 0 and 1, with no column of weights, gives both, as decoupler's mor does.
 - Weights are divided by the largest of the table, before anything is left out: to ask for less does not change the
-  weight of what is left. How many papers tell of an interaction (OmniPath) is fame and no weight.
+  weight of what is left. How many papers report an interaction (OmniPath) is fame and no weight.
 - A line that says both, activation and repression, has sign 0 and counts as a conflict.
-- Interactions that have no direction (OmniPath) are left out and counted: which is the TF is not told.
+- Interactions that have no direction (OmniPath) are left out and counted: which is the TF is not said.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ _REPRESSES = (
     *("-", "repression", "represses", "repress", "repressing", "repressor", "inhibition", "inhibits", "inhibiting"),
     *("negative", "neg", "down", "down-regulation", "downregulation", "down-regulates", "downregulates", "inhibitor"),
 )
-_NOT_TOLD = ("", ".", "?", "unknown", "na", "nan", "none", "null", "undefined", "unspecified", "not known")
+_NOT_GIVEN = ("", ".", "?", "unknown", "na", "nan", "none", "null", "undefined", "unspecified", "not known")
 _BOTH = ("both", "dual", "mixed", "+-", "+/-", "-/+", "ambiguous")
 _TRUE = ("1", "1.0", "true", "t", "yes")
 
@@ -63,13 +63,13 @@ class Statements:
 
     Attributes:
       layout: of the table, in words.
-      frame: a row a statement: tf and target (str, names as written), sign (int8: 1, -1, 0 not told), contradicts (bool:
-        the line says both), weight (float64, 0 to 1), confidence and tissue (str, "" not told). Its index is the line.
+      frame: a row a statement: tf and target (str, names as written), sign (int8: 1, -1, 0 not given), contradicts (bool:
+        the line says both), weight (float64, 0 to 1), confidence and tissue (str, "" not given). Its index is the line.
       lines: how many lines the table has.
       left_out: how many of them are no statement, by reason: "unnamed" (no TF or no target), "undirected", and
         "zero_weight".
-      has_confidence, has_tissue: whether the table tells them.
-      notes: what a person is to be told of the reading, a line each.
+      has_confidence, has_tissue: whether the table has them.
+      notes: what a person should know of the reading, a line each.
     """
 
     layout: str
@@ -138,7 +138,7 @@ def _named(cells: Cells) -> Cells:
     """A table without header, with names for its columns: TRRUST's or arboreto's, by what the third holds."""
     frame = cells.frame
     third = frame["2"].iloc[0] if frame.shape[1] >= 3 else ""
-    if third.lower() in (*_ACTIVATES, *_REPRESSES, *_NOT_TOLD[3:]):
+    if third.lower() in (*_ACTIVATES, *_REPRESSES, *_NOT_GIVEN[3:]):
         names = ("tf", "target", "regulation")
     elif third and np.isfinite(pd.to_numeric(third, errors="coerce")):
         names = ("tf", "target", "weight")
@@ -192,7 +192,7 @@ def finite_numbers(cells: Cells, column: str) -> np.ndarray:
 
 
 def _signs(cells: Cells) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
-    """int8 sign of each line, None where no column tells; whether it says both; float64 size, 1 where none is told."""
+    """int8 sign of each line, None where no column says; whether it says both; float64 size, 1 where none is given."""
     neither, ones = np.zeros(len(cells.line), bool), np.ones(len(cells.line))
     column = cells.first_of(SIGN_COLUMNS)
     if column is None:
@@ -214,7 +214,7 @@ def _signs(cells: Cells) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
 
 def _sign_of(word: str) -> float | None:
     word = word.strip().lower().replace("\N{MINUS SIGN}", "-")
-    for words, value in ((_ACTIVATES, 1.0), (_REPRESSES, -1.0), ((*_NOT_TOLD, *_BOTH), 0.0)):
+    for words, value in ((_ACTIVATES, 1.0), (_REPRESSES, -1.0), ((*_NOT_GIVEN, *_BOTH), 0.0)):
         if word in words:
             return value
     number = pd.to_numeric(word, errors="coerce")
@@ -228,16 +228,16 @@ def _stimulation(cells: Cells, neither: np.ndarray) -> tuple[np.ndarray | None, 
         names = [f"{kind}_stimulation", f"{kind}_inhibition"]
         if all(name in cells.frame for name in names):
             up, down = (_is_true(cells.frame[name]) for name in names)
-            told = up | down
-            told_sign, told_both = up.astype(np.int8) - down.astype(np.int8), up & down
-            sign = told_sign if sign is None else np.where(told, told_sign, sign)
-            both = np.where(told, told_both, both)
+            is_signed = up | down
+            own_sign, own_both = up.astype(np.int8) - down.astype(np.int8), up & down
+            sign = own_sign if sign is None else np.where(is_signed, own_sign, sign)
+            both = np.where(is_signed, own_both, both)
     return (None if sign is None else sign.astype(np.int8)), both
 
 
 def _directed(cells: Cells) -> np.ndarray:
-    told = "is_directed" in cells.frame
-    return _is_true(cells.frame["is_directed"]) if told else np.ones(len(cells.line), bool)
+    says = "is_directed" in cells.frame
+    return _is_true(cells.frame["is_directed"]) if says else np.ones(len(cells.line), bool)
 
 
 def _is_true(column: pd.Series) -> np.ndarray:

@@ -7,7 +7,7 @@ Choices and their cost:
 - A table is held in memory whole: that of a million lines takes some hundred MB.
 - Comments before the table ("#", and the "track" and "browser" lines of BED) are passed over; a header may begin with
   "#" itself. Names of rows that R writes, one cell more than the header has, are passed over too.
-- Whether there is a header is told by its words (`HEADER_WORDS` of those who read); without one the columns are called
+- Whether there is a header is seen by its words (`HEADER_WORDS` of those who read); without one the columns are called
   0, 1, 2, ...
 """
 

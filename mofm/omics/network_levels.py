@@ -15,11 +15,11 @@ from mofm.omics.network_columns import Statements
 _BEST_WORDS = ("very high", "high", "medium", "moderate", "low", "very low")
 
 SHOWN = 20
-"""So many of the levels that there are are told to who asks for another."""
+"""So many of the levels that there are are named to who asks for another."""
 
 
 def check_levels(read: dict[str, Statements], paths: dict[str, Path], kind: str, wanted: tuple[str, ...]) -> None:
-    """Raises `InputError` where a table tells no levels, has none of those wanted, or one of them is in no table."""
+    """Raises `InputError` where a table has no levels, has none of those wanted, or one of them is in no table."""
     if not wanted:
         return
     there = {name: sorted(_levels_of(said.frame[kind])) for name, said in read.items()}
@@ -57,7 +57,7 @@ def of_levels(said: Statements, asked: dict[str, tuple[str, ...]]) -> tuple[pd.D
 def confidence_rank(level: str) -> tuple:
     """What levels of confidence are sorted by, the best first.
 
-    Levels of a cell that lists several count by their best; what is not told comes last.
+    Levels of a cell that lists several count by their best; what is not given comes last.
     """
     levels = _levels_in(level)
     if not levels:

@@ -3,7 +3,7 @@
 A name is first what it is called in the gene table itself, by the id of a row, or by its symbol where the row is no gene
 of the species (made-up genes have no other name). Then it is what `resolve_genes` makes of it. A name that means nothing
 so, and is several names joined by "_" or "::" ("FOS_JUN", "COMPLEX:FOS_JUN" as OmniPath writes), means each of them, if
-every one means a gene. "AP1" and "NFKB" are families of which no table tells the members: they are unknown.
+every one means a gene. "AP1" and "NFKB" are families of which no table lists the members: they are unknown.
 """
 
 import re

@@ -4,9 +4,9 @@ A network is a DataFrame of edges: tf and target, int32 rows of a gene table; re
 not known; weight, float32; confidence, str. A pair is a distinct (tf, target) over all relations.
 
 Choices and their cost:
-- A pair is held out with its edges of all relations, else what one relation hides another tells.
+- A pair is held out with its edges of all relations, else what one relation hides another shows.
 - Held-out TFs are whole: all pairs from them, not those to them. How a model does on a TF of which it knows no target
-  is the question that a user with a new TF asks; held-out edges of known TFs are the easier one, and are told apart.
+  is the question that a user with a new TF asks; held-out edges of known TFs are the easier one, and are kept apart.
 - Negatives are matched: those of a positive have its TF, and the target of an edge drawn by lot from a pool. Give the
   positives of the same part as the pool. A network's degrees are as much those of what has been studied as of the cell;
   of DoRothEA (29,086 edges, a tenth held out) the degrees of the pairs alone reach an AUROC of 0.93 against uniform
@@ -14,7 +14,7 @@ Choices and their cost:
   It reaches 0.43 where it is the whole network: an edge held out is missing from its own target's count, and a
   model can learn that. The 0.02 above chance are hubs: the more TFs one has, the fewer others can be its negatives.
 - A negative is no known edge, which is not to say that the cell has no such edge. It costs every method the same.
-- Lots are drawn over sorted pairs: the order of the rows, and a row told twice, change nothing.
+- Lots are drawn over sorted pairs: the order of the rows, and a row given twice, change nothing.
 """
 
 import numba
@@ -25,7 +25,7 @@ from mofm.errors import InputError
 
 TRAIN, HELD_OUT_EDGE, HELD_OUT_TF = "train", "held_out_edge", "held_out_tf"
 LEAST_TARGETS = 10
-"""TFs with fewer targets are not held out whole: of so few edges no score of a TF can be told."""
+"""TFs with fewer targets are not held out whole: of so few edges no score of a TF can be computed."""
 
 Pairs = tuple[np.ndarray, np.ndarray]
 """(tf, target), integers, one each a pair."""
@@ -81,7 +81,7 @@ def matched_negatives(positives: Pairs, pool: Pairs, known: Pairs, genes: int, s
 
     Returns:
       (tf, target), int32, in the order of the positives; target is -1 where the pool has none that the TF does not
-      regulate. It is for the caller to leave these positives out, and to tell how many.
+      regulate. It is for the caller to leave these positives out, and to report how many.
     """
     rng = np.random.default_rng(seed)
     tf, target = (np.asarray(rows, np.int32) for rows in positives)
@@ -107,7 +107,7 @@ def matched_negatives(positives: Pairs, pool: Pairs, known: Pairs, genes: int, s
 def uniform_negatives(count: int, tfs: np.ndarray, known: Pairs, genes: int, seed: int) -> Pairs:
     """`count` different pairs of a random TF and a random gene that are not known, as papers draw them.
 
-    For comparison only: most such genes have few known regulators, so degrees alone tell these from edges.
+    For comparison only: most such genes have few known regulators, so degrees alone separate these from edges.
 
     Args:
       tfs: rows of the TFs, each as likely as any.

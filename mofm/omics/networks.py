@@ -1,7 +1,7 @@
 """Tables of gene regulatory networks as edges between the rows of a model's gene table.
 
 Each table becomes one relation: what DoRothEA says and what motifs say stay apart, for a model to weigh. What tables look
-like is told in `network_columns` and, of motif hits, in `motifs`; what their names mean in `network_names`.
+like is said in `network_columns` and, of motif hits, in `motifs`; what their names mean in `network_names`.
 
 Choices and their cost:
 - An edge is in a relation once. Of several lines of one TF and target the largest weight and the best confidence are
@@ -51,10 +51,10 @@ class Network:
     Attributes:
       edges: a row an edge, sorted by (relation, tf, target), each of which is there once. tf, target: int32, rows of the
         gene table. relation: int16, place in `relations`. sign: int8, 1 activates, -1 represses, 0 not known. weight:
-        float32 in (0, 1], comparable within a relation. confidence: str, "" not told.
+        float32 in (0, 1], comparable within a relation. confidence: str, "" not given.
       relations: names of the relations, in the order of the tables.
       report: by relation, what became of its lines: counts and lists of names, JSON-able.
-      notes: what a person is to be told, a line each.
+      notes: what a person should know, a line each.
     """
 
     edges: pd.DataFrame
@@ -106,7 +106,7 @@ def read_table(path: Path, species: GeneTable, build: str | None = None) -> Stat
     """What one table says, by the names that it uses: of TFs and targets, or of motif hits.
 
     Raises:
-      InputError: as `read_networks`, of what can be told without the genes of a model.
+      InputError: as `read_networks`, of what can be known without the genes of a model.
     """
     cells = open_table(path)
     if motifs.holds_hits(cells):
@@ -124,9 +124,9 @@ def _paths(tables: Sequence[str | Path]) -> dict[str, Path]:
     paths = {}
     for table in tables:
         name, mark, rest = str(table).partition("=")
-        told = bool(mark and name and rest) and "/" not in name and not isinstance(table, Path)
-        path = Path(rest if told and not Path(table).exists() else table)
-        name = name if told and path == Path(rest) else _stem(path)
+        is_named = bool(mark and name and rest) and "/" not in name and not isinstance(table, Path)
+        path = Path(rest if is_named and not Path(table).exists() else table)
+        name = name if is_named and path == Path(rest) else _stem(path)
         if name in paths:
             raise InputError(
                 f"{paths[name]} and {path}: two relations named {name!r}; name them apart as NAME=PATH, such as "
@@ -246,7 +246,7 @@ def _in_order(edges: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _sentence(report: dict, species: GeneTable) -> str:
     """What became of a table, in one line; of what was left out, the reasons that there were."""
-    told = [
+    left_out = [
         (len(report["unknown_tfs"]), f"TFs mean no {species.species} gene ({some_of(report['unknown_tfs'])})"),
         (len(report["unknown_targets"]), f"targets mean none ({some_of(report['unknown_targets'])})"),
         (len(report["absent_tfs"]), f"TFs are not in the model ({some_of(report['absent_tfs'])})"),
@@ -257,11 +257,11 @@ def _sentence(report: dict, species: GeneTable) -> str:
         (report["undirected"], "lines without direction are left out"),
         (report["unnamed"], "lines without a TF or target are left out"),
         (report["zero_weight"], "lines of weight 0 are left out"),
-        (report.get("unplaced", 0), "hits tell no place"),
+        (report.get("unplaced", 0), "hits have no place"),
         (report.get("unlinked", 0), "hits are near no gene"),
         (report.get("same_place", 0), "hits are at the place of another of their TF"),
         (report["left_out_by_confidence"], "lines of other confidence are left out"),
         (report["left_out_by_tissue"], "lines of other tissues are left out"),
     ]
     made = f"{report['edges']:,} edges of {report['tfs']:,} TFs and {report['targets']:,} targets, of {report['lines']:,} lines"
-    return "; ".join([made, *(f"{count:,} {what}" for count, what in told if count)])
+    return "; ".join([made, *(f"{count:,} {what}" for count, what in left_out if count)])

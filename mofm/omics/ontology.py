@@ -10,7 +10,7 @@ OBO it is the light one (pure Python over networkx, which scanpy brings) and tak
 - A label is a term by its id ("CL:0000084", "CL_0000084"), name, or exact synonym, without regard to letter case, blanks, "-"
   and "_"; or by these without the "s" at its end ("T cells"). Broad, narrow and related synonyms are other things. An id
   given up leads to the one term that replaced it.
-- What is no term, or could be several, is near itself alone and is told: a wrong neighbour is worse than none.
+- What is no term, or could be several, is near itself alone and is reported: a wrong neighbour is worse than none.
 """
 
 import re
@@ -66,13 +66,13 @@ class LabelTerms(NamedTuple):
     unknown: list[str]
     ambiguous: list[str]
 
-    def told(self) -> list[str]:
+    def in_words(self) -> list[str]:
         """For a person: how many labels are terms, and which are not."""
         known = sum(term is not None for term in self.terms)
-        told = [f"{known:,} of {len(self.terms):,} labels are terms"]
-        told += [f"{len(self.unknown):,} are none ({_some(self.unknown)})"] if self.unknown else []
-        told += [f"{len(self.ambiguous):,} could be several ({_some(self.ambiguous)})"] if self.ambiguous else []
-        return told
+        words = [f"{known:,} of {len(self.terms):,} labels are terms"]
+        words += [f"{len(self.unknown):,} are none ({_some(self.unknown)})"] if self.unknown else []
+        words += [f"{len(self.ambiguous):,} could be several ({_some(self.ambiguous)})"] if self.ambiguous else []
+        return words
 
 
 class LabelKinship(NamedTuple):
@@ -82,7 +82,7 @@ class LabelKinship(NamedTuple):
       affinity_CC: float32 in [0, 1], symmetric, 1 on the diagonal.
       terms: id of the term that each label is; None where it is none.
       report: counts and names, JSON-able: labels, terms, pairs (of labels that are near each other), unknown, ambiguous.
-      notes: what a person is to be told, a line each.
+      notes: what a person should know, a line each.
     """
 
     affinity_CC: np.ndarray
@@ -121,9 +121,9 @@ def label_kinship(labels: Sequence[str], path: str | Path, *, decay: float = 0.5
     report = {
         "labels": len(labels), "terms": len(places), "pairs": pairs, "unknown": found.unknown, "ambiguous": found.ambiguous
     }  # fmt: skip
-    first, *rest = found.told()
-    told = [f"{first}, {pairs:,} pairs of them within {reach} steps", *rest]
-    return LabelKinship(affinity_CC, found.terms, report, (f"{Path(path).name}: {'; '.join(told)}",))
+    first, *rest = found.in_words()
+    words = [f"{first}, {pairs:,} pairs of them within {reach} steps", *rest]
+    return LabelKinship(affinity_CC, found.terms, report, (f"{Path(path).name}: {'; '.join(words)}",))
 
 
 def terms_of_labels(labels: Sequence[str], ontology: Ontology) -> LabelTerms:

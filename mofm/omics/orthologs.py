@@ -198,7 +198,7 @@ def _read_rows(path: Path) -> list[list[str]]:
 def _pairs(
     path: Path, rows: list[list[str]], table: GeneTable
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[bool]]:
-    """(id, symbol) of each line's source and target ("" where not told), and whether it says one to one."""
+    """(id, symbol) of each line's source and target ("" where not given), and whether it says one to one."""
     header = [cell.lower() for cell in rows[0]]
     of_genes = [
         place for place, name in enumerate(header) if "gene" in name and ("id" in name.split() or "name" in name)
@@ -227,14 +227,14 @@ def _source_columns(path: Path, header: list[str], places: list[int], species: s
       species: that the header names, beside the bundled ones.
 
     Raises:
-      InputError: the columns are of several species, and which is the source cannot be told.
+      InputError: the columns are of several species, and which is the source is unknown.
     """
     if any(_OF_SOURCE.fullmatch(header[place]) for place in places):
         return [place for place in places if not _OF_ANOTHER.fullmatch(header[place])]
     named = [name for name in {*species, *bundled_species()} - {""} if any(name in header[place] for place in places)]
     if len(named) > 1:
         raise InputError(
-            f"{path}: its header names genes of {' and of '.join(sorted(named))}, which the file's are cannot be told; "
+            f"{path}: its header names genes of {' and of '.join(sorted(named))}, which the file's are is unknown; "
             "give the columns of one in --orthologs"
         )
     return places

@@ -1,11 +1,11 @@
 """Files of labs as tables of counts: one `CountTable` a modality, whatever the file.
 
-What a file is, its content tells (`layouts.py`): h5ad, h5mu, either in zarr, annbatch's collections, 10x Genomics HDF5
+What a file is, its content shows (`layouts.py`): h5ad, h5mu, either in zarr, annbatch's collections, 10x Genomics HDF5
 and matrix folders, output folders of Cell Ranger (ARC), fragments. What it measures, feature types, names of
-modalities, layers and feature names tell, or the user (`Reading.modality`). What is not modelled is counted in
+modalities, layers and feature names show, or the user says (`Reading.modality`). What is not modelled is counted in
 `left_out`, and no reason to fail.
 
-Which matrix holds the counts is told (`Reading.counts_from`) or found: `layers/counts` and its usual other names,
+Which matrix holds the counts is given (`Reading.counts_from`) or found: `layers/counts` and its usual other names,
 `raw/X`, `X`, in this order, the first whose sampled values are non-negative whole numbers. A sample only chooses: every
 value is checked while it streams. Log1p-normalised values can be turned back into counts (see `recover.py`); that takes
 a pass over the whole matrix before the first row is given out. Only obs and var are held whole.
@@ -26,7 +26,7 @@ from mofm.omics.choice import matrix_keys
 from mofm.omics.hdf5 import open_hdf5
 from mofm.omics.held import Held, group_of, is_held
 from mofm.omics.layouts import ANNDATAS, MUDATAS, Kind, Layout, layout_of
-from mofm.omics.modalities import modalities_told
+from mofm.omics.modalities import modalities_of_types
 from mofm.omics.soma_cells import SomaCells, select_cells
 from mofm.omics.soma_table import open_soma
 from mofm.omics.table import CountTable
@@ -139,7 +139,7 @@ def open_tables(
     Args:
       path: a file or folder of any layout in `mofm.omics.layouts`, or an AnnData or MuData.
       reading: how.
-      looks_like_genes: share of the given names that are genes; tells a matrix of genes x cells. The default knows
+      looks_like_genes: share of the given names that are genes; shows a matrix of genes x cells. The default knows
         Ensembl ids of any species, and the symbols of those whose gene tables are bundled.
 
     Raises:
@@ -268,7 +268,7 @@ def _tables_of_members(
     known = reading.counts_from is None or any(reading.counts_from in have for have in names)
     tables = []
     for member, have in zip(members, names, strict=True):
-        # A name that no modality has is told by the first of them.
+        # A name that no modality has is reported by the first of them.
         counts_from = reading.counts_from if reading.counts_from in have or not known else None
         for modality in member.modalities:
             table = open_member(member, modality, others, counts_from, reading.recover_counts, looks)
@@ -313,7 +313,7 @@ def _count_fragments(layout: Layout, reading: Reading, parts: tenx.Parts | None,
 def _has_peaks(layout: Layout) -> bool:
     with ExitStack() as resources:
         _, _, var = _parts(layout, resources)
-        return "atac" in modalities_told(var)
+        return "atac" in modalities_of_types(var)
 
 
 __all__ = ["CountTable", "Kind", "Reading", "Source", "Tables", "find_layout", "open_h5ad", "open_table", "open_tables"]

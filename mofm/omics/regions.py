@@ -2,13 +2,13 @@
 
 A region is its place: "chr1:100-200", counted from 0 with the end exclusive (as in BED), chromosomes named as in the
 gene tables. A name is read by itself: neither the order of names nor their company changes what it means. Which genome
-the place is of is told by the name, "GRCh38_chr1:100-200" (`builds.PREFIX`), or known of many regions together
+the place is of is in the name, "GRCh38_chr1:100-200" (`builds.PREFIX`), or known of many regions together
 (`build_evidence`), and then stands before it.
 
 Choices and their cost:
 - Names are taken as BED intervals, as Cell Ranger, MACS and SnapATAC2 write them. Signac and other R tools count from
   1; their names look the same, and come out one base to the right of where they were.
-- Columns of `var` speak only for regions whose names tell no place. Columns that carry a GRanges `width` count from 1
+- Columns of `var` speak only for regions whose names hold no place. Columns that carry a GRanges `width` count from 1
   (width = end - start + 1) and are read so.
 - A name without a place keeps itself as its identity, is counted and can be listed, and can have no links to genes.
   So does an interval that cannot be: reversed, empty, negative, or longer than `LONGEST`.
@@ -24,7 +24,7 @@ import pandas as pd
 
 from mofm.errors import InputError
 from mofm.omics.assemblies import chromosome_name
-from mofm.omics.builds import PREFIX, plain_name, told_build
+from mofm.omics.builds import PREFIX, build_in_name, plain_name
 from mofm.omics.resolution import ResolvedNames
 
 RULES = {
@@ -34,7 +34,7 @@ RULES = {
     "empty": "unresolved",  # ends where it starts
     "negative": "unresolved",  # starts before the chromosome
     "too_long": "unresolved",  # longer than LONGEST, or past what any chromosome holds
-    "unknown": "unresolved",  # tells no place
+    "unknown": "unresolved",  # holds no place
 }
 """How a region was placed in detail, and the `how` that each counts as."""
 
@@ -47,7 +47,7 @@ CHROM_COLUMNS = ("chrom", "chr", "chromosome", "seqnames", "seqname", "seqid", "
 START_COLUMNS = ("start", "chromstart", "chrom_start", "peak_start", "start_position")
 END_COLUMNS = ("end", "stop", "chromend", "chrom_end", "peak_end", "end_position")
 NAME_COLUMNS = ("interval", "peak", "peaks", "peak_name", "region", "gene_ids", "coordinates", "location")
-"""Columns of `var` in which labs keep the places, or names that tell them; compared in lower case."""
+"""Columns of `var` in which labs keep the places, or names that hold them; compared in lower case."""
 
 _NAME = (
     rf"^{PREFIX}"
@@ -64,7 +64,7 @@ class RegionResolution(ResolvedNames):
 
     Attributes:
       ids: "chr1:100-200" where it was placed, else the name itself.
-      told: object[N] of str, the build that stands before the place or in `GENOME_COLUMN`, by mofm's name where it has
+      builds: object[N] of str, the build that stands before the place or in `GENOME_COLUMN`, by mofm's name where it has
         one; "" for none.
       chrom: str[N], "" where not placed.
       start, end: int64[N], bp from 0, end exclusive; -1 where not placed.
@@ -73,7 +73,7 @@ class RegionResolution(ResolvedNames):
 
     rules = RULES
 
-    told: np.ndarray
+    builds: np.ndarray
     chrom: np.ndarray
     start: np.ndarray
     end: np.ndarray
@@ -90,9 +90,9 @@ class RegionResolution(ResolvedNames):
 
 
 class _Places(NamedTuple):
-    """Places as written, a row a name: told as in `RegionResolution`; chrom object, "" where not read; int64 bp."""
+    """Places as written, a row a name: builds as in `RegionResolution`; chrom object, "" where not read; int64 bp."""
 
-    told: np.ndarray
+    builds: np.ndarray
     chrom: np.ndarray
     start: np.ndarray
     end: np.ndarray
@@ -109,11 +109,11 @@ def resolve_regions(names: Sequence[str], var: pd.DataFrame | None = None) -> Re
             for part, given in zip(places, candidate, strict=True):
                 part[fill] = given[fill]
             rule[fill] = "columns"
-    told, chrom, start, end = places
+    builds, chrom, start, end = places
     if var is not None and GENOME_COLUMN in var:
         named = pd.Categorical(var[GENOME_COLUMN].astype(object).fillna("").astype(str))
-        stated = np.array([told_build(name) for name in named.categories], dtype=object)[named.codes]
-        told = np.where(told == "", stated, told)
+        stated = np.array([build_in_name(name) for name in named.categories], dtype=object)[named.codes]
+        builds = np.where(builds == "", stated, builds)
     read = rule != "unknown"
     rule[read & (end < start)] = "reversed"
     rule[read & (end == start)] = "empty"
@@ -121,13 +121,15 @@ def resolve_regions(names: Sequence[str], var: pd.DataFrame | None = None) -> Re
     rule[read & (start < 0)] = "negative"
     how = np.array([RULES[key] for key in rule], dtype="U10")
     lost = how == "unresolved"
-    told[lost], chrom[lost], start[lost], end[lost] = "", "", -1, -1
+    builds[lost], chrom[lost], start[lost], end[lost] = "", "", -1, -1
     starts, ends = start.astype(str), end.astype(str)
     ids = [
         own if gone else f"{where}:{first}-{last}"
         for own, gone, where, first, last in zip(names, lost, chrom, starts, ends, strict=True)
     ]
-    return RegionResolution(ids=ids, told=told, chrom=chrom.astype(np.str_), start=start, end=end, how=how, rule=rule)
+    return RegionResolution(
+        ids=ids, builds=builds, chrom=chrom.astype(np.str_), start=start, end=end, how=how, rule=rule
+    )
 
 
 def with_build(regions: RegionResolution, build: str | None) -> list[str]:
@@ -144,7 +146,7 @@ def require_places(regions: RegionResolution, where: str) -> None:
     """Raises `InputError` where not one of the regions of `where` (a file, a modality) is placed."""
     if len(regions.ids) and not regions.placed.any():
         raise InputError(
-            f"{where}: none of {len(regions.ids):,} regions tells its place (first: {regions.ids[0]!r}); "
+            f"{where}: none of {len(regions.ids):,} regions has a place (first: {regions.ids[0]!r}); "
             "name them chrom:start-end, or add columns chrom, start and end to var"
         )
 
@@ -179,7 +181,7 @@ def _as_numbers(texts: pd.Series) -> np.ndarray:
 
 
 def _in_columns(var: pd.DataFrame) -> list[_Places]:
-    """Places that the columns of `var` tell: from three columns, then from columns of names."""
+    """Places that the columns of `var` hold: from three columns, then from columns of names."""
     named = {str(column).lower().lstrip("#"): column for column in reversed(var.columns)}
     kinds = (CHROM_COLUMNS, START_COLUMNS, END_COLUMNS)
     found = [next((named[name] for name in names if name in named), None) for names in kinds]

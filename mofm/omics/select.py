@@ -2,7 +2,7 @@
 
 The modalities of a paired file need not list their cells in one order, and a corpus needs them to. Rows that are
 wanted in the order of the file are picked out while it streams. Any other order goes through a scratch file on disk
-(`transpose.py` tells its cost), and the matrix is then read twice.
+(`transpose.py` has its cost), and the matrix is then read twice.
 """
 
 from collections.abc import Iterator

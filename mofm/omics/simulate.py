@@ -5,7 +5,7 @@ them or travel between them, read each assay off the transcription factors, and 
 
     draw_network -> find_attractors -> draw_cells -> count_rna, count_atac, count_adt, count_methylation
 
-What is assumed, and what it costs, is told where it is done, in the files of `mofm.omics.simulation`. Every stage
+What is assumed, and what it costs, is said where it is done, in the files of `mofm.omics.simulation`. Every stage
 draws from its own stream of the seed, and sparse products keep BLAS out: the same config gives the same bits; more
 cells, more genes, another sequencer or another omics type leave the TF network and the cell types as they are. The RNA
 of `simulate` and of `simulate_multiomics` are the same counts; only the genes' names differ.
@@ -32,7 +32,7 @@ from mofm.omics.simulation.config import SimulationConfig, stream
 from mofm.omics.simulation.genes import choose_genes, unnamed_genes
 from mofm.omics.simulation.methylation import MethylationConfig, draw_methylome
 from mofm.omics.simulation.network import draw_cell_types
-from mofm.omics.simulation.tables import adt_table, atac_table, methylation_table, rna_table, told_by_network
+from mofm.omics.simulation.tables import adt_table, atac_table, methylation_table, rna_table, truth_of_network
 
 __all__ = [
     "AdtConfig",
@@ -100,7 +100,7 @@ def simulate(config: SimulationConfig) -> AnnData:
     network, attractors_CT = draw_cell_types(config)
     cells = draw_cells(config, network, attractors_CT)
     genes = unnamed_genes(config)
-    truth = {"config": dataclasses.asdict(config)} | told_by_network(config, network, attractors_CT, genes)
+    truth = {"config": dataclasses.asdict(config)} | truth_of_network(config, network, attractors_CT, genes)
     return rna_table(config, network, genes, cells, truth)
 
 
@@ -149,7 +149,7 @@ def simulate_multiomics(
     surface_A = choose_surface(config.adt, network, attractors_CT)
     genes = choose_genes(base, table, surface_A)
     cells = draw_cells(base, network, attractors_CT, surface_A, config.adt.lag)
-    truth = {"config": dataclasses.asdict(config)} | told_by_network(base, network, attractors_CT, genes)
+    truth = {"config": dataclasses.asdict(config)} | truth_of_network(base, network, attractors_CT, genes)
     truth |= {"genes": genes.index.to_numpy(dtype=object), "annotation": table.version}
     truth["grn"] = network.edges().T.tocsr().astype(np.float32)
     chromatin = draw_chromatin(base, config.atac, network, cells.shift_DG, genes, table)

@@ -4,10 +4,10 @@
 
 - An experiment is given by `census://VERSION/ORGANISM`, a folder, or a URI that TileDB reads (s3://, gs://, azure://). A
   folder or URI of a whole Census is taken where it has one organism; else its census_data/ORGANISM is to be named. The
-  Census around an experiment is found by going up, because that is where its datasets are told.
-- What it is, is told by its date, organism and number of cells where it is a build of the Census: a copy on disk is the
-  same as the original. Any other folder is told by the names and sizes of its files: TileDB writes every change as files
-  of a new, unique name, so nothing need be read. Any other URI is told by itself and its number of cells: that somebody
+  Census around an experiment is found by going up, because that is where its datasets are listed.
+- What it is, is known by its date, organism and number of cells where it is a build of the Census: a copy on disk is the
+  same as the original. Any other folder is known by the names and sizes of its files: TileDB writes every change as files
+  of a new, unique name, so nothing need be read. Any other URI is known by itself and its number of cells: that somebody
   rewrote it in place would not be noticed.
 - TileDB's buffers are 64 MiB a column rather than 1 GiB: a block of cells fits, and memory stays small.
 """
@@ -35,7 +35,7 @@ class SomaPlace:
       given: as the user gave it.
       experiment: its URI.
       census: URI of the Census that it belongs to; None for one by itself.
-      build: the date of that Census; None where there is none or it does not tell.
+      build: the date of that Census; None where there is none or it does not say.
       region: of the bucket; None asks the environment.
       is_public: read without signing, as the public bucket of the Census is.
       identity: what it is, wherever it lies (see above).
@@ -58,7 +58,7 @@ class SomaPlace:
         return self.given if "://" in self.given else Path(self.given).absolute().name
 
     def is_changed(self) -> bool:
-        """Whether the folder was written to since; not told of what lies elsewhere, or of a build of the Census."""
+        """Whether the folder was written to since; not known of what lies elsewhere, or of a build of the Census."""
         return self.identity.startswith("files ") and _listing(Path(self.experiment)) != self.identity
 
 
@@ -119,7 +119,7 @@ def opened(place: SomaPlace, uri: str, *keys: str) -> Iterator:
             yield found
     except library.DoesNotExistError as error:
         raise InputError(f"{place.given}: no TileDB-SOMA there; check the path") from error
-    except (library.SOMAError, RuntimeError, OSError) as error:  # TileDB tells of a bucket by a RuntimeError
+    except (library.SOMAError, RuntimeError, OSError) as error:  # TileDB reports a bucket's faults by a RuntimeError
         raise InputError(
             f"{place.given}: TileDB cannot read it ({first_line(error)}); fetch or write it again"
         ) from error
@@ -171,7 +171,7 @@ def _census_around(place: SomaPlace) -> str | None:
 
 
 def _identified(place: SomaPlace) -> SomaPlace:
-    """The place, told what it is."""
+    """The place, with what it is."""
     library = load_library(place.given)
     with opened(place, place.experiment) as experiment:
         if not isinstance(experiment, library.Experiment) or not {"obs", "ms"} <= set(_keys(experiment)):
@@ -181,8 +181,8 @@ def _identified(place: SomaPlace) -> SomaPlace:
     if place.census is not None:
         with opened(place, place.census, "census_info") as info:
             if "summary" in _keys(info):
-                told = info["summary"].read().concat().to_pandas()
-                build = dict(zip(told["label"], told["value"], strict=True)).get("census_build_date")
+                summary = info["summary"].read().concat().to_pandas()
+                build = dict(zip(summary["label"], summary["value"], strict=True)).get("census_build_date")
     if build is not None:
         organism = place.experiment.rstrip("/").rsplit("/", 1)[-1]
         return dataclasses.replace(place, build=str(build), identity=f"census {build} {organism} {cells}")

@@ -1,4 +1,4 @@
-"""Which cells of a SOMA experiment are wanted: by a filter on its annotations, told apart by dataset.
+"""Which cells of a SOMA experiment are wanted: by a filter on its annotations, separated by dataset.
 
 Every dataset_id is a dataset of its own, as a file would be: it measures genes of its own, and is weighed and held out by
 itself. Cells that the Census says are somewhere else already (is_primary_data is False) are left out unless asked for:
@@ -27,8 +27,8 @@ class SomaCells:
     Attributes:
       place: the experiment.
       dataset: its dataset_id; None where cells have none.
-      number: of the dataset in the Census; None where no Census tells.
-      about: title, collection and DOI, as far as the Census tells them.
+      number: of the dataset in the Census; None where no Census says.
+      about: title, collection and DOI, as far as the Census has them.
       ids_N: int64, ascending: the soma_joinid of each cell.
     """
 
@@ -52,7 +52,7 @@ def select_cells(place: SomaPlace, obs_filter: str | None = None, duplicates: bo
       duplicates: whether cells that are not primary data are wanted too.
 
     Raises:
-      InputError: the filter cannot be used or selects nothing, or cells cannot be told apart.
+      InputError: the filter cannot be used or selects nothing, or cells cannot be distinguished.
     """
     with opened(place, place.experiment, "obs") as obs:
         names = obs.schema.names
@@ -81,19 +81,19 @@ def select_cells(place: SomaPlace, obs_filter: str | None = None, duplicates: bo
     datasets = pd.Categorical(datasets.to_pandas())[order]
     if datasets.isna().any():
         raise InputError(f"{place.given}: {int(datasets.isna().sum()):,} cells have no dataset_id; give every cell one")
-    told = _datasets_told(place)
+    described = _census_datasets(place)
     codes_N, ids_N = datasets.codes, ids_N[order]
     by_dataset = np.argsort(codes_N, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(codes_N[by_dataset]) != 0])
     parts = []
     for rows in np.split(by_dataset, starts[1:]):
         name = str(datasets.categories[codes_N[rows[0]]])
-        number, about = told.get(name, (None, ""))
+        number, about = described.get(name, (None, ""))
         parts.append(SomaCells(place, name, number, about, ids_N[rows]))
     return sorted(parts, key=lambda part: part.ids_N[0])
 
 
-def _datasets_told(place: SomaPlace) -> dict[str, tuple[int, str]]:
+def _census_datasets(place: SomaPlace) -> dict[str, tuple[int, str]]:
     """Number and description of each dataset of the Census; empty without a Census."""
     if place.census is None:
         return {}
@@ -126,7 +126,7 @@ def _check_filter(obs, obs_filter: str) -> None:
 
 
 def _unusable(obs_filter: str | None, error: Exception) -> InputError:
-    """What TileDB found wrong; where it is told in terms of TileDB's own code, in plainer words."""
+    """What TileDB found wrong; where it is put in terms of TileDB's own code, in plainer words."""
     what = first_line(error).partition(" -- ")[0]
     if "incompatible function arguments" in what:
         what = "a column is compared with a value of another type, or with nothing"

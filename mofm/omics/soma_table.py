@@ -2,7 +2,7 @@
 
 Choices and their cost:
 
-- Columns are the genes that the dataset measures, where a Census tells (feature_dataset_presence_matrix): to the Census
+- Columns are the genes that the dataset measures, where a Census says (feature_dataset_presence_matrix): to the Census
   those with a count in any of the dataset's cells. A gene that a dataset lacks is so no measured zero; one that it
   measured and never saw is taken to be lacking too. Without that matrix all genes are taken as measured, and it is said.
 - TileDB is asked for blocks of cells in the order in which it has them, and the block is put in order here: asking it
@@ -74,8 +74,8 @@ def open_soma(
                 break
             looks[layer], candidate = candidate.look.words, None
         if candidate is None:
-            told = "; ".join(f"{layer} is {words}" for layer, words in looks.items())
-            raise InputError(f"{cells.where}: no raw counts found: {told}; write them as a layer of X of {name}")
+            looks_like = "; ".join(f"{layer} is {words}" for layer, words in looks.items())
+            raise InputError(f"{cells.where}: no raw counts found: {looks_like}; write them as a layer of X of {name}")
         check_orientation(cells.where, obs.index, candidate.var.index, looks_like_genes)
         check_cell_names(cells.where, obs.index)
         return CountTable(
@@ -199,18 +199,18 @@ def _measured(measurement, cells: SomaCells, var: pd.DataFrame) -> tuple[np.ndar
     notes = [cells.about] if cells.about else []
     if PRESENCE not in measurement or cells.number is None:
         lone = cells.dataset is None
-        note = f"nothing tells which genes dataset {cells.dataset} measures: all are taken as measured"
+        note = f"nothing says which genes dataset {cells.dataset} measures: all are taken as measured"
         return everything, notes if lone else [*notes, note]
     present = [table["soma_dim_1"].to_numpy()[table["soma_data"].to_numpy().astype(bool)]
                for table in measurement[PRESENCE].read(coords=(cells.number,)).tables()]  # fmt: skip
     columns = np.flatnonzero(np.isin(var[ID].to_numpy(), np.concatenate([np.zeros(0, np.int64), *present])))
     if not len(columns):
         raise InputError(f"{cells.where}: {PRESENCE} has no gene of it; the Census is damaged: fetch it again")
-    return columns, [*notes, f"{len(columns):,} of {len(var):,} genes are measured in it, as the Census tells"]
+    return columns, [*notes, f"{len(columns):,} of {len(var):,} genes are measured in it, as the Census says"]
 
 
 def _obs(obs, cells: SomaCells) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """The annotations of the cells, named, and how many entries each has, where the Census tells."""
+    """The annotations of the cells, named, and how many entries each has, where the Census says."""
     if ID not in obs.index_column_names:
         raise InputError(f"{cells.place.given}: obs is not indexed by {ID}; write it again so that it is")
     ids = cells.ids_N

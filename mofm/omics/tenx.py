@@ -18,7 +18,7 @@ from mofm.omics.choice import Wanted, make_candidate
 from mofm.omics.hdf5 import reading
 from mofm.omics.layouts import Kind
 from mofm.omics.matrices import CsrMatrix, StoredMatrix
-from mofm.omics.modalities import feature_kinds, modalities_told, region_share
+from mofm.omics.modalities import feature_kinds, modalities_of_types, region_share
 from mofm.omics.mtx import MtxMatrix, read_names
 from mofm.omics.table import CountSource, CountTable
 
@@ -82,7 +82,7 @@ def tables_of(
     """A table for each modality among the features (or for `modality` alone), in the order of `MODALITIES`.
 
     Args:
-      resources: told to free the matrix's scratch space.
+      resources: closed to free the matrix's scratch space.
       others: modalities whose features are not to be counted as left out.
 
     Raises:
@@ -90,7 +90,7 @@ def tables_of(
     """
     matrix, obs, var = parts
     resources.callback(matrix.close)
-    meant = modalities_told(var)
+    meant = modalities_of_types(var)
     found = [known for known in MODALITIES if known in meant]
     if not found:
         kinds = ", ".join(sorted(feature_kinds(var, "").unique()))

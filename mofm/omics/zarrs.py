@@ -3,7 +3,7 @@
 A zarr group and an HDF5 group are alike to h5py's and zarr's users, and anndata reads tables of both. What differs is here.
 zarr reads a chunk that is missing as zeros. Of a sparse matrix every chunk must be there: a lost one would be counts of
 zero. Of dense matrices, and of the tables' columns, chunks of nothing but zeros are left out by every writer, so there a
-lost one cannot be told; but names are never empty.
+lost one cannot be noticed; but names are never empty.
 
 annbatch's collections are groups `dataset_0`, `dataset_1` and so on, each an AnnData of some of the cells, shuffled, with
 the same features: they are read as one AnnData, one part behind the other.
@@ -36,7 +36,7 @@ def open_zarr(path: Path) -> zarr.Group:
     """Opens the group at `path` for reading. Raises `InputError` where it cannot be."""
     try:
         return zarr.open_group(path, mode="r")
-    # zarr tells of damaged metadata by whatever its parsing raises.
+    # zarr reports damaged metadata by whatever its parsing raises.
     except Exception as error:
         cause = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
@@ -57,7 +57,7 @@ def parts_of(group: zarr.Group) -> dict[str, zarr.Group]:
 
 
 class CompleteStore(WrapperStore):
-    """A zarr store that tells a missing chunk, where zarr would make up zeros."""
+    """A zarr store that reports a missing chunk, where zarr would make up zeros."""
 
     async def get(self, key: str, *args, **kwargs):
         """As of the store itself. Raises `FileNotFoundError` for a chunk that is not there."""

@@ -39,10 +39,10 @@ class Processes:
     index: int | None = None
 
     def __post_init__(self):
-        told = [part is not None for part in (self.coordinator, self.count, self.index)]
-        if any(told) and not all(told):
+        given = [part is not None for part in (self.coordinator, self.count, self.index)]
+        if any(given) and not all(given):
             raise InputError("--coordinator HOST:PORT, --processes N and --process I belong together: give all three")
-        if all(told) and not (self.count >= 1 and 0 <= self.index < self.count):
+        if all(given) and not (self.count >= 1 and 0 <= self.index < self.count):
             raise InputError(f"--process {self.index} of --processes {self.count}: it counts from 0 and is less than N")
         if self.coordinator and not self.coordinator.rpartition(":")[2].isdecimal():
             raise InputError(f"--coordinator {self.coordinator}: HOST:PORT is expected, such as 10.0.0.1:8476")
@@ -59,14 +59,14 @@ def start(processes: Processes) -> None:
         _refuse_strangers()
         return
     jax.config.update("jax_enable_preemption_service", True)  # SIGTERM of one process becomes a stop of all
-    told = {} if processes.coordinator is None else {
+    address = {} if processes.coordinator is None else {
         "coordinator_address": processes.coordinator, "num_processes": processes.count, "process_id": processes.index
     }  # fmt: skip
     try:
-        jax.distributed.initialize(**told, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
+        jax.distributed.initialize(**address, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
     except ValueError as error:
         raise InputError(
-            f"--distributed: nothing here tells of other processes ({error}); start it by srun, mpirun, on all hosts of a TPU, "
+            f"--distributed: nothing here names other processes ({error}); start it by srun, mpirun, on all hosts of a TPU, "
             "or say --coordinator HOST:PORT --processes N --process I"
         ) from error
     except RuntimeError as error:
@@ -99,7 +99,7 @@ def wait_for_all(where: str) -> None:
 
 
 def all_asked_to_stop(step: int) -> bool:
-    """Whether any process was told to stop (SIGTERM), agreed upon by all at a step; False where there is one."""
+    """Whether any process was asked to stop (SIGTERM), agreed upon by all at a step; False where there is one."""
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 

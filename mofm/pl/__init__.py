@@ -5,25 +5,25 @@
     mofm.pl.confusion(adata, "cell_type")                the same beside a column of truth
     mofm.pl.regulators(adata)                            after model.regulators
     mofm.pl.perturbation(adata)                          after model.perturb
-    mofm.pl.correlations(told, measured)                 told = model.translate(...): how well is each feature told
-    mofm.pl.translation(told, measured, "CD4")           one feature, cell by cell
-    mofm.pl.calibration(told, measured)                  are errors as large as layers["sd"] says
+    mofm.pl.correlations(predicted, measured)            predicted = model.translate(...): how well is each feature predicted
+    mofm.pl.translation(predicted, measured, "CD4")      one feature, cell by cell
+    mofm.pl.calibration(predicted, measured)             are errors as large as layers["sd"] says
     mofm.pl.history("runs/mine")                         losses of a run against the mean predictor
 
 Data come first and are not written to, but for a UMAP that `embedding` keeps. Each function draws into `ax`, or into a figure
 of its own, and returns the Axes; where several columns are asked for, a list of Axes. Nothing is shown by force: a notebook
-shows the figure by itself, a script says `plt.show()` or `ax.figure.savefig("figure.png")`. What is missing is told in an
+shows the figure by itself, a script says `plt.show()` or `ax.figure.savefig("figure.png")`. What is missing is said in an
 `InputError` that names the call which makes it. No model is needed here, and no jax is loaded.
 
-Colours are those of `evaluation/figures.py`, which colour-blind eyes tell apart; a category that scanpy has coloured (in
+Colours are those of `evaluation/figures.py`, which colour-blind eyes distinguish; a category that scanpy has coloured (in
 uns["KEY_colors"]) keeps its colours.
 """
 
 from mofm.pl.labels import confidence, confusion
 from mofm.pl.losses import history
 from mofm.pl.maps import embedding
+from mofm.pl.predictions import calibration, correlations, translation
 from mofm.pl.regulation import perturbation, regulators
-from mofm.pl.told import calibration, correlations, translation
 
 __all__ = [
     "calibration",

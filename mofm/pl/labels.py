@@ -16,7 +16,7 @@ UNKNOWN = "unknown"
 
 def confidence(adata: Held, key: str = "mofm_label", *, ax: Axes | None = None) -> Axes:
     """The confidence of each label's cells, the label of most cells first: quartiles as a box, the median in it, whiskers
-    from the 5th to the 95th percentile. A line shows the confidence below which nothing is told. It is the chance that
+    from the 5th to the 95th percentile. A line shows the confidence below which cells are "unknown". It is the chance that
     the label is right, but that of a small reference is the share of its voters (see `inference/vote.py`).
 
     Args:
@@ -40,14 +40,14 @@ def confidence(adata: Held, key: str = "mofm_label", *, ax: Axes | None = None) 
     )  # fmt: skip
     for box, name in zip(boxes["boxes"], names, strict=True):
         box.set_facecolor(MUTED if name == UNKNOWN else ACCENT)
-    told = adata.uns.get("mofm_annotation", {})
-    if "threshold" in told:
-        axes.axvline(float(told["threshold"]), color=SECOND, linewidth=1.1, linestyle=(0, (4, 3)))
+    naming = adata.uns.get("mofm_annotation", {})
+    if "threshold" in naming:
+        axes.axvline(float(naming["threshold"]), color=SECOND, linewidth=1.1, linestyle=(0, (4, 3)))
     dress(axes, "How sure each label is")
     name_rows(axes, [f"{name}  {counts[name]:,}" for name in names])
     axes.set_xlim(0, 1.02)
-    share = f"share of the {int(told.get('voters', 0))} nearest reference cells"
-    name_axes(axes, f"confidence: {'chance' if told.get('calibrated', 'voters' not in told) else share}")
+    share = f"share of the {int(naming.get('voters', 0))} nearest reference cells"
+    name_axes(axes, f"confidence: {'chance' if naming.get('calibrated', 'voters' not in naming) else share}")
     return axes
 
 

@@ -20,7 +20,7 @@ def history(
 
     Args:
       run: a run's folder, its metrics.jsonl, or the table of that.
-      loss: as "rna/token_nll" (told from their tokens) or "rna_to_adt/cell_nll" (one omics type told from the cell
+      loss: as "rna/token_nll" (predicted from their tokens) or "rna_to_adt/cell_nll" (one omics type predicted from the cell
         embedding of another); several give a list of Axes; None for the first.
 
     Raises:

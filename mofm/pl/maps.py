@@ -65,7 +65,7 @@ def _values(adata: Held, name: str, layer: str | None) -> pd.Series:
         one = adata[:, name]
         if one.n_vars > 1:
             raise InputError(
-                f"{one.n_vars} features are called {name!r}: adata.var_names_make_unique() tells them apart"
+                f"{one.n_vars} features are called {name!r}: adata.var_names_make_unique() makes them differ"
             )
         if layer is not None and layer not in adata.layers:
             raise InputError(f"no layer {layer!r}.{nearest_name(layer, adata.layers)}")

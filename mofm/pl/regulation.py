@@ -116,11 +116,11 @@ def write_figure(top: pd.DataFrame, path: str | Path) -> None:
 def _mean_activities(adata: Held, tfs: list[str], labels: pd.Series) -> pd.DataFrame:
     """`Regulators.top` of other groups, without edges. Cells without a label or an activity are in none."""
     activity_NT = np.asarray(adata.obsm["mofm_tf_activity"])
-    told = np.isfinite(activity_NT).all(axis=1) & labels.notna().to_numpy()
-    if not told.any():
+    is_scored = np.isfinite(activity_NT).all(axis=1) & labels.notna().to_numpy()
+    if not is_scored.any():
         raise InputError(f"obs[{str(labels.name)!r}] labels no cell that has TF activities; give another column")
-    groups = labels[told].astype("category").to_numpy()
-    means = pd.DataFrame(activity_NT[told], columns=tfs).groupby(groups, observed=True).mean()
+    groups = labels[is_scored].astype("category").to_numpy()
+    means = pd.DataFrame(activity_NT[is_scored], columns=tfs).groupby(groups, observed=True).mean()
     parts = []
     for name, row in means.iterrows():
         ranked = row.sort_values(ascending=False, kind="stable")
@@ -142,7 +142,7 @@ def perturbation(
     Args:
       data: an AnnData after `model.perturb`, or the table genes.parquet of `mofm perturb`.
       group: of the column that was grouped by; None where there is one.
-      by: "network", what passes along known and likely edges (go by it), or "model", what embedding the cells again tells.
+      by: "network", what passes along known and likely edges (go by it), or "model", what embedding the cells again gives.
 
     Raises:
       InputError: nothing was perturbed yet, several groups and none named, or no such group or `by`.

@@ -66,7 +66,7 @@ class Compiled(NamedTuple):
     Attributes:
       memory: see there.
       traffic: bytes read and written in main memory.
-      unknown_loops: loops whose length XLA does not tell; they count once in `traffic` and `sent`.
+      unknown_loops: loops whose length XLA does not give; they count once in `traffic` and `sent`.
       sent: collectives.
       seconds: of compilation.
     """
@@ -91,10 +91,10 @@ def tpu_devices(topology: Topology) -> list[jax.Device]:
         )
     # libtpu else asks Google's metadata server what machine this is, complains where there is none, and refuses to be
     # loaded by a second process.
-    told = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
-    told |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    before = {name: os.environ.get(name) for name in told}
-    os.environ.update({name: value for name, value in told.items() if before[name] is None})
+    variables = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
+    variables |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update({name: value for name, value in variables.items() if before[name] is None})
     from jax.experimental import topologies
 
     options = {"chips_per_host_bounds": [1, 1, 1]} if topology.devices == 1 else {"num_slices": topology.slices}

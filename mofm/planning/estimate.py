@@ -44,7 +44,7 @@ class _Kept(NamedTuple):
 
 
 def estimate_step(config: Config, facts: Facts, step: Step, mesh: Mesh, limit: float) -> Compiled:
-    """What `compile_step` would tell, estimated; its seconds are 0."""
+    """What `compile_step` would give, estimated; its seconds are 0."""
     parts = mesh.shape[DATA] * mesh.shape[FSDP]
     state = step.arguments[1]
     arguments, parameters = _local(step.arguments), _local(state.params)

@@ -97,7 +97,7 @@ class Program:
     def trips(self, loop: Instruction) -> int | None:
         """How often a `while` goes round: as XLA knows it, or as its condition says (a counter from 0, less than a number).
 
-        None where neither tells: the loop's length depends on data.
+        None where neither says: the loop's length depends on data.
         """
         if known := _TRIPS.search(loop.attributes):
             return int(known[1])

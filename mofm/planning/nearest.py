@@ -43,7 +43,7 @@ def nearest_fit(
 ) -> Nearest | None:
     """The nearest config that fits, `refused` being the plan of one that does not; None where none was found.
 
-    `say` is told what was tried, a line each.
+    `say` is called with what was tried, a line each.
     """
     search = _Search(planner, config, refused, say)
     changes: Changes = {}

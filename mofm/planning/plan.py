@@ -49,7 +49,7 @@ class Plan:
       traffic: bytes from and to main memory; None where the compiler refused, as all below.
       sent: collectives.
       times: see `roofline.py`.
-      unknown_loops: loops whose length the compiler does not tell, counted once.
+      unknown_loops: loops whose length the compiler does not give, counted once.
     """
 
     topology: str

@@ -13,7 +13,7 @@ NAMES = {"products": "matrix products", "memory": "memory traffic", "network": "
 
 
 def as_text(plan: Plan, chip: Chip, steps: int, cells: int | None = None) -> str:
-    """The plan in lines; `cells`: for how many of them the days are told, None for those of the config's `steps`."""
+    """The plan in lines; `cells`: for how many of them the days are given, None for those of the config's `steps`."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     tokens = ", ".join(f"{count:,} tokens of {modality}" for modality, count in plan.tokens.items())
     lines = {

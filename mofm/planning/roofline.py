@@ -8,7 +8,7 @@
     slowest      their sum: nothing overlaps
 
 Real steps lie between or above: no product reaches its peak, small collectives wait for latency, and the host may be late
-with batches. So this is no promise; it tells which of two configs is faster, and what to change.
+with batches. So this is no promise; it shows which of two configs is faster, and what to change.
 """
 
 from collections.abc import Mapping

@@ -19,7 +19,7 @@ FREE = {
 """What moves nothing itself."""
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "AsyncCollectiveStart")
 FREE_CALLS += ("AsyncCollectiveDone",)
-"""Custom calls that only tell the compiler something."""
+"""Custom calls that only inform the compiler."""
 VIEWS = ("bitcast", "reshape", "get-tuple-element", "convert", "copy", "transpose")
 """Within a fusion: the same elements, read where they are used."""
 PARTS = ("dynamic-slice", "slice", "gather")

@@ -1,4 +1,4 @@
-"""The REST API, under /api; its schema is /api/openapi.json, and /api tells it to people.
+"""The REST API, under /api; its schema is /api/openapi.json, and /api describes it to people.
 
 Programs show the token as `Authorization: Bearer TOKEN`. Whatever is wrong is {"detail": one line} with a status that says
 whose fault it is.
@@ -28,9 +28,9 @@ class ModelOut(BaseModel):
     genes: int
     translates: bool
     networks: list[str]
-    labels: str = Field(description="what its annotation head tells; empty where it has none")
+    labels: str = Field(description="what its annotation head names; empty where it has none")
     labelled: list[str] = Field(description="modalities that the head reads")
-    ontology: str = Field(description="the ontology whose broader terms it tells too; empty where there is none")
+    ontology: str = Field(description="the ontology whose broader terms it gives too; empty where there is none")
     version: str
 
 
@@ -61,7 +61,7 @@ class JobIn(BaseModel):
     verb: Literal["embed", "annotate", "translate", "regulators"]
     options: dict[str, str | int | float | bool | None] = Field(
         default_factory=dict,
-        description="embed: modality. annotate: modality, confidence (what is told must be as sure). translate: to, "
+        description="embed: modality. annotate: modality, confidence (a name must be as sure). translate: to, "
         "modality, features (a name or BED line each). regulators: groupby, min_cells, network",
     )
 
@@ -96,11 +96,11 @@ class JobOut(BaseModel):
 
 
 def job_out(job: store.Job) -> JobOut:
-    """A job as the API tells it."""
-    told = {key: getattr(job, key) for key in JobOut.model_fields if hasattr(job, key)}
+    """A job as the API shows it."""
+    shown = {key: getattr(job, key) for key in JobOut.model_fields if hasattr(job, key)}
     files = [file | {"url": f"/api/jobs/{job.id}/files/{file['name']}"} for file in job.summary.get("files", [])]
     lines = [*job.summary.get("warnings", []), *job.summary.get("lines", [])]
-    return JobOut(**told, file=job.file_id, lines=lines, files=files)
+    return JobOut(**shown, file=job.file_id, lines=lines, files=files)
 
 
 def _file_out(file: store.File) -> FileOut:

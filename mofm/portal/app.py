@@ -20,7 +20,7 @@ from mofm.portal.security import Guard, Protection
 from mofm.portal.settings import Settings
 from mofm.portal.uploads import UploadError
 
-DISK_FULL = "The server's disk is full: delete results that are not needed, or tell who keeps it."
+DISK_FULL = "The server's disk is full: delete results that are not needed, or ask who keeps it."
 log = logging.getLogger("mofm.portal")
 
 
@@ -55,7 +55,7 @@ def create_app(settings: Settings, send: Callable[[str], Any]) -> FastAPI:
 
 def _say(request: Request, error: Exception) -> Response:
     """What is wrong, in a line, as a page or as JSON; what is nobody's business goes to the log."""
-    status, said = _told(error)
+    status, said = _answer_to(error)
     if status >= 500 and not isinstance(error, Refused | UploadError):
         log.error("%s %s failed", request.method, request.url.path, exc_info=error if said != DISK_FULL else None)
     if request.url.path.startswith("/api/"):
@@ -64,7 +64,7 @@ def _say(request: Request, error: Exception) -> Response:
     return pages.page(request, "error.html", status, said=said, is_missing=status == 404)
 
 
-def _told(error: Exception) -> tuple[int, str]:
+def _answer_to(error: Exception) -> tuple[int, str]:
     match error:
         case Refused() | UploadError():
             return error.status, str(error)

@@ -127,12 +127,12 @@ class Desk:
         shutil.rmtree(self.settings.job_dir(job.id), ignore_errors=True)
 
     def result_file(self, job: Job, name: str) -> Path:
-        """A file of a result; Refused where it has none of this name. Only names that the job told are looked for."""
-        told = [file["name"] for key in ("files", "images") for file in job.summary.get(key, [])]
+        """A file of a result; Refused where it has none of this name. Only names that the job listed are looked for."""
+        listed = [file["name"] for key in ("files", "images") for file in job.summary.get(key, [])]
         if job.summary.get("map"):
-            told.append("points.json")
+            listed.append("points.json")
         path = self.settings.result_dir(job.id) / name
-        if name not in told or not path.is_file():
+        if name not in listed or not path.is_file():
             raise Refused(404, "The result has no such file.")
         return path
 

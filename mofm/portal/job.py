@@ -29,7 +29,7 @@ from mofm.portal.limits import die_with_parent, say
 from mofm.portal.results import MATRIX_VALUES, Result
 from mofm.portal.verbs import MODALITY_NAMES
 from mofm.portal.wording import in_portal_words
-from mofm.progress import progress_told_to
+from mofm.progress import progress_sent_to
 
 VARIABLE = 12
 """So many features that vary most can colour the map of a translation."""
@@ -96,8 +96,8 @@ def annotate(model, source, folder, options, reading, common) -> Result:
 
     asked = {key: options.get(key) for key in ("ontology", "confidence")}
     found = label_by_head(model, source, reading, **asked, **common)
-    told = found.report
-    result = Result(folder, f"Cells by {told['label_key']}")
+    report = found.report
+    result = Result(folder, f"Cells by {report['label_key']}")
     embedding, name = found.embedding, "cells.h5mu" if _is_mudata(source) else "cells.h5ad"
     what = 'Your file with obs["mofm_label"], its confidence, and the likeliest label'
     key = "mofm_label"
@@ -106,17 +106,17 @@ def annotate(model, source, folder, options, reading, common) -> Result:
     result.add_map("the cells by their embedding", embedding.embedding_NE, table)
     named = int((table[key] != UNKNOWN).sum())
     result.say(
-        f"{named:,} of {len(table):,} cells are named; of the others the confidence is below {told['threshold']:.2f}, or they "
-        "are far from all types."
+        f"{named:,} of {len(table):,} cells are named; of the others the confidence is below {report['threshold']:.2f}, or "
+        "they are far from all types."
     )
-    if "broader_cells" in told:
+    if "broader_cells" in report:
         result.say(
-            f"{told['broader_cells']:,} of them are named by a broader term, as no label is as sure: the most specific that is."
+            f"{report['broader_cells']:,} of them are named by a broader term, the most specific that is as sure."
         )
-        for note in told["notes"]:
+        for note in report["notes"]:
             result.say(f"{note}.")
     result.say(
-        f"The model knows {len(told['labels'])} labels. Confidence is calibrated on cells as it was trained on: of another "
+        f"The model knows {len(report['labels'])} labels. Confidence is calibrated on cells as it was trained on: of another "
         "tissue or technique it promises nothing."
     )
     _say_notes(result, embedding.modality, embedding.report["notes"], embedding.report["share_of_counts_known"])
@@ -139,8 +139,10 @@ def translate(model, source, folder, options, reading, common) -> Result:
     result = Result(folder, f"Translated to {MODALITY_NAMES[to]}")
     targets = find_targets(model, to, options["features"] or None, common["build"], "the features that you gave")
     path = result.add_file("translated.h5ad", f'Your cells x {things}: X the means, layers["sd"] the deviations')
-    told = translate_file(model, source, path, targets, reading, **common)
-    result.say(f"{told.cells:,} cells x {told.features:,} {things}, told from {MODALITY_NAMES[told.source]}.")
+    written = translate_file(model, source, path, targets, reading, **common)
+    result.say(
+        f"{written.cells:,} cells x {written.features:,} {things}, predicted from {MODALITY_NAMES[written.source]}."
+    )
     if new := int((~targets.var["trained"]).sum()):
         result.say(
             f"{new:,} of the {things} were in no training data: known by their genes, and their level only roughly."
@@ -148,7 +150,7 @@ def translate(model, source, folder, options, reading, common) -> Result:
     if targets.unknown:
         some = ", ".join(targets.unknown[:3])
         result.say(f"Left out: {len(targets.unknown):,} {things} that speak of no gene of the model ({some}).")
-    _say_notes(result, told.source, (), told.share_of_counts_known)
+    _say_notes(result, written.source, (), written.share_of_counts_known)
     mean_F, deviation_F = _spread(path)
     with h5py.File(path) as file:
         obs, var = (anndata.io.read_elem(file[key]) for key in ("obs", "var"))
@@ -262,22 +264,22 @@ DO = {"embed": embed, "annotate": annotate, "translate": translate, "regulators"
 
 
 def main(model: str, source: str, folder: str, what: str) -> int:
-    """Do the job that the file `what` tells, for a worker."""
+    """Do the job that the file `what` describes, for a worker."""
     die_with_parent()
-    told = json.loads(Path(what).read_text(encoding="utf-8"))
+    asked = json.loads(Path(what).read_text(encoding="utf-8"))
     path = Path(source)
     os.environ["TMPDIR"] = tempfile.tempdir = str(Path(folder).parent)
     try:
         say(stage="loading the model", done=0, total=0)
-        with progress_told_to(lambda stage, done, total: say(stage=stage, done=done, total=total)):
-            perform(load(model), path, Path(folder), told)
+        with progress_sent_to(lambda stage, done, total: say(stage=stage, done=done, total=total)):
+            perform(load(model), path, Path(folder), asked)
     except InputError as error:
-        print(in_portal_words(" ".join(str(error).split()), path, told["name"]), file=sys.stderr)
+        print(in_portal_words(" ".join(str(error).split()), path, asked["name"]), file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print("the server's disk is full; nothing was lost but this job: tell who keeps the server", file=sys.stderr)
+        print("the server's disk is full; nothing was lost but this job: ask who keeps the server", file=sys.stderr)
         return 2
     return 0
 

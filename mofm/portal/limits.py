@@ -70,7 +70,7 @@ def watch_child(
 
     Args:
       log: file that gets its stderr.
-      on_line: told every other line.
+      on_line: called with every other line.
       is_wanted: asked several times a second.
 
     Raises:
@@ -102,11 +102,11 @@ def watch_child(
 
 
 def start_child(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
-    """A child, which is told no secrets; `environment` is told besides."""
-    told = {key: value for key, value in os.environ.items() if key not in (TOKEN_VARIABLE, REDIS_VARIABLE)}
+    """A child, which is given no secrets; `environment` is given besides."""
+    inherited = {key: value for key, value in os.environ.items() if key not in (TOKEN_VARIABLE, REDIS_VARIABLE)}
     with log.open("ab") as stderr:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=told | dict(environment or {}),
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=inherited | dict(environment or {}),
             start_new_session=True,
         )  # fmt: skip
     with suppress(OSError):  # where there is no such file, the kernel chooses by itself
@@ -117,9 +117,9 @@ def start_child(command: Sequence[str], log: Path, environment: Mapping[str, str
 def _read_lines(stream, lines: queue.Queue) -> None:
     for line in iter(lambda: stream.readline(MOST_LINE), b""):
         with suppress(ValueError):
-            told = json.loads(line)
-            if isinstance(told, dict):
-                lines.put(told)
+            message = json.loads(line)
+            if isinstance(message, dict):
+                lines.put(message)
 
 
 def _heard(line: dict, last: dict, on_line: Callable[[dict], None]) -> dict:

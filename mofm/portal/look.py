@@ -59,14 +59,14 @@ def _look(path: Path, model_dir: Path, asked: dict, max_cells: int) -> dict:
     card = read_card(model_dir)
     genes, species = read_known(model_dir, card)
     reading = Reading(asked.get("modality"), recover_counts=bool(asked.get("recover_counts")))
-    told = inspect(path, reading, species, asked.get("build"))
-    report = {"kind": told["kind"], "usable": told["usable"], "why": told["why"], "left_out": told["left_out"]}
-    columns = {name: what for part in reversed(told["parts"]) for name, what in part["obs_columns"].items()}
+    seen = inspect(path, reading, species, asked.get("build"))
+    report = {"kind": seen["kind"], "usable": seen["usable"], "why": seen["why"], "left_out": seen["left_out"]}
+    columns = {name: what for part in reversed(seen["parts"]) for name, what in part["obs_columns"].items()}
     report["obs"] = dict(list(columns.items())[:COLUMNS_SHOWN])
-    if told["kind"] not in KINDS:
-        raise InputError(f"{path}: is {told['kind']}; give an h5ad, h5mu or 10x HDF5 file")
-    shares = [one.get("recoverable_share", 0) for part in told["parts"] for one in part["matrices"].values()]
-    if not told["usable"]:
+    if seen["kind"] not in KINDS:
+        raise InputError(f"{path}: is {seen['kind']}; give an h5ad, h5mu or 10x HDF5 file")
+    shares = [one.get("recoverable_share", 0) for part in seen["parts"] for one in part["matrices"].values()]
+    if not seen["usable"]:
         return report | {"needs_recovery": not reading.recover_counts and max(shares, default=0) > RECOVERABLE}
     with open_tables(path, reading) as tables:
         report["cells"] = len(pd.Index(np.unique(np.concatenate([table.obs.index for table in tables]))))
@@ -78,7 +78,7 @@ def _look(path: Path, model_dir: Path, asked: dict, max_cells: int) -> dict:
         report["modalities"] = [
             _fit(table, card.modalities, genes, gene_table(species), asked.get("build")) for table in tables
         ]
-        report |= {"sets": told["sets"], "groups": _groups(tables[0].obs)}
+        report |= {"sets": seen["sets"], "groups": _groups(tables[0].obs)}
     if not any(one["fits"] for one in report["modalities"]):
         report |= {"usable": False, "why": report["modalities"][0]["why"]}
     return report
@@ -117,9 +117,9 @@ def _groups(obs: pd.DataFrame) -> dict[str, int]:
 
 def main() -> int:
     """Wait for a line of JSON on stdin that names a file; look at it; the report is the line on stdout."""
-    if not (told := sys.stdin.buffer.readline()):
+    if not (line := sys.stdin.buffer.readline()):
         return 0  # the portal ended before a file came
-    given = json.loads(told)
+    given = json.loads(line)
     die_with_parent()
     limit_memory(given["gigabytes"])
     limit_cpu(given["seconds"])

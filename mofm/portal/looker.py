@@ -46,7 +46,7 @@ class Looker:
                 self._spare = self._start()
 
     def look(self, file: File, asked: dict) -> dict:
-        """What `look.look` tells of an upload.
+        """What `look.look` reports of an upload.
 
         Raises:
           ChildError: the look took too much time or memory, or broke.

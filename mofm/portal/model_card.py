@@ -25,11 +25,11 @@ class ModelCard:
       species, builds: whose cells it reads, and the genome builds in which their regions may be.
       has_own_genes: its species is none of those that mofm ships.
       genes: how many it knows.
-      translates: whether it tells modalities from one another.
+      translates: whether it predicts modalities from one another.
       networks: names of its regulatory networks.
-      labels: what its annotation head tells, such as cell_type; "" where it has none.
+      labels: what its annotation head names, such as cell_type; "" where it has none.
       labelled: modalities that the head reads.
-      ontology: the file whose broader terms it tells too; "" for none.
+      ontology: the file whose broader terms it gives too; "" for none.
       version: of mofm.
     """
 
@@ -50,8 +50,8 @@ class ModelCard:
 
 def read_card(folder: Path) -> ModelCard:
     """What `main` wrote."""
-    told = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    return ModelCard(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    return ModelCard(**{key: tuple(value) if isinstance(value, list) else value for key, value in card.items()})
 
 
 def read_known(folder: Path, card: ModelCard):

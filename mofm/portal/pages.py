@@ -59,7 +59,7 @@ templates.filters |= {
 templates.globals |= {"version": mofm.__version__, "verbs": VERBS, "modality_names": MODALITY_NAMES}
 
 
-def page(request: Request, name: str, status: int = 200, **told: Any) -> HTMLResponse:
+def page(request: Request, name: str, status: int = 200, **shown: Any) -> HTMLResponse:
     """A page; the first that a browser gets also begins its session."""
     guard: Guard = request.app.state.guard
     session, is_new = request.cookies.get(COOKIE), False
@@ -73,7 +73,7 @@ def page(request: Request, name: str, status: int = 200, **told: Any) -> HTMLRes
         "card": card,
         "has_token": guard.settings.token is not None,
     }
-    answer = HTMLResponse(templates.get_template(name).render(given | {"path": request.url.path} | told), status)
+    answer = HTMLResponse(templates.get_template(name).render(given | {"path": request.url.path} | shown), status)
     if is_new:
         _set_session(request, answer, session)
     return answer
@@ -136,8 +136,8 @@ def logout(fields: Fields):
 @router.get("/")
 def home(request: Request, desk: AtDesk) -> HTMLResponse:
     """The upload, the model, and what was done last."""
-    told = {"files": desk.store.files(RECENT), "jobs": desk.store.jobs(limit=RECENT), "settings": desk.settings}
-    return page(request, "home.html", **told)
+    shown = {"files": desk.store.files(RECENT), "jobs": desk.store.jobs(limit=RECENT), "settings": desk.settings}
+    return page(request, "home.html", **shown)
 
 
 @router.get("/jobs")
@@ -161,14 +161,14 @@ def file(request: Request, file_id: str, desk: AtDesk) -> HTMLResponse:
     return _file_page(request, desk, file_id)
 
 
-def _file_page(request: Request, desk: Desk, file_id: str, status: int = 200, **told: Any) -> HTMLResponse:
+def _file_page(request: Request, desk: Desk, file_id: str, status: int = 200, **shown: Any) -> HTMLResponse:
     found = desk.file(file_id)
     report = found.report
     offers = {name: verb.why_not(desk.card, report) for name, verb in VERBS.items()} if found.state == "ready" else {}
     return page(
         request, "file.html", status, file=found, report=report, offers=offers, jobs=desk.store.jobs(file_id=file_id),
         sources=sources(report), targets=targets(desk.card, report), readable=readable(desk.card, report),
-        **{"error": "", "given": {}} | told,
+        **{"error": "", "given": {}} | shown,
     )  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def delete_file(file_id: str, fields: Fields, desk: AtDesk):
 
 @router.post("/files/{file_id}/jobs")
 def start(request: Request, file_id: str, fields: Fields, desk: AtDesk):
-    """Starts a job; what is wrong with its options is told beside them, with what was given."""
+    """Starts a job; what is wrong with its options is said beside them, with what was given."""
     verb = fields.pop("verb", "")
     try:
         job = desk.start(desk.file(file_id), verb, fields)
@@ -205,8 +205,8 @@ def job(request: Request, job_id: str, desk: AtDesk) -> HTMLResponse:
     found = desk.job(job_id)
     before = desk.store.waiting_before(found) if found.state == "queued" else 0
     kept = None if found.ended is None else found.ended + 86400 * desk.settings.keep_days
-    told = {"result": found.summary, "before": before, "kept_until": kept, "has_file": desk.store.file(found.file_id)}
-    return page(request, "job.html", job=found, **told)
+    shown = {"result": found.summary, "before": before, "kept_until": kept, "has_file": desk.store.file(found.file_id)}
+    return page(request, "job.html", job=found, **shown)
 
 
 @router.get("/jobs/{job_id}/progress")
@@ -223,10 +223,10 @@ async def _events(desk: Desk, job_id: str) -> AsyncIterator[str]:
         if found is None:
             return
         before = await run_in_threadpool(desk.store.waiting_before, found) if found.state == "queued" else 0
-        told = job_out(found).model_dump(include={"state", "stage", "done", "total"}) | {"before": before}
-        if told != last:
-            yield f"data: {json.dumps(told)}\n\n"
-            last = told
+        shown = job_out(found).model_dump(include={"state", "stage", "done", "total"}) | {"before": before}
+        if shown != last:
+            yield f"data: {json.dumps(shown)}\n\n"
+            last = shown
         if not found.is_active:
             return
         await asyncio.sleep(EVENT_SECONDS)

@@ -63,14 +63,14 @@ class Result:
         """A table on the page: its first rows."""
         numeric = [pd.api.types.is_numeric_dtype(table[key]) for key in table]
         rows = [[_shown(value) for value in row] for row in table.head(MOST_ROWS).itertuples(index=False)]
-        told = {
+        shown = {
             "title": title,
             "about": about,
             "columns": list(map(str, table.columns)),
             "numeric": numeric,
             "rows": rows,
         }
-        self._page["tables"].append(told | {"more": max(0, len(table) - MOST_ROWS)})
+        self._page["tables"].append(shown | {"more": max(0, len(table) - MOST_ROWS)})
 
     def add_map(
         self, what: str, coordinates_NE: np.ndarray, obs: pd.DataFrame, first: Sequence[str] = ()

@@ -54,15 +54,15 @@ class Guard:
 
     def new_session(self, *, known: bool) -> str:
         """A cookie's value; `known`: of a user who has shown the token."""
-        told = f"{'known' if known else 'guest'}.{int(time.time()) + SESSION_SECONDS}.{secrets.token_hex(16)}"
-        return f"{told}.{self._sign('session', told)}"
+        claim = f"{'known' if known else 'guest'}.{int(time.time()) + SESSION_SECONDS}.{secrets.token_hex(16)}"
+        return f"{claim}.{self._sign('session', claim)}"
 
     def is_session(self, value: str | None) -> bool:
         """Whether this is a session of this portal, of a guest or a user."""
-        told, _, signature = (value or "").rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._sign("session", told).encode()):
+        claim, _, signature = (value or "").rpartition(".")
+        if not hmac.compare_digest(signature.encode(), self._sign("session", claim).encode()):
             return False
-        return int(told.split(".")[1]) > time.time()
+        return int(claim.split(".")[1]) > time.time()
 
     def csrf(self, session: str) -> str:
         """What forms of a session carry."""
@@ -73,7 +73,7 @@ class Guard:
         return self.is_session(session) and hmac.compare_digest(given.encode(), self.csrf(session).encode())
 
     def is_token(self, given: str) -> bool:
-        """Whether this is the portal's token; as long in the telling whatever is given."""
+        """Whether this is the portal's token; as long in the checking whatever is given."""
         wanted = sha256((self.settings.token or "").encode()).digest()
         return self.settings.token is not None and hmac.compare_digest(sha256(given.encode()).digest(), wanted)
 

@@ -110,12 +110,12 @@ def working(settings: Settings) -> Iterator[None]:
 
 
 def _keep_worker(settings: Settings, ending: threading.Event) -> None:
-    told = {key: value for key, value in os.environ.items() if key != TOKEN_VARIABLE}
-    told |= {REDIS_VARIABLE: settings.redis} if settings.redis else {}
+    environment = {key: value for key, value in os.environ.items() if key != TOKEN_VARIABLE}
+    environment |= {REDIS_VARIABLE: settings.redis} if settings.redis else {}
     command = (sys.executable, *WORKER, str(settings.data_dir))
     while not ending.is_set():
         # A session of its own: Ctrl-C in the terminal is the server's, which ends the workers itself.
-        worker = subprocess.Popen(command, stdin=subprocess.PIPE, env=told, start_new_session=True)
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
         Path(settings.data_dir / "worker.pid").write_text(str(worker.pid))
         while worker.poll() is None and not ending.wait(0.2):
             pass

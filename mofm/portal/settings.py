@@ -1,4 +1,4 @@
-"""What a portal is told once, and where it keeps things.
+"""What a portal is given once, and where it keeps things.
 
     DATA/settings.json   these settings, for the worker; neither the token nor Redis's URL, which may hold a password
     DATA/secret          what sessions are signed with; readable by the owner alone
@@ -117,9 +117,9 @@ class Settings:
             self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             for folder in (self.incoming, self.model_dir, self.data_dir / "files", self.data_dir / "jobs"):
                 folder.mkdir(exist_ok=True)
-            told = {key: value for key, value in dataclasses.asdict(self).items() if key not in NOT_WRITTEN}
+            written = {key: value for key, value in dataclasses.asdict(self).items() if key not in NOT_WRITTEN}
             with written_whole(self.data_dir / "settings.json") as temporary:
-                temporary.write_text(json.dumps(told | {"data_dir": str(self.data_dir)}), encoding="utf-8")
+                temporary.write_text(json.dumps(written | {"data_dir": str(self.data_dir)}), encoding="utf-8")
         except OSError as error:
             raise InputError(f"--data-dir {self.data_dir}: cannot be written ({error.strerror or error})") from error
 
@@ -135,12 +135,12 @@ class Settings:
 
 def read_settings(data_dir: Path) -> Settings:
     """The settings of the portal that keeps its things there; Redis's URL is that of the environment."""
-    told = json.loads((data_dir / "settings.json").read_text(encoding="utf-8"))
-    return Settings(**told | {"data_dir": data_dir, "redis": os.environ.get(REDIS_VARIABLE)})
+    written = json.loads((data_dir / "settings.json").read_text(encoding="utf-8"))
+    return Settings(**written | {"data_dir": data_dir, "redis": os.environ.get(REDIS_VARIABLE)})
 
 
 def new_id() -> str:
-    """128 random bits: who has not been told it does not guess it."""
+    """128 random bits: who was not given it does not guess it."""
     return secrets.token_hex(16)
 
 

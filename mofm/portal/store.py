@@ -44,7 +44,7 @@ class File:
       name: what the user called it; text to show, never a path.
       state: "looking" until it is known what it holds.
       why: in a line, what it holds or why it is refused.
-      report: what a look at it told (`look.py`).
+      report: what a look at it found (`look.py`).
     """
 
     id: str
@@ -189,7 +189,7 @@ class Store:
         )  # fmt: skip
         return self.job(job_id) if taken else None
 
-    def tell(self, job: Job, stage: str, done: int, total: int) -> bool:
+    def progress(self, job: Job, stage: str, done: int, total: int) -> bool:
         """Say how far a running job is, and that its worker lives; False where it is not this worker's any more."""
         return bool(self._do(
             "UPDATE jobs SET stage=?, done=?, total=?, beat=? WHERE id=? AND worker=? AND attempts=? AND state='running' "
@@ -206,7 +206,7 @@ class Store:
     def give_back(self, job: Job, *, counts: bool) -> None:
         """Queue a running job again whose worker ends; `counts`: as an attempt. After too many it has failed."""
         if counts and job.attempts >= MOST_ATTEMPTS:
-            said = f"its worker ended {job.attempts} times while it ran; the server's log may tell why"
+            said = f"its worker ended {job.attempts} times while it ran; the server's log may say why"
             self.end(job, "failed", error=said)
             return
         self._do(
@@ -240,5 +240,5 @@ def _file(row: sqlite3.Row) -> File:
 
 
 def _job(row: sqlite3.Row) -> Job:
-    told = {"options": json.loads(row["options"]), "summary": json.loads(row["summary"]), "wanted": bool(row["wanted"])}
-    return Job(**dict(row) | told)
+    read = {"options": json.loads(row["options"]), "summary": json.loads(row["summary"]), "wanted": bool(row["wanted"])}
+    return Job(**dict(row) | read)

@@ -2,7 +2,7 @@
 
 Starlette's own form parser spools files to the system's temporary folder and knows their size when it is too late; this one
 writes where the file will stay, and stops at the first byte too many. A form's token must come before its file: nothing is
-written for who may not write. What the disk refuses is told, and what was written is removed.
+written for who may not write. What the disk refuses is reported, and what was written is removed.
 """
 
 import errno
@@ -96,18 +96,18 @@ def check_room(settings: Settings, size: int) -> None:
     if size > settings.upload_gb * GB + BLOCK:
         raise UploadError(413, f"The file is larger than the {settings.upload_gb:g} GB that this server takes.")
     if shutil.disk_usage(settings.data_dir).free < size + SPARE_BYTES:
-        raise UploadError(507, "The server's disk is full: delete results that are not needed, or tell who keeps it.")
+        raise UploadError(507, "The server's disk is full: delete results that are not needed, or ask who keeps it.")
 
 
 def disk_error(error: OSError) -> UploadError:
     """What the disk refused, for who uploads."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UploadError(507, "The server's disk is full: delete results that are not needed, or tell who keeps it.")
+        return UploadError(507, "The server's disk is full: delete results that are not needed, or ask who keeps it.")
     return UploadError(500, f"The server's disk failed: {error.strerror or error}.")
 
 
 class _Parts:
-    """What the parser tells: fields are kept, the part "file" is written."""
+    """What the parser calls: fields are kept, the part "file" is written."""
 
     def __init__(self, path: Path, most: int, may_write: Callable[[str], bool]):
         self._path, self._most, self._may_write = path, most, may_write
@@ -179,7 +179,7 @@ class _Parts:
         self._blocks, self.waiting = [], 0
 
     def close(self) -> None:
-        """Write what waits, to the disk itself: what is told to have arrived has."""
+        """Write what waits, to the disk itself: what is said to have arrived has."""
         self.flush()
         if self._file is not None:
             self._file.flush()

@@ -81,7 +81,7 @@ def _needs_network(card: ModelCard, report: dict) -> str:
     if not card.networks:
         return "This model was trained without a regulatory network."
     if "rna" not in sources(report):
-        return "Regulators are told from RNA, and the file has none that fits the model."
+        return "Regulators are found from RNA, and the file has none that fits the model."
     return "" if report.get("groups") else "The file's obs has no column that says the cells' groups."
 
 
@@ -168,11 +168,11 @@ VERBS: dict[str, Verb] = {
         _needs_head, _annotate,
     ),
     "translate": Verb(
-        "Translate", "Tells what was not measured from what was: proteins or open chromatin from RNA, and back.",
+        "Translate", "Predicts what was not measured from what was: proteins or open chromatin from RNA, and back.",
         _needs_translator, _translate,
     ),
     "regulators": Verb(
-        "Regulators", "Finds the transcription factors that tell your groups of cells apart, and the genes they act on.",
+        "Regulators", "Finds the transcription factors that distinguish your groups of cells, and the genes they act on.",
         _needs_network, _regulators,
     ),
 }  # fmt: skip

@@ -18,15 +18,15 @@ OPTIONS = {
 MOST_NAME = 120
 
 
-def in_portal_words(told: Any, path: Path, name: str) -> Any:
+def in_portal_words(said: Any, path: Path, name: str) -> Any:
     """A message, or whatever holds messages, with the user's name of the file for its path here."""
-    if isinstance(told, dict):
-        return {key: in_portal_words(value, path, name) for key, value in told.items()}
-    if isinstance(told, list):
-        return [in_portal_words(value, path, name) for value in told]
-    if not isinstance(told, str):
-        return told
-    return re.sub(r"--[a-z]+(-[a-z]+)*", lambda found: OPTIONS.get(found[0], found[0]), told.replace(str(path), name))
+    if isinstance(said, dict):
+        return {key: in_portal_words(value, path, name) for key, value in said.items()}
+    if isinstance(said, list):
+        return [in_portal_words(value, path, name) for value in said]
+    if not isinstance(said, str):
+        return said
+    return re.sub(r"--[a-z]+(-[a-z]+)*", lambda found: OPTIONS.get(found[0], found[0]), said.replace(str(path), name))
 
 
 def shown_name(given: str) -> str:

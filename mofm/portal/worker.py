@@ -37,8 +37,8 @@ log = logging.getLogger("mofm.portal.worker")
 def job_command(settings: Settings, job: Job, folder: Path) -> Sequence[str]:
     """The process that does a job."""
     what = folder.parent / "what.json"  # too long for a command line, it may be
-    told = {"verb": job.verb, "options": job.options, "name": job.file_name, "ontology": settings.ontology}
-    what.write_text(json.dumps(told), encoding="utf-8")
+    asked = {"verb": job.verb, "options": job.options, "name": job.file_name, "ontology": settings.ontology}
+    what.write_text(json.dumps(asked), encoding="utf-8")
     paths = (settings.file_path(job.file_id), folder, what)
     return (sys.executable, "-m", "mofm.portal.job", settings.model, *map(str, paths))
 
@@ -87,24 +87,24 @@ class Worker:
         attempt = folder / f"attempt-{job.attempts}"
         attempt.mkdir(parents=True)
         said = {"stage": "starting", "done": 0, "total": 0}
-        told_at = time.monotonic()
+        reported_at = time.monotonic()
 
-        def tell(line: dict | None = None) -> bool:
-            nonlocal told_at
+        def report(line: dict | None = None) -> bool:
+            nonlocal reported_at
             changes = line is not None and line.get("stage") != said["stage"]
             said.update(line or {})
-            if not changes and time.monotonic() - told_at < (BEAT_SECONDS if line is None else 0.25):
+            if not changes and time.monotonic() - reported_at < (BEAT_SECONDS if line is None else 0.25):
                 return True
-            told_at = time.monotonic()
-            return self.store.tell(job, str(said["stage"])[:200], int(said["done"]), int(said["total"]))
+            reported_at = time.monotonic()
+            return self.store.progress(job, str(said["stage"])[:200], int(said["done"]), int(said["total"]))
 
         run_child(
             self._command(self.settings, job, attempt),
             folder / "log.txt",
             seconds=self.settings.job_hours * 3600,
             gigabytes=self.settings.job_gb,
-            on_line=lambda line: tell({key: line[key] for key in said if key in line}),
-            is_wanted=lambda: not self.ending.is_set() and tell(),
+            on_line=lambda line: report({key: line[key] for key in said if key in line}),
+            is_wanted=lambda: not self.ending.is_set() and report(),
             # What UMAP compiles is kept: the first map takes half a minute longer than the others.
             environment={"NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(self.settings.data_dir / "numba"))},
         )
@@ -132,7 +132,7 @@ class Worker:
         return host == socket.gethostname() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid)))
 
     def expire(self) -> None:
-        """Delete what was kept long enough, and what no row tells of any more."""
+        """Delete what was kept long enough, and what no row names any more."""
         files, jobs = self.store.expired(time.time() - self.settings.keep_days * 86400)
         for job_id in jobs:
             self.store.delete_job(job_id)

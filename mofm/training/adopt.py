@@ -7,15 +7,15 @@ as by the model (of a cell's zeros others are drawn, where not all are shown: th
 
 Choices and their cost:
 - A gene that the model does not know begins as an average gene: at the mean of the model's rows, from which it departs as
-  cells tell (for new words of language models Hewitt 2021 shows that this bounds what they can do to the others'
+  cells show (for new words of language models Hewitt 2021 shows that this bounds what they can do to the others'
   predictions). Its mean rate and dispersion are those of the new corpus.
-- The linear model of cells (`Basis`) stays the model's: loadings of the linear translation are told in it, and the translator
-  was trained on what they leave. What the model knows of a feature (its loading, what the mean predictor says of it)
-  stays as well; only new features are fitted on the new corpus, read by the old profiles. Refitting all would be a better
+- The linear model of cells (`Basis`) stays the model's: loadings of the linear translation are expressed in it, and the
+  translator was trained on what they leave. What the model knows of a feature (its loading, what the mean predictor says of
+  it) stays as well; only new features are fitted on the new corpus, read by the old profiles. Refitting all would be a better
   linear model under a translator that corrects another one. The cost: where the cells are of another kind than those of
   pretraining, what is new is fitted off the old centre, which training has to take up.
 - So "null_nll" of other omics than RNA is that of the model's own mean predictor where it knows the feature.
-- Depths, which translations are told at, are the new corpus's.
+- Depths, at which translations are given, are the new corpus's.
 - Modalities of the model that the corpus lacks are kept, and not trained but for weight decay.
 """
 
@@ -159,7 +159,7 @@ def adopt_start(fresh: Start, origin: Origin, features: pd.DataFrame, row_G: np.
     """
     old, rows = origin.start, len(fresh.null.log_rate_G)
     spaces, number_of = _spaces_over_run(origin, row_G), _numbers_of(origin, features)
-    told = spaces | {
+    known = spaces | {
         name: _with_known(space, old.spaces[name], number_of[name]) for name, space in fresh.spaces.items()
     }
     null = fresh.null
@@ -169,7 +169,7 @@ def adopt_start(fresh: Start, origin: Origin, features: pd.DataFrame, row_G: np.
         null,
         fresh.components,
         fresh.profiles,
-        told,
+        known,
         old.depths | fresh.depths,
         old.own | fresh.own,
         _adopt_linear(fresh, old, spaces, number_of, row_G),

@@ -34,14 +34,14 @@ def fit_start(
     spec: ModelSpec,
     spaces: Spaces,
     basis: Basis | None = None,
-    tell: Callable[[str], object] = print,
+    report: Callable[[str], object] = print,
 ) -> Start:
     """The simple models of a run, fitted on training cells: the first that it will see.
 
     Args:
       basis: a linear model of cells, and how each modality is read, that stay as they are (see `adopt.py`). None: these
         are fitted too.
-      tell: is given what a person should know of the corpus, a line each.
+      report: is given what a person should know of the corpus, a line each.
     """
     data = replace(config.data, label_key=None, batch_key=None)  # they are fitted on counts
     known = min(COMPONENT_CELLS, stream.n_train_cells)
@@ -62,12 +62,12 @@ def fit_start(
         modality: with_mean_predictor(space, modality, expressed[modality], shown[modality])
         for modality, space in spaces.items()
     }
-    basis = basis or _fit_basis(stream, config, spec, spaces, whole, expressed, tell)
+    basis = basis or _fit_basis(stream, config, spec, spaces, whole, expressed, report)
     null = fit_null(shown["rna"])
     depths = {modality: np.float32(shown[modality].depth) for modality in expressed}
     linear, depth_linear = {}, {}
     if spec.translates and spec.translator.linear:
-        linear, depth_linear = fit_linear_translation(whole, expressed, spaces, basis, stream.measured, tell)
+        linear, depth_linear = fit_linear_translation(whole, expressed, spaces, basis, stream.measured, report)
     return Start(null, basis.components, basis.profiles, spaces, depths, basis.own, linear, depth_linear)
 
 
@@ -78,7 +78,7 @@ def _fit_basis(
     spaces: Spaces,
     whole: Views,
     expressed: Views,
-    tell: Callable[[str], object],
+    report: Callable[[str], object],
 ) -> Basis:
     """The linear model of cells, and how each other modality is read."""
     if "rna" in expressed:
@@ -91,7 +91,7 @@ def _fit_basis(
     components = fit()
     if stream.technical_batches:
         components, directions = fit_off_batches(fit, whole, spaces, components, stream.technical_batch)
-        tell(
+        report(
             f"data.batch_key={config.data.batch_key!r}: {len(stream.technical_batches):,} batches, the embedding begins off "
             f"the {directions} directions in which they differ"
         )

@@ -1,10 +1,10 @@
-"""Where the wall time of a run went: a clock with named spans, told in every log line and in one line at the end.
+"""Where the wall time of a run went: a clock with named spans, written in every log line and in one line at the end.
 
 At every moment one span is charged, the innermost: the time in them adds up to the time since `train` was called. The host
 only waits, as the device is fed one step ahead: "step" is what the host spent placing a batch, dispatching its step and
 being blocked until the metrics of the step before had come, not what the device computed.
 
-A run that was stopped takes up the seconds that its last log line told. What it did after the checkpoint that it goes on
+A run that was stopped takes up the seconds that its last log line has. What it did after the checkpoint that it goes on
 from is lost; what passed after its last line, and while no process ran, is not known.
 """
 
@@ -108,7 +108,7 @@ class Goodput:
         self._switch(self.name)
         return dict(self._seconds)
 
-    def told(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """For a log line: "time/SPAN" in seconds since the run began, and "time/goodput", the share of steps that counted."""
         seconds = self.seconds()
         return {_PREFIX + name: value for name, value in seconds.items()} | {_PREFIX + "goodput": _share(seconds, STEP)}
@@ -132,18 +132,18 @@ class Goodput:
 def seconds_before(path: Path, resume_step: int) -> dict[str, float]:
     """What a run spent before it goes on at `resume_step`, of its metrics.jsonl as it is before it is cut.
 
-    All that was spent after the last line that stays is "lost". Empty for a run that has told nothing, or is older.
+    All that was spent after the last line that stays is "lost". Empty for a run that has written nothing, or is older.
     """
     kept, last = {}, {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            told = json.loads(line)
+            entry = json.loads(line)
         except json.JSONDecodeError:  # killed in the middle of it
             break
-        seconds = {name: told[_PREFIX + name] for name in SPANS if _PREFIX + name in told}
+        seconds = {name: entry[_PREFIX + name] for name in SPANS if _PREFIX + name in entry}
         if seconds:
             last = seconds
-            kept = seconds if 0 < told["step"] <= resume_step else kept
+            kept = seconds if 0 < entry["step"] <= resume_step else kept
     lost = max(sum(last.values()) - sum(kept.values()), 0.0)
     return kept | {LOST: kept.get(LOST, 0.0) + lost} if last else {}
 

@@ -15,8 +15,8 @@ QUERIES, COMPARED = "contrast_queries", "structure_cells"
 AUGMENTED = "augment_queries"
 COUNTS = (HIDDEN, LABELLED, PAIRS, CAME_BACK, QUERIES, COMPARED, AUGMENTED)
 """Metrics that say how much others were counted over."""
-NOT_TOLD = (HIDDEN, LABELLED)
-"""Of the counts; the others are told, summed."""
+NOT_REPORTED = (HIDDEN, LABELLED)
+"""Of the counts; the others are reported, summed."""
 
 
 def pooled(config: ObjectivesConfig, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
@@ -31,7 +31,7 @@ def pooled(config: ObjectivesConfig, rows: Sequence[Mapping[str, np.ndarray]]) -
     for name, values in counted.items():
         group, _, last = name.rpartition("/")
         if last in COUNTS:
-            found |= {} if last in NOT_TOLD else {name: float(values.sum())}
+            found |= {} if last in NOT_REPORTED else {name: float(values.sum())}
         elif group and (weights := counted[f"{group}/{_count_of(group, last)}"]).any():
             found[name] = float(np.average(values, weights=weights))
             if last.startswith("label_"):

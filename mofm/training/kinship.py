@@ -18,7 +18,7 @@ BY_SYMBOL = "symbols"
 def read_kinship(
     config: AlignmentConfig, genes: pd.DataFrame, labels: tuple[str, ...], species: Callable[[], GeneTable]
 ) -> tuple[Kinship, tuple[str, ...]]:
-    """(kinship, what a person is to be told of it, a line each).
+    """(kinship, what a person should know of it, a line each).
 
     Args:
       genes: of the model, columns id and symbol.
@@ -26,7 +26,7 @@ def read_kinship(
       species: reads the genes of its species; asked where a table of families names genes.
 
     Raises:
-      InputError: a table or an ontology cannot be read, or tells nothing of these genes or labels.
+      InputError: a table or an ontology cannot be read, or says nothing of these genes or labels.
     """
     kinship, notes = Kinship(), []
     if config.families:

@@ -213,7 +213,7 @@ class _Run:
         self.progress.went_back(to)
         self.clock.went_back(to)
         count = f"rollback {len(self.rollbacks)} of {self.config.rollbacks}"
-        _log.warning("%s; back to step %s, leaving out its batches (%s)", bad.told(self.stream), to, count)
+        _log.warning("%s; back to step %s, leaving out its batches (%s)", bad.in_words(self.stream), to, count)
         return state, to
 
     def is_due(self, step: int) -> bool:
@@ -250,7 +250,7 @@ class _Run:
             training |= {"lost_rows": lost} if (lost := self.stream.n_lost) else {}
             if went_back := self.rollbacks.before(step):
                 training |= {"rollbacks": went_back, "left_out_batches": self.rollbacks.offset(step)}
-            self.metrics.write(step, training | self.clock.told())
+            self.metrics.write(step, training | self.clock.figures())
 
     def evaluate(self, state: TrainState, step: int) -> float | None:
         """The held-out figure that decides, over the same cells and hidden tokens each time; None without held-out cells."""
@@ -271,9 +271,9 @@ class _Run:
         if self.link_fn:
             links = {name: float(value) for name, value in jax.device_get(self.link_fn(state.params)).items()}
             means |= links | {"loss": means["loss"] + self.objectives.link_weight * links["link_nll"]}
-        told = {f"heldout/{name}": value for name, value in means.items()}
-        self.metrics.write(step, told)
-        decides = told.get(self.deciding)
+        figures = {f"heldout/{name}": value for name, value in means.items()}
+        self.metrics.write(step, figures)
+        decides = figures.get(self.deciding)
         if decides is None:
             raise InputError(
                 f"run.eval_cells={self.config.eval_cells}: none of these held-out cells has a label, and the best step is "

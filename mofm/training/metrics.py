@@ -11,7 +11,7 @@ from mofm.files import written_whole
 class MetricsWriter:
     """Appends to workdir/metrics.jsonl and workdir/tensorboard.
 
-    A resumed run cuts the lines past the step it resumes at, so that no step is told twice; one that had saved nothing yet
+    A resumed run cuts the lines past the step it resumes at, so that no step is written twice; one that had saved nothing yet
     begins anew, from its evaluation at step 0.
     """
 

@@ -2,7 +2,7 @@
 
 Held-out edges are never passed as messages and never asked about as edges in training, in none of the networks: they are
 what link prediction is judged by. Training does not know that they are held out, and so may draw one as a pair that is
-none, as likely as the pairs that it is judged against: were they spared, that would tell them apart. Whole TFs can be held
+none, as likely as the pairs that it is judged against: were they spared, that would give them away. Whole TFs can be held
 out as well, all of whose edges are then new.
 """
 
@@ -76,7 +76,7 @@ class RunNetwork:
 
     @property
     def digest(self) -> str:
-        """What tells these edges, and which of them are held out, from others."""
+        """What distinguishes these edges, and which of them are held out, from others."""
         return digest_of_text(self.edges.to_csv(index=False))
 
     def graph(self, genes: int, budget: int | None = None) -> GeneGraph:

@@ -67,7 +67,7 @@ class Origin:
 
     @cached_property
     def digest(self) -> str:
-        """What tells these parameters from any others, whether they lie in a run or in a bundle."""
+        """What distinguishes these parameters from any others, whether they lie in a run or in a bundle."""
         digest = hashlib.sha256("\n".join(self.genes["id"]).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
             digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
@@ -162,7 +162,7 @@ def check_corpus(origin: Origin, corpus: Corpus) -> None:
         )
 
 
-def told_genes(origin: Origin, corpus: Corpus, spaces: Spaces, row_G: np.ndarray) -> list[str]:
+def genes_known(origin: Origin, corpus: Corpus, spaces: Spaces, row_G: np.ndarray) -> list[str]:
     """How much of the corpus the model knows, a line a modality.
 
     Args:

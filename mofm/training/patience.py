@@ -1,5 +1,5 @@
 """When a run has learned what it can: `run.patience` evaluations in a row without a lower held-out loss; of a run whose labels
-move the encoder, without labels of held-out cells told better.
+move the encoder, without labels of held-out cells predicted better.
 
 It is a pure function of the losses that metrics.jsonl holds, so a run that is resumed stops where an unbroken one does, and
 one that has stopped stays so.

@@ -1,4 +1,4 @@
-"""From a config to a run that can take its first step, told in order: mesh, corpus, model, directory, simple models.
+"""From a config to a run that can take its first step, in order: mesh, corpus, model, directory, simple models.
 
 All that can be wrong with a config is found here, before anything is written.
 """
@@ -35,7 +35,7 @@ from mofm.training.kinship import read_kinship
 from mofm.training.network import RunNetwork, read_network
 from mofm.training.off_batches import begin_off_batches, load_batch_axes, save_batch_axes
 from mofm.training.optimizer import make_optimizer
-from mofm.training.origin import Origin, check_corpus, told_genes
+from mofm.training.origin import Origin, check_corpus, genes_known
 from mofm.training.state import TrainState, abstract_state, begin_tuning, create_state, state_shardings
 from mofm.training.step import Knowledge, Recipe
 from mofm.training.tuning import KnownHeads, TuningSpec, classes_of, load_heads, save_heads
@@ -53,9 +53,9 @@ class Prepared(NamedTuple):
       known: what a step is given beside its batch and state, on the devices.
       models: the simple models that it begins from.
       links: held-out edges of its network, as questions; None where there is none.
-      shape: tells that of its state: shapes, dtypes, places. Only a run that has a checkpoint asks.
+      shape: gives that of its state: shapes, dtypes, places. Only a run that has a checkpoint asks.
       fresh: makes the state of step 0.
-      notes: what a person is told of its genes, networks and pairs, a line each.
+      notes: what a person should know of its genes, networks and pairs, a line each.
     """
 
     mesh: Mesh
@@ -101,7 +101,7 @@ def prepare(
     kinship, of_kin = read_kinship(config.objectives.alignment, made.genes, stream.labels, species)
     optimizer = make_optimizer(config.optimizer, config.run.steps)
     graph = network and place_graph(network.graph(spec.genes, config.network.edge_budget), mesh)
-    state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is told before anything is written
+    state_shardings(spec, optimizer, mesh)  # a mesh that does not fit is refused before anything is written
     if is_first() or (workdir / "config.json").exists():  # all refuse what is another's, one writes
         workdirs.open_workdir(workdir, config, corpus, made.genes, network, origin)
     wait_for_all("the directory of the run")
@@ -149,7 +149,7 @@ class _Model(NamedTuple):
 
     Attributes:
       row_G: of a run that begins from a model, that model's row of each gene, or -1; else None.
-      notes: what a person is told of it, a line each.
+      notes: what a person should know of it, a line each.
     """
 
     genes: pd.DataFrame
@@ -165,17 +165,17 @@ def _model_of(config: Config, corpus: Corpus, origin: Origin | None) -> _Model:
     if origin is None:
         genes, spaces = corpus_spaces(corpus)
         network = read_network(config.network, genes, read_gene_table_of(corpus.path, corpus.manifest), config.seed)
-        modalities, row_G, told = corpus.modalities, None, ()
+        modalities, row_G, notes = corpus.modalities, None, ()
     else:
         check_corpus(origin, corpus)
         genes, spaces = corpus_spaces(corpus, origin.genes)
         row_G = rows_of(origin, genes)
         network, modalities = adopt_network(origin, row_G), origin.spec.modalities
-        told = told_genes(origin, corpus, spaces, row_G)
+        notes = genes_known(origin, corpus, spaces, row_G)
     spec = make_spec(config, len(genes), 0 if network is None else len(network.relations), modalities)
     if origin is not None and spec.fuses and not origin.spec.fuses:
-        told = [*told, f"fusion: {origin.name} has none; it begins as the mean of a cell's views"]
-    return _Model(genes, spaces, network, spec, row_G, (*told, *(network.notes if network else ())))
+        notes = [*notes, f"fusion: {origin.name} has none; it begins as the mean of a cell's views"]
+    return _Model(genes, spaces, network, spec, row_G, (*notes, *(network.notes if network else ())))
 
 
 def _fit(
@@ -184,20 +184,20 @@ def _fit(
     stream: Stream,
     made: _Model,
     origin: Origin | None,
-    tell: Callable[[str], object],
+    report: Callable[[str], object],
     *,
     begins_off_batches: bool,
 ) -> Start:
     """The simple models that a run begins from."""
     if origin is None:
-        return fit_start(corpus, stream, config, made.spec, made.spaces, tell=tell)
+        return fit_start(corpus, stream, config, made.spec, made.spaces, report=report)
     if config.data.batch_key and not begins_off_batches:
-        tell(
-            f"data.batch_key={config.data.batch_key!r}: the embedding begins as the model's, with what that tells of batches; "
+        report(
+            f"data.batch_key={config.data.batch_key!r}: the embedding begins as the model's, with what that says of batches; "
             "objectives.alignment.batch_weight trains them together"
         )
     basis = known_basis(origin, made.spaces, corpus.features, made.row_G, made.spec.genes)
-    fitted = fit_start(corpus, stream, config, made.spec, made.spaces, basis, tell)
+    fitted = fit_start(corpus, stream, config, made.spec, made.spaces, basis, report)
     return adopt_start(fitted, origin, corpus.features, made.row_G)
 
 

@@ -72,7 +72,7 @@ class Rollbacks:
             self._rows = [Rollback(**row | {"cells": tuple(row["cells"])}) for row in rows]
         except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise InputError(
-                f"{self._path} cannot be read ({error}), and tells which batches the run left out: restore it from a copy, or "
+                f"{self._path} cannot be read ({error}), and holds which batches the run left out: restore it from a copy, or "
                 "begin anew in another --workdir"
             ) from error
 
@@ -152,7 +152,7 @@ class BadStep(Exception):
         """What the corpus calls the first `NAMED` of its cells."""
         return stream.cell_names(self.cells[:NAMED])
 
-    def told(self, stream: Stream) -> str:
+    def in_words(self, stream: Stream) -> str:
         """What happened, when, and on which cells."""
         named = ", ".join(self.some_cells(stream)) + (", ..." if len(self.cells) > NAMED else "")
         return f"{self.reason} at step {self.step}, on {len(self.cells)} cells ({named})"
@@ -162,7 +162,7 @@ class BadStep(Exception):
         kept = "no checkpoint was saved before" if good is None else f"the last good checkpoint is step {good}"
         kept += f", and the run went back {rollbacks} times before" if rollbacks else ""
         return (
-            f"{self.told(stream)}; {kept}. Lower optimizer.learning_rate or optimizer.clip_norm, look at these cells with "
+            f"{self.in_words(stream)}; {kept}. Lower optimizer.learning_rate or optimizer.clip_norm, look at these cells with "
             "`mofm inspect`, or let the run leave such batches out with a higher run.rollbacks"
         )
 

@@ -39,7 +39,7 @@ EVALUATION_KEY = 0x5EED
 class Recipe:
     """What a step needs beside its data: hashable, one compilation for each.
 
-    `pairs` tells which rows of a batch's views are of the same cells; `mesh` over which they lie, None for one device;
+    `pairs` says which rows of a batch's views are of the same cells; `mesh` over which they lie, None for one device;
     `accumulate` into how many parts they are cut.
     """
 
@@ -60,7 +60,7 @@ class Knowledge(NamedTuple):
       graph: the regulatory network of the genes, less what is held out; None where there is none.
       linear: loadings of the linear translation of each direction that has one.
       readers: how it reads each modality.
-      classes: of a run whose labels move the encoder, what the head of each modality tells apart.
+      classes: of a run whose labels move the encoder, what the head of each modality distinguishes.
       kinship: of genes and of labels, where the alignment asks for it.
     """
 
@@ -112,7 +112,7 @@ def training_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(loss, metrics): the objectives of the batch, and link prediction of the edges that this step hides.
 
-    The genes are told by the network once, for all cells and for all links.
+    The network gives the genes' states once, for all cells and for all links.
     """
     graph, questions = _ask(recipe.objectives, known, key)
     genes = model.gene_states(recipe.spec, params, graph)
@@ -176,13 +176,13 @@ def _part_loss(
 
 
 def link_answers(spec: ModelSpec, params: Params, genes: GeneStates, questions: LinkQuestions) -> dict[str, jax.Array]:
-    """How well a model answers questions about links, as `link_prediction` tells it."""
+    """How well a model answers questions about links, as `link_prediction` measures it."""
     logit_QA = model.score_links(spec, params, genes, questions.tf_Q, questions.target_Q, questions.relation_Q)
     return link_prediction(logit_QA, questions)
 
 
 def eval_links(recipe: Recipe, known: Knowledge, questions: LinkQuestions, params: Params) -> dict[str, jax.Array]:
-    """`link_answers` about held-out edges, told by all edges of training."""
+    """`link_answers` about held-out edges, by all edges of training."""
     return link_answers(recipe.spec, params, model.gene_states(recipe.spec, params, known.graph), questions)
 
 
@@ -197,7 +197,7 @@ def eval_step(
 ) -> dict[str, jax.Array]:
     """The objective's parts on a held-out batch, and "null_nll", the mean predictor's on the very same hidden tokens.
 
-    `index` (int32) tells the batches of one evaluation apart.
+    `index` (int32) distinguishes the batches of one evaluation.
     """
     key = jax.random.fold_in(jax.random.key(EVALUATION_KEY), index)
     genes = model.gene_states(recipe.spec, params, known.graph)
@@ -208,7 +208,7 @@ def eval_step(
 
 
 def answers(recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates, heads: Heads = NO_HEADS) -> Answers:
-    """The model as the objectives call it, its genes being told already."""
+    """The model as the objectives call it, its genes' states being known already."""
     spec, spaces = recipe.spec, known.spaces
 
     def see(view: TokenBatch, hidden_BL: jax.Array, modality: Modality) -> Outputs:
@@ -232,9 +232,9 @@ def answers(recipe: Recipe, known: Knowledge, params: Params, genes: GeneStates,
         return model.fuse(spec, params, genes.rows_GD, outputs, views, spaces)
 
     log_temperature = model.log_temperature(spec, params)
-    told = translate if spec.translates else None
+    translated = translate if spec.translates else None
     of = (log_temperature, recipe.mesh, heads, known.classes, known.kinship, fuse if spec.fuses else None)
-    return Answers(see, told, spaces, spec.shared_width, *of)
+    return Answers(see, translated, spaces, spec.shared_width, *of)
 
 
 def null_predictor(

@@ -1,7 +1,7 @@
 """What a run whose labels move the encoder has beside the model: a linear head a modality, and adapters where it trains those.
 
 It begins from heads that were fitted on the model's embeddings (linear probing, then tuning: Kumar et al. 2022), not from
-nothing: a head of random directions would first pull the encoder about at random. So step 0 tells labels as the probe does,
+nothing: a head of random directions would first pull the encoder about at random. So step 0 predicts labels as the probe does,
 and the best step is no worse on the held-out cells than it.
 
 What is trained is a tree of its own, and the gradient is taken with respect to it alone: what is frozen is in no gradient, has
@@ -47,7 +47,7 @@ class TuningSpec(NamedTuple):
 
     Attributes:
       rank: of the adapters; 0 for none.
-      classes: how many the head of each modality tells apart.
+      classes: how many the head of each modality distinguishes.
     """
 
     rank: int
@@ -104,7 +104,7 @@ def opened(params: Params, tuning: Tuning | None, moved: Params) -> tuple[Params
 
 
 def classes_of(heads: KnownHeads, stream: Stream) -> dict[Modality, Classes]:
-    """What each head tells apart, by the numbers of a stream's labels. Its weights are of training cells alone."""
+    """What each head distinguishes, by the numbers of a stream's labels. Its weights are of training cells alone."""
     found = {}
     for modality, head in heads.items():
         class_of = {name: place for place, name in enumerate(head.names)}

@@ -54,7 +54,7 @@ class Watchdog:
     Args:
       minutes: in which a step must end.
       workdir: where stacks are written.
-      clock: tells what the run is at.
+      clock: knows what the run is at.
       process: number of this one. The first ends a little after the others, which hear of its end.
     """
 

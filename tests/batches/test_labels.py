@@ -259,7 +259,7 @@ def test_numbers_that_name_nothing_are_refused(kinds):
 
 
 def test_a_column_that_tells_nothing_is_refused(kinds):
-    with pytest.raises(InputError, match="this column of obs tells nothing of any cell"):
+    with pytest.raises(InputError, match="this column of obs says nothing of any cell"):
         numbers_of(kinds, "nothing")
 
 

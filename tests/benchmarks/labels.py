@@ -40,7 +40,7 @@ from mofm.errors import InputError
 from mofm.evaluation.baselines import pca_embedding
 from mofm.inference.annotate import label_by_head
 from mofm.inference.calibration import reliability
-from mofm.inference.head import fit_head, tell
+from mofm.inference.head import fit_head, names_by_head
 from mofm.inference.model import load
 from mofm.inference.naming import UNKNOWN, Lineage, Names, lineage_of, name_cells
 from mofm.inference.vote import electorate
@@ -163,7 +163,9 @@ Reader = Callable[..., Names]
 def head(x_NE: np.ndarray, labels: np.ndarray) -> Reader:
     """A head, as `mofm finetune --tune probe` has it."""
     fitted = fit_head(x_NE, labels.astype(object), None)
-    return lambda asked_NE, least=None, lineage=None: tell(fitted, asked_NE, least, lineage and lineage(fitted.labels))
+    return lambda asked_NE, least=None, lineage=None: names_by_head(
+        fitted, asked_NE, least, lineage and lineage(fitted.labels)
+    )
 
 
 def vote(x_NE: np.ndarray, labels: np.ndarray) -> Reader:

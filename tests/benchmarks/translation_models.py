@@ -11,7 +11,7 @@ from translation_tasks import Direction, Embeddings, Split, Task, write
 
 from mofm.configs import mosaic, multiome, unpaired
 from mofm.corpus.ingest import ingest
-from mofm.evaluation.translation_baselines import told_values
+from mofm.evaluation.translation_baselines import values_at_depth
 from mofm.inference.model import PretrainedModel, load
 from mofm.inference.targets import find_targets, measured_depth
 from mofm.inference.translate import translate_file
@@ -39,7 +39,7 @@ class Models(NamedTuple):
             told.unlink()
             predicted_NF = np.zeros((answer.n_obs, len(every)), np.float32)
             asked = np.flatnonzero(every.isin(answer.var_names))
-            predicted_NF[:, asked] = told_values(target, np.asarray(answer.X), answer.obs["mofm_depth"].to_numpy())
+            predicted_NF[:, asked] = values_at_depth(target, np.asarray(answer.X), answer.obs["mofm_depth"].to_numpy())
             yield "mofm", (source, target), predicted_NF
 
     def align(self, of: Task, one: Split, folder: Path) -> Iterator[tuple[str, Embeddings]]:

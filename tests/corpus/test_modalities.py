@@ -176,7 +176,7 @@ def test_a_name_that_a_part_would_take_is_refused(tmp_path, mixed, make_anndata,
 def test_peaks_that_tell_no_place(tmp_path, make_anndata):
     make_anndata(["a", "b"], ["peak_1", "peak_2", "peak_3"]).write_h5ad(tmp_path / "a.h5ad")
     line = refusal([tmp_path / "a.h5ad"], tmp_path / "corpus", modality="atac")
-    assert "none of 3 regions tells its place (first: 'peak_1')" in line
+    assert "none of 3 regions has a place (first: 'peak_1')" in line
     assert not (tmp_path / "corpus").exists()
 
 
@@ -261,7 +261,7 @@ def test_peaks_that_are_named_with_their_build_are_peaks(tmp_path, make_anndata)
     names = [f"GRCh38_{place}" for place in PEAKS]
     make_anndata([f"cell-{i}" for i in range(8)], names).write_h5ad(tmp_path / "a.h5ad")
     (entry,) = ingest([tmp_path / "a.h5ad"], tmp_path / "corpus")[0].entries
-    assert (entry.modality, entry.build, entry.build_evidence) == ("atac", "GRCh38", "GRCh38, told by the file")
+    assert (entry.modality, entry.build, entry.build_evidence) == ("atac", "GRCh38", "GRCh38, named by the file")
     assert open_corpus(tmp_path / "corpus").features["id"].tolist() == names
 
 

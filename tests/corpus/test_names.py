@@ -68,4 +68,4 @@ def test_shared_names_are_counted_and_said(tmp_path, write, capsys):
     render_ingest(results, tmp_path / "corpus")
     said = " ".join(capsys.readouterr().out.split())
     assert "2 new cells have a name that another data set has too (CCC-1 in one and other)" in said
-    assert "told by both, as one:CCC-1" in said
+    assert "named by both, as one:CCC-1" in said

@@ -136,7 +136,7 @@ def test_labels_given_away_are_read_without_error_and_noise_is_at_chance(everyth
         assert 0.8 < scores["integration", of, "batch mixing", "noise"] < 1.2
     row = table(everything).loc["annotation", "rna", "accuracy, 15-NN", "truth"]
     assert (row["low"], row["high"]) == (1.0, 1.0)
-    assert row["mofm_is"] in ("worse", "not told apart")
+    assert row["mofm_is"] in ("worse", "no clear difference")
 
 
 def test_the_majority_is_what_it_is_by_hand(everything, judged):
@@ -162,7 +162,7 @@ def test_differences_are_of_the_scores(everything):
         ours = frame.loc[task, of, metric, "mofm"]["value"]
         assert row["difference"] == pytest.approx(ours - row["value"])
         surely = row["difference_low"] > 0 or row["difference_high"] < 0
-        assert (row["mofm_is"] != "not told apart") == surely
+        assert (row["mofm_is"] != "no clear difference") == surely
         if surely:
             assert (row["mofm_is"] == "better") == ((row["difference"] > 0) != row["lower_is_better"])
 
@@ -272,7 +272,7 @@ def test_regulation_judges_only_what_training_was_not_told(everything, judged, m
     rows = table(everything).loc["regulation", "rna", "AUROC of edges"]
     assert 10 <= rows["features"].iloc[0] <= held_out
     assert rows.loc["degrees", "value"] == pytest.approx(0.5, abs=0.2)
-    assert f"{int((edges['split'] == 'train').sum()):,} more were told" in " ".join(
+    assert f"{int((edges['split'] == 'train').sum()):,} more were shown" in " ".join(
         everything.judged["regulation"].notes
     )
 
@@ -325,7 +325,7 @@ def test_where_the_corpus_is_gone_what_is_known_is_said(judged, model, tmp_path)
     moved, asked = load(tmp_path / "run"), {"tasks": ("annotation",), "label_key": "cell_type", **FEW}
     found = evaluate(moved, judged.omics["rna"], Settings(**asked), quiet=True)
     assert found.seen.status_N is None
-    assert "cannot be told" in found.notes[0]
+    assert "is unknown" in found.notes[0]
     assert f"cells ({CELLS} cells)" in found.notes[0]
     with pytest.raises(InputError, match="--corpus"):
         evaluate(moved, judged.omics["rna"], Settings(split="unseen", **asked), quiet=True)

@@ -14,7 +14,16 @@ from mofm.evaluation.evaluate import Settings, evaluate
 from mofm.evaluation.evaluation_page import rows_of
 from mofm.evaluation.perturbation import DIRECTION, ENERGY, PEARSON, SKILL, Answer, agreement, hold, score
 from mofm.inference.model import load
-from mofm.inference.response import ALIKE, FEWEST_CELLS, LINE, Recipe, choose_recipe, measure_group, tell_change, weigh
+from mofm.inference.response import (
+    ALIKE,
+    FEWEST_CELLS,
+    LINE,
+    Recipe,
+    choose_recipe,
+    measure_group,
+    predict_change,
+    weigh,
+)
 
 GENES, DRAWS = 80, 100
 ASKED = {"tasks": ("perturbation",), "condition_key": "condition", "control": "none", "bootstrap": DRAWS, "umap": False}
@@ -47,11 +56,11 @@ def test_no_change_has_no_score_and_the_truth_a_full_one(held):
 
 
 def test_scores_are_those_worked_out_by_hand(held):
-    true_G, told_G = held.change_DG[0], np.repeat([0.8, -0.1, 0.0], [10, 10, GENES - 20])
-    found = values(held, told_G)
-    assert found[PEARSON] == pytest.approx(np.corrcoef(true_G, told_G)[0, 1])
+    true_G, predicted_G = held.change_DG[0], np.repeat([0.8, -0.1, 0.0], [10, 10, GENES - 20])
+    found = values(held, predicted_G)
+    assert found[PEARSON] == pytest.approx(np.corrcoef(true_G, predicted_G)[0, 1])
     top = np.argsort(-np.abs(true_G))[:50]
-    assert found[SKILL] == pytest.approx(1 - np.sum((told_G - true_G)[top] ** 2) / np.sum(true_G[top] ** 2))
+    assert found[SKILL] == pytest.approx(1 - np.sum((predicted_G - true_G)[top] ** 2) / np.sum(true_G[top] ** 2))
     assert set(held.changed) >= set(range(20))
     up, down = np.isin(held.changed, np.arange(10)).sum(), np.isin(held.changed, np.arange(10, 20)).sum()
     rest = len(held.changed) - up - down
@@ -102,8 +111,8 @@ def groups_of(seed=0, *, told_by_embedding=True):
 
 
 def error(groups, held, recipe) -> float:
-    told_G = tell_change([one for one in groups if one is not held], held.embedding_NE, recipe)
-    return float(np.sum((told_G - held.change_G) ** 2) / np.sum(held.change_G**2))
+    predicted_G = predict_change([one for one in groups if one is not held], held.embedding_NE, recipe)
+    return float(np.sum((predicted_G - held.change_G) ** 2) / np.sum(held.change_G**2))
 
 
 def test_groups_that_respond_alike_are_found_by_the_embedding():
@@ -141,10 +150,10 @@ def test_a_line_through_the_groups_goes_on_beyond_them():
     rng = np.random.default_rng(0)
     known_KX, map_XG = rng.normal(size=(12, 3)), rng.normal(size=(3, GENES))
     asked_NX = np.full((1, 3), 4.0)
-    told_G = weigh(asked_NX, known_KX, LINE[-1])[0] @ (known_KX @ map_XG + 1)
-    assert told_G == pytest.approx(asked_NX[0] @ map_XG + 1, abs=0.5)
+    predicted_G = weigh(asked_NX, known_KX, LINE[-1])[0] @ (known_KX @ map_XG + 1)
+    assert predicted_G == pytest.approx(asked_NX[0] @ map_XG + 1, abs=0.5)
     within = weigh(asked_NX, known_KX, Recipe("near", 8.0))[0] @ (known_KX @ map_XG + 1)
-    assert np.abs(told_G).max() > 2 * np.abs(within).max()
+    assert np.abs(predicted_G).max() > 2 * np.abs(within).max()
 
 
 @pytest.fixture(scope="module")
@@ -194,9 +203,11 @@ def test_the_mean_change_is_what_it_is_by_hand(judged, treated):
     scores = []
     for name in names:
         control_G = values_NG[(group == name) & (condition == "none")].mean(axis=0)
-        told_G = np.maximum(control_G + np.mean([change[one] for one in names if one != name], axis=0), 0) - control_G
+        predicted_G = (
+            np.maximum(control_G + np.mean([change[one] for one in names if one != name], axis=0), 0) - control_G
+        )
         used = values_NG[np.isin(group, names)].sum(axis=0) > 0
-        scores.append(np.corrcoef(change[name][used], told_G[used])[0, 1])
+        scores.append(np.corrcoef(change[name][used], predicted_G[used])[0, 1])
     assert table(judged)[PEARSON, "mean change"].value == pytest.approx(np.mean(scores), abs=1e-6)
 
 

@@ -113,5 +113,5 @@ def test_draws_without_a_score_are_left_out_unless_they_are_most():
             raise InputError("nothing to tell")
         return {"some": 1.0}
 
-    with pytest.raises(InputError, match="no score is told"):
+    with pytest.raises(InputError, match="there is no score"):
         tf_bootstrap(only_observed, tf, seed=0)

@@ -116,7 +116,7 @@ def test_without_batches_that_can_be_told_from_labels_correction_is_left_out_and
 def test_what_cannot_be_told_of_small_labels_is_named_and_left_out():
     batches = drawn(0.0)[2]
     found = scib.judge(subject_of([f"label{number // 3}" for number in range(CELLS)], batches))
-    assert any("KBET cannot be told of mofm" in note for note in found.notes)
+    assert any("KBET cannot be computed for mofm" in note for note in found.notes)
     assert f"{PREFIX}KBET" not in {score.metric for score in found.scores}
     assert all(np.isfinite(score.estimate.draws_D[0]) for score in found.scores)
 

@@ -259,7 +259,7 @@ def test_annotate_is_the_command_s_to_the_bit(regulated, bundled, cells, tmp_pat
     is_broad = asked.obs["mofm_label"] == "some"
     assert said["broader_cells"] == is_broad.sum() > 0
     assert set(asked.obs["mofm_label_term"][is_broad]) == {"X:8"}
-    assert f"{said['broader_cells']:,} cells are told at a broader term" in printed
+    assert f"{said['broader_cells']:,} cells are named by a broader term" in printed
     assert "x.obo: 4 of 5 labels are terms; 1 are none ('few')" in printed
     for name in names:
         assert wanted.obs[name].tolist() == asked.obs[name].tolist()

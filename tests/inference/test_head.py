@@ -18,7 +18,7 @@ from mofm.cli import main
 from mofm.errors import InputError
 from mofm.export.heads import FILES, AnnotationHeads, LabelHead, load_heads, save_heads
 from mofm.inference.calibration import reliability
-from mofm.inference.head import FEW, fit_head, tell
+from mofm.inference.head import FEW, fit_head, names_by_head
 from mofm.inference.model import load
 from mofm.inference.naming import SHARE_KEPT, UNKNOWN
 from mofm.omics.simulate import SimulationConfig, simulate
@@ -48,7 +48,7 @@ def fitted():
 
 def test_confidences_are_chances_in_cells_that_it_never_saw(fitted):
     embedding, truth = clouds(20_000, seed=3)
-    found = tell(fitted, embedding)
+    found = names_by_head(fitted, embedding)
     right = found.likeliest == truth
     assert 0.7 < right.mean() < 0.95
     assert reliability(found.confidence_N, right) < 0.04
@@ -60,7 +60,7 @@ def test_confidences_are_chances_in_cells_that_it_never_saw(fitted):
 
 def test_as_many_right_cells_are_kept_as_asked(fitted):
     embedding, truth = clouds(20_000, seed=4)
-    found = tell(fitted, embedding)
+    found = names_by_head(fitted, embedding)
     kept, right = found.labels != UNKNOWN, found.likeliest == truth
     assert (found.labels[kept] == found.likeliest[kept]).all()
     assert kept[right].mean() == pytest.approx(SHARE_KEPT, abs=0.03)
@@ -71,7 +71,7 @@ def test_as_many_right_cells_are_kept_as_asked(fitted):
 def test_rare_types_have_a_voice(fitted):
     (train, labels), (embedding, truth) = clouds(3_000, seed=2), clouds(20_000, seed=5)
     plain = LogisticRegression(max_iter=2_000).fit(train, labels.astype(str)).predict(embedding)
-    ours, theirs = recalls(tell(fitted, embedding).likeliest, truth), recalls(plain, truth)
+    ours, theirs = recalls(names_by_head(fitted, embedding).likeliest, truth), recalls(plain, truth)
     assert ours.mean() > theirs.mean() + 0.03
     assert ours[-1] > theirs[-1] + 0.1
 
@@ -95,7 +95,7 @@ def test_two_types_are_told_apart(fitted):
     chance = head.probabilities(embedding[two])
     assert chance.shape[1] == 2
     np.testing.assert_allclose(chance.sum(axis=1), 1)
-    assert (tell(head, embedding[two]).likeliest == labels[two]).mean() > 0.85
+    assert (names_by_head(head, embedding[two]).likeliest == labels[two]).mean() > 0.85
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_where_no_label_is_sure_enough_a_broader_term_is_told(three, headed, tmp
     np.testing.assert_allclose(told.obs["mofm_label_confidence"][is_t_N], t_cell_N[is_t_N], rtol=1e-5)
     assert set(told.obs["mofm_label_likeliest"][is_t_N]) <= {"CD4 T cell", "B cell"}
     printed = capsys.readouterr().out
-    assert f"{is_t_N.sum()} cells are told at a broader term" in printed
+    assert f"{is_t_N.sum()} cells are named by a broader term" in printed
     assert told.uns["mofm_annotation"]["broader_cells"] == is_t_N.sum()
     assert main(["annotate", *words[:3], "--overwrite", "--confidence", "0.999"]) == 0
     assert set(ad.read_h5ad(tmp_path / "out.h5ad").obs["mofm_label"]) == {UNKNOWN}
@@ -306,12 +306,12 @@ def test_tasks_of_no_meaning_are_refused(capsys):
 
 @pytest.mark.slow
 def test_chances_hold_in_simulated_cells_that_were_held_out(regulated_model):
-    """Shallow cells, hard to tell apart: a third learned from, a third calibrated on, a third judged."""
+    """Shallow cells, hard to separate: a third learned from, a third calibrated on, a third judged."""
     cells = simulate(SimulationConfig(cells=1_500, genes=150, tfs=20, cell_types=4, library_size=150.0, seed=1))
     embedding = regulated_model.embed(cells, quiet=True).embedding_NE
     names, part = cells.obs["cell_type"].astype(object).to_numpy(), np.arange(1_500) % 3
     head = fit_head(embedding[part < 2], names[part < 2], (part == 1)[part < 2])
-    found = tell(head, embedding[part == 2])
+    found = names_by_head(head, embedding[part == 2])
     right = found.likeliest == names[part == 2]
     assert reliability(found.confidence_N, right, bins=5) < 0.08
     assert (found.labels != UNKNOWN)[right].mean() > 0.9
@@ -331,20 +331,20 @@ def test_cells_of_a_type_that_nobody_labelled_are_farther_than_others(left):
     head, known, new = left_out([name for name in NAMES if name != left])
     far, near = head.strangeness(new), head.strangeness(known)
     assert roc_auc_score(np.repeat([1, 0], [len(far), len(near)]), np.append(far, near)) > 0.65
-    told = tell(head, new).labels
+    told = names_by_head(head, new).labels
     assert (told == UNKNOWN)[far > 1].all()
-    assert (told == UNKNOWN).mean() > (tell(head, known).labels == UNKNOWN).mean() + 0.05
+    assert (told == UNKNOWN).mean() > (names_by_head(head, known).labels == UNKNOWN).mean() + 0.05
 
 
 def test_a_cell_far_from_all_types_is_unknown_however_sure_the_regression_is():
     head, known, _ = left_out(NAMES[:3])
     beyond = 60 * head.weight_EC[:, 0] / np.linalg.norm(head.weight_EC[:, 0]) + known.mean(axis=0)
-    found = tell(head, beyond[None].astype(np.float32), least=0.5)
+    found = names_by_head(head, beyond[None].astype(np.float32), least=0.5)
     assert head.probabilities(beyond[None]).max() > 0.99
     assert found.labels.tolist() == [UNKNOWN]
     assert found.likeliest.tolist() == [NAMES[0]]
     for bare in (replace(head, places=None), replace(head, far=np.inf)):
-        assert tell(bare, beyond[None], least=0.5).labels.tolist() == [NAMES[0]]
+        assert names_by_head(bare, beyond[None], least=0.5).labels.tolist() == [NAMES[0]]
 
 
 @pytest.mark.parametrize("cells", [150, 3_000])
@@ -354,7 +354,7 @@ def test_a_head_that_is_judged_by_all_cells_learns_from_all_and_keeps_what_it_sa
     crossed, held = (fit_head(embedding, labels, which) for which in (None, np.arange(cells) % 4 == 0))
     assert crossed.figures["training_cells"] == crossed.figures["heldout_cells"] >= cells - 4
     assert held.figures["training_cells"] >= cells - 8 > 3 * held.figures["heldout_cells"]
-    found = tell(crossed, new)
+    found = names_by_head(crossed, new)
     right = found.likeliest == truth
     assert (found.labels != UNKNOWN)[right].mean() == pytest.approx(SHARE_KEPT, abs=0.04)
     assert reliability(found.confidence_N, right) < 0.06
@@ -369,7 +369,7 @@ def test_heads_of_the_form_before_still_load(fitted, tmp_path):
     found = load_heads(tmp_path).of["rna"]
     embedding = clouds(10, seed=9)[0]
     assert found.strangeness(embedding) is None
-    assert set(tell(found, embedding).labels) <= {*fitted.labels, UNKNOWN}
+    assert set(names_by_head(found, embedding).labels) <= {*fitted.labels, UNKNOWN}
     save_heads(tmp_path, AnnotationHeads("cell_type", 7, {"rna": replace(fitted, bias_C=fitted.bias_C[1:])}))
     with pytest.raises(InputError, match="damaged"):
         load_heads(tmp_path)

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from mofm.inference.api import Model
 from mofm.inference.joint import Joint, evenly, mean_of_views
-from mofm.inference.model import Embedding, load, tell
+from mofm.inference.model import Embedding, gene_states, load
 from mofm.inference.output import rows_of_cells, write_embedding
 from mofm.nn import model
 from mofm.nn.fusion import FusionConfig
@@ -33,7 +33,7 @@ def fusing(trained):
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(partial(model.init, spec), jax.random.key(0))
     params = jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), shapes)
-    return replace(known, spec=spec, params=params, states=tell(spec, params, None))
+    return replace(known, spec=spec, params=params, states=gene_states(spec, params, None))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from mofm.errors import InputError
 from mofm.inference.calibration import reliability
-from mofm.inference.head import fit_head, tell
+from mofm.inference.head import fit_head, names_by_head
 from mofm.inference.naming import UNKNOWN, check_confidence, lineage_of, name_cells
 from mofm.omics.ontology import read_ontology
 
@@ -156,7 +156,7 @@ def test_broader_terms_are_as_right_as_they_say(lineage, ontology):
     head = fit_head(embedding_NE, labels, np.arange(4_000) % 3 == 0)
     embedding_NE, truth = cells(20_000, 2)
     lineage = lineage_of(head.labels, ontology)
-    names = tell(head, embedding_NE, 0.8, lineage)
+    names = names_by_head(head, embedding_NE, 0.8, lineage)
     place = {label: number for number, label in enumerate(lineage.names)}
     right_N = np.array([
         said != UNKNOWN and lineage.counts_CT[place[true], place[said]]

@@ -233,9 +233,9 @@ def test_edges_of_several_networks(regulated_model):
     assert both.tfs.tolist() == [0, 2]
     second = network_of(dataclasses.replace(regulated_model, network=two), "two")
     assert (second.names, second.relations, second.pairs["known"].tolist()) == (("two",), (1,), ["held out"] * 2)
-    told_TG = both.told_signs(both.tfs, 5)
-    assert told_TG[0, 1] == 0
-    assert np.isnan(told_TG).sum() == 9
+    known_TG = both.known_signs(both.tfs, 5)
+    assert known_TG[0, 1] == 0
+    assert np.isnan(known_TG).sum() == 9
 
 
 def test_labels_may_be_numbers(regulated, regulated_model):

@@ -130,7 +130,7 @@ def test_a_run_that_knows_batches_begins_off_them(tmp_path):
         config = build_config({"data": data, "encoder": {"width": 32, "heads": 2, "ffn": 48, "cell_width": 16}})
         stream, told = Stream(corpus, config.data, config.seed), []
         spec = make_spec(config, len(genes), 0, corpus.modalities)
-        start = fit_start(corpus, stream, config, spec, spaces, tell=told.append)
+        start = fit_start(corpus, stream, config, spec, spaces, report=told.append)
         assert [line for line in told if "2 batches, the embedding begins off the" in line] == told[: key is not None]
         assert len(told) == (key is not None)
         batches = [stream.batch(step) for step in range(6)]

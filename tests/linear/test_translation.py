@@ -298,7 +298,7 @@ def test_pairs_that_are_none_are_told(pairs):
     of.views["adt"] = [view._replace(cell_B=wrong)]
     linear.fit_linear_translation(of.views, of.views, of.spaces, basis_of(of), all_of_them, told.append)
     assert len(told) == 1
-    assert "adt and rna tell no more of each other than cells paired by lot" in told[0]
+    assert "adt and rna predict each other no better than cells paired by lot" in told[0]
 
 
 def test_a_model_without_components_has_none():

@@ -46,8 +46,8 @@ def test_peaks_by_columns():
     found = resolve(table("atac", ["p1", "p2"], chrom=["chr1", "chr2"], start=[5, 7], end=[9, 19]), gene_table("human"))
     assert found.ids == ["chr1:5-9", "chr2:7-19"]
     assert found.build is None
-    assert "cannot be told" in found.build_evidence
-    with pytest.raises(InputError, match="none of 2 regions tells its place"):
+    assert "cannot be inferred" in found.build_evidence
+    with pytest.raises(InputError, match="none of 2 regions has a place"):
         resolve(table("atac", ["p1", "p2"]), gene_table("human"))
 
 
@@ -64,7 +64,7 @@ def regions_by(where: str, names: list[str]) -> CountTable:
 def test_names_of_regions_tell_their_build(where):
     names = ["GRCh37_chr1:100-200", "GRCh37_chr1:300-400"]
     found = resolve(regions_by(where, names), gene_table("human"))
-    assert (found.build, found.ids, found.build_evidence) == ("GRCh37", names, "GRCh37, told by the file")
+    assert (found.build, found.ids, found.build_evidence) == ("GRCh37", names, "GRCh37, named by the file")
     assert resolve(regions_by(where, names), gene_table("human"), "hg19").build == "GRCh37"
     refused = {
         r"the regions are of GRCh37, by the file, and --build says GRCh38; leave --build out": (names, "hg38"),

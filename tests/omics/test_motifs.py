@@ -145,7 +145,7 @@ def test_only_genes_of_the_model(tmp_path):
 
 @pytest.mark.parametrize(("text", "words"), [
     (hit("MYC", "FOS") + hit("MYC", "FOS", score="x"), "line 2 has 'x' as score, and 1 of 2 are no finite"),
-    ("chrom\tstart\tend\ttf\nchr1\tx\ty\tFOS\n", "none of 1 regions tells its place"),
+    ("chrom\tstart\tend\ttf\nchr1\tx\ty\tFOS\n", "none of 1 regions has a place"),
     ("chr13\t5000000\t5000012\tFOS\t5\t+\n", "none of 1 hits with a score above 0 is near a human gene"),
     (hit("MYC", "peak_1"), "none of .* lines joins two genes of the model"),
 ])  # fmt: skip

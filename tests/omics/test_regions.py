@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mofm.errors import InputError
 from mofm.omics.assemblies import build_table, chromosome_name, chromosome_sizes
-from mofm.omics.build_evidence import build_told, check_build, find_build
+from mofm.omics.build_evidence import build_of_names, check_build, find_build
 from mofm.omics.builds import SPECIES, build_name
 from mofm.omics.genome import gene_table
 from mofm.omics.regions import RULES, require_places, resolve_regions, with_build
@@ -70,7 +70,7 @@ def test_a_build_stands_before_the_place_and_is_read_back(build):
     assert ids[0] == (f"{build}_chr1:1-2" if build else "chr1:1-2")
     assert ids[2:] == ["no place", "chr1:9-5"]
     again = resolve_regions(ids)
-    assert again.told.tolist() == [build or "", build or "", "", ""]
+    assert again.builds.tolist() == [build or "", build or "", "", ""]
     assert again.ids == found.ids
     assert with_build(again, build) == ids
 
@@ -163,8 +163,8 @@ def test_what_is_told_of_a_build_is_taken_off_the_place(written, build, read_fro
         var["chrom"], var["start"], var["end"] = [f"{written}_chr1", f"{written}_X"], [100, 5], [200, 9]
     found = resolve_regions(var.index, var)
     assert found.ids == ["chr1:100-200", "chrX:5-9"]
-    assert found.told.tolist() == [build, build]
-    assert build_told(found, "a.h5ad") == build
+    assert found.builds.tolist() == [build, build]
+    assert build_of_names(found, "a.h5ad") == build
     if build not in SPECIES:
         with pytest.raises(InputError, match=rf"a\.h5ad: .* of {build}, by the file, .*liftOver.*--species") as error:
             check_build(found, None, "a.h5ad")
@@ -267,7 +267,7 @@ def test_wrong_build_is_refused_and_the_right_one_named(build):
 
 def test_a_wrong_build_in_the_names_is_refused():
     regions = resolve_regions([f"hg19_{name}" for name in peaks_of("GRCh38", 3000)])
-    with pytest.raises(InputError, match=r"not of GRCh37 as the file tells: .*; mend the build in the names") as error:
+    with pytest.raises(InputError, match=r"not of GRCh37 as the file says: .*; mend the build in the names") as error:
         check_build(regions, None, "a.h5ad")
     assert "--build" not in str(error.value)
 
@@ -277,7 +277,7 @@ def test_regions_that_tell_nothing_have_no_build_and_take_the_given_one():
     regions = resolve_regions([f"chr1:{start}-{start + 500}" for start in rng.integers(10**6, 10**8, 500)])
     evidence = check_build(regions, None, "a.h5ad")
     assert evidence.build is None
-    assert "cannot be told" in evidence.sentence
+    assert "cannot be inferred" in evidence.sentence
     given = check_build(regions, "hg19", "a.h5ad")
     assert (given.build, given.sentence) == ("GRCh37", "GRCh37, given")
     assert find_build(resolve_regions([])).build is None
@@ -318,9 +318,9 @@ def test_a_build_in_the_column_genome_is_told_like_one_in_the_names():
     """As Cell Ranger writes it; a reference that a lab gave a name of its own tells nothing."""
     var = pd.DataFrame({"genome": ["hg19", "my_reference", "GRCh38.p14", "mm9"]})
     found = resolve_regions(["chr1:5-900", "chr1:5-900", "mm10_chr1:5-900", "no place"], var)
-    assert found.told.tolist() == ["GRCh37", "", "GRCm38", ""]
+    assert found.builds.tolist() == ["GRCh37", "", "GRCm38", ""]
     evidence = check_build(resolve_regions(["chr1:5-900"], var[:1]), None, "a.h5")
-    assert (evidence.build, evidence.sentence) == ("GRCh37", "GRCh37, told by the file")
+    assert (evidence.build, evidence.sentence) == ("GRCh37", "GRCh37, named by the file")
     with pytest.raises(InputError, match=r"a\.h5: the regions are of mm9, by the file"):
         check_build(resolve_regions(["chr1:5-900"], var[3:]), None, "a.h5")
     with pytest.raises(InputError, match="regions of GRCh37 and GRCh38, by the file"):

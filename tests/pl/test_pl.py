@@ -330,7 +330,7 @@ def test_translation_is_told_against_measured(rna):
 
 def test_many_features_are_a_histogram(rna, monkeypatch):
     told, measured, _ = rna
-    monkeypatch.setattr("mofm.pl.told.NAMED", 5)
+    monkeypatch.setattr("mofm.pl.predictions.NAMED", 5)
     axes = mofm.pl.correlations(told, measured)
     assert sum(bar.get_height() for bar in axes.patches) == 30
     assert axes.get_ylabel() == "features"
@@ -450,9 +450,9 @@ def of_other_cells(told):
         (lambda pl, a, t: pl.confusion(a, "kidn", key="kind"), "Did you mean 'kind'"),
         (lambda pl, a, t: pl.regulators(a), r"uns has no 'mofm_regulators': model\.regulators\(adata, groupby="),
         (lambda pl, a, t: pl.perturbation(a), r"uns has no 'mofm_perturbation': model\.perturb\(adata, knock_out="),
-        (lambda pl, a, t: pl.correlations(a, a), "told is no translation"),
+        (lambda pl, a, t: pl.correlations(a, a), "predicted is no translation"),
         (lambda pl, a, t: pl.calibration(t, of_other_cells(t)), "share 0 cells by name"),
-        (lambda pl, a, t: pl.translation(t, t, "CD19"), "no feature 'CD19' was told and measured|no raw counts"),
+        (lambda pl, a, t: pl.translation(t, t, "CD19"), "no feature 'CD19' was predicted and measured|no raw counts"),
         (lambda pl, a, t: pl.correlations(t, t[:, :0].copy()), "share no feature"),
         (lambda pl, a, t: pl.correlations(t, t), "X of measured holds no raw counts; name the layer"),
         (lambda pl, a, t: pl.correlations(t, t, layer="counts"), "measured has no layer 'counts'"),
@@ -475,7 +475,7 @@ def test_what_does_not_fit_is_told(regulated_cells, moved, rna):
         (lambda: mofm.pl.perturbation(moved, group="NK"), "no group 'NK'; there are B, T"),
         (lambda: mofm.pl.perturbation(moved, group="B", by="rate"), "by 'rate'"),
         (lambda: mofm.pl.perturbation(moved, group="B", n_genes=0), "n_genes 0"),
-        (lambda: mofm.pl.translation(told, measured, "GENE"), "no feature 'GENE' was told and measured"),
+        (lambda: mofm.pl.translation(told, measured, "GENE"), "no feature 'GENE' was predicted and measured"),
         (
             lambda: mofm.pl.calibration(ad.AnnData(told.X, told.obs, told.var, uns=told.uns), measured),
             r'no layers\["sd"\]',

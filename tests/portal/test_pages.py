@@ -149,7 +149,7 @@ def test_annotation_is_offered_where_the_model_has_a_head_for_the_file(portal, f
     assert job.status_code == 201
     assert portal.desk.job(job.json()["id"]).options == {"modality": "rna", "confidence": None}
     portal.desk.card = replace(portal.desk.card, ontology="cl-basic.obo")
-    assert "told by a broader term of cl-basic.obo" in portal.client.get(f"/files/{file_id}").text
+    assert "named by a broader term of cl-basic.obo" in portal.client.get(f"/files/{file_id}").text
     assert portal.client.get("/api/model").json()["ontology"] == "cl-basic.obo"
     job = portal.client.post("/api/jobs", json=asked | {"options": {"confidence": 0.8}})
     assert job.json()["options"] == {"modality": "rna", "confidence": 0.8}
@@ -236,7 +236,7 @@ def test_progress_is_told_as_it_changes_and_ends_with_the_job(portal, file_id):
         portal.client.post("/api/jobs", json={"file": file_id, "verb": "embed"}).json()["id"] for _ in range(2)
     )
     claimed = portal.desk.store.claim(first, "worker")
-    portal.desk.store.tell(claimed, "embedding rna", 40, 96)
+    portal.desk.store.progress(claimed, "embedding rna", 40, 96)
     assert "embedding rna" in portal.client.get(f"/jobs/{first}").text
     assert "waits for 1 other" in portal.client.get(f"/jobs/{second}").text
     portal.desk.store.end(claimed, "failed", error="cells.h5ad: X holds a NaN")

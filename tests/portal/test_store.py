@@ -41,9 +41,9 @@ def test_who_lost_a_job_ends_it_no_more(store, file):
     first = store.claim(job.id, "first")
     store.give_back(first, counts=True)
     second = store.claim(job.id, "second")
-    assert not store.tell(first, "embedding", 1, 2)
+    assert not store.progress(first, "embedding", 1, 2)
     assert not store.end(first, "failed", error="too late")
-    assert store.tell(second, "embedding", 1, 2)
+    assert store.progress(second, "embedding", 1, 2)
     assert store.end(second, "done", summary={"title": "whole"})
     assert store.job(job.id).state == "done"
     assert store.job(job.id).summary == {"title": "whole"}
@@ -74,7 +74,7 @@ def test_a_stopped_job_ends_at_once_or_when_its_worker_sees_it(store, file):
     assert store.stop(running.id)
     assert store.job(waiting.id).state == "stopped"
     assert store.claim(waiting.id, "worker") is None
-    assert not store.tell(claimed, "embedding", 1, 2)
+    assert not store.progress(claimed, "embedding", 1, 2)
     store.give_back(claimed, counts=False)
     assert store.job(running.id).state == "stopped"
     assert store.job(running.id).ended is not None

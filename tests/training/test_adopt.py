@@ -28,7 +28,7 @@ from mofm.training.adopt import AVERAGE_CELL, adopt, adopt_network, adopt_start,
 from mofm.training.config import build_config
 from mofm.training.network import RunNetwork
 from mofm.training.optimizer import OptimizerConfig, make_optimizer
-from mofm.training.origin import Origin, check_corpus, finetune_config, told_genes
+from mofm.training.origin import Origin, check_corpus, finetune_config, genes_known
 from mofm.training.patience import is_spent, read_losses
 from mofm.training.state import create_state
 
@@ -330,9 +330,9 @@ def test_another_species_modality_or_naming_is_refused(origin):
         check_corpus(origin, Corpus(OLD, ("rna", "methylation")))
     names = [*OLD[:6], *(f"ENSG{i}" for i in range(94))]
     with pytest.raises(InputError, match=r"knows 6 of its 100 genes \(G0, G1, G2, \.\.\.; .* fewer than 20%"):
-        told_genes(origin, Corpus(names, ("rna",)), {}, row_of(OLD, names))
+        genes_known(origin, Corpus(names, ("rna",)), {}, row_of(OLD, names))
     few = [*OLD[:6], "N0"]
-    assert told_genes(origin, Corpus(few, ("rna",)), {}, row_of(OLD, few)) == [
+    assert genes_known(origin, Corpus(few, ("rna",)), {}, row_of(OLD, few)) == [
         "rna: knows 6 of the corpus's 7 genes",
         "1 genes are new to it",
     ]
@@ -342,11 +342,11 @@ def test_features_of_no_known_gene_are_counted(origin):
     ours = [*OLD, "N0", "N1"]
     spaces = {"atac": space([("N0", "N1"), ("N0", "G1"), ("G1", "G2")], np.random.default_rng(0), ours)}
     row_G = row_of(OLD, ours)
-    lines = told_genes(origin, Corpus(["p0", "p1", "p2"], ("atac",)), spaces, row_G)
+    lines = genes_known(origin, Corpus(["p0", "p1", "p2"], ("atac",)), spaces, row_G)
     assert lines[0] == "atac: knows 2 of the corpus's 3 peaks"
     spaces = {"atac": space([("N0", "N1")] * 3, np.random.default_rng(0), ours)}
     with pytest.raises(InputError, match="knows 0 of its 3 peaks"):
-        told_genes(origin, Corpus(["p0", "p1", "p2"], ("atac",)), spaces, row_G)
+        genes_known(origin, Corpus(["p0", "p1", "p2"], ("atac",)), spaces, row_G)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_steps_that_are_done_again_are_lost(clock, hands):
         assert spent(clock) == {STEP: 4, SAVE: 1, LOST: 6}
         clock.went_back(0)
         assert spent(clock) == {SAVE: 1, LOST: 10}
-    assert clock.told()["time/goodput"] == 0
+    assert clock.figures()["time/goodput"] == 0
 
 
 def test_going_back_behind_where_the_process_began_loses_all_that_it_did(clock, hands):

@@ -3,8 +3,8 @@ does not know.
 
 - accuracy and macro-F1 of two readers (`annotation.py`): the vote of 15 nearest neighbours, and a linear probe. Readers,
   and the components that mofm stands beside, are fitted on the other folds; every cell is judged once.
-- unknown labels told apart: each label in turn is taken from the training cells; with the share of the voices of 15
-  neighbours that the likeliest label has, the AUROC with which its cells are told, as the less sure, from all others. Mean
+- unknown labels recognised: each label in turn is taken from the training cells; with the share of the voices of 15
+  neighbours that the likeliest label has, the AUROC with which its cells are separated, as the less sure, from all others. Mean
   over labels.
 
 Readers run on one thread of BLAS: their products are small, of which two threads on a busy machine made ten times the time,
@@ -85,13 +85,13 @@ def _judge_view(subject: Subject, modality: Modality, view: View, labels: np.nda
             add(f"macro-F1, {reader}", method, kind, macro_f1(weights_DN, true_N, said_N))
         if taken:
             sure_NC = np.concatenate([_sureness(labels, fold, taken) for fold in embedded])
-            add("unknown labels told apart, AUROC", method, kind, _unknown(weights_DN, true_N, sure_NC, taken))
+            add("unknown labels recognised, AUROC", method, kind, _unknown(weights_DN, true_N, sure_NC, taken))
     commonest = np.concatenate([np.full(len(b), pd.Series(labels[a].astype(str)).mode()[0]) for a, b in folds])
     for reader in READERS:
         add(f"accuracy, {reader}", "majority", "trivial", accuracy(weights_DN, true_N, commonest))
         add(f"macro-F1, {reader}", "majority", "trivial", macro_f1(weights_DN, true_N, commonest))
-    if taken:  # who is as sure of all cells tells none apart
-        add("unknown labels told apart, AUROC", "majority", "trivial", Estimate(np.full(len(weights_DN), 0.5)))
+    if taken:  # who is as sure of all cells separates none
+        add("unknown labels recognised, AUROC", "majority", "trivial", Estimate(np.full(len(weights_DN), 0.5)))
     notes = [] if taken else [f"{modality}: fewer than 3 labels of {FEWEST_CELLS} cells: unknown ones are not judged"]
     return scores, notes
 
@@ -140,8 +140,8 @@ def _sureness(labels: np.ndarray, fold: Fold, taken: list[str]) -> np.ndarray:
         if not kept.any():
             columns.append(np.ones(len(test)))
             continue
-        told = pd.Series(labels[train][kept].astype(str), name="label")
-        columns.append(annotate(test_ND, train_ND[kept], told).confidence_N)
+        names = pd.Series(labels[train][kept].astype(str), name="label")
+        columns.append(annotate(test_ND, train_ND[kept], names).confidence_N)
     return np.stack(columns, axis=1)
 
 

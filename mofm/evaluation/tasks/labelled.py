@@ -16,7 +16,7 @@ NOISE = 30
 
 
 class Labelled(NamedTuple):
-    """Attributes: rows, of the view; labels, batches: str, of these rows, the batches None where they tell nothing."""
+    """Attributes: rows, of the view; labels, batches: str, of these rows, the batches None where they say nothing."""
 
     modality: Modality
     view: View
@@ -26,8 +26,8 @@ class Labelled(NamedTuple):
 
 
 def labelled_cells(subject: Subject, least: int, notes: list[str]) -> Iterator[Labelled]:
-    """Of each modality, the judged cells that have a label. `notes` is told of those with fewer than `least` cells or of one
-    label, and why batches tell nothing."""
+    """Of each modality, the judged cells that have a label. `notes` gets a line on those with fewer than `least` cells or of
+    one label, and why batches say nothing."""
     for modality, view in subject.views.items():
         rows = np.flatnonzero([subject.cells.labels[cell] is not None for cell in view.place_N])
         rows = rows[subject.cells.fold_N[view.place_N[rows]] >= 0]

@@ -1,7 +1,8 @@
-"""Perturbation: is the response to a treatment told of cells of which only controls were shown, from that of other groups?
+"""Perturbation: is the response to a treatment predicted for cells of which only controls were shown, from that of other
+groups?
 
 Each group (a label, or a group of `--split`) with FEWEST_CELLS of both conditions is held out in turn; what its treated cells
-do is told from its control cells and from both of the others (`perturbation.py` has the scores). All methods are weighted
+do is predicted from its control cells and from both of the others (`perturbation.py` has the scores). All methods are weighted
 sums of the changes that were measured in the others, and differ in the weights:
 
     no change                0
@@ -75,7 +76,9 @@ def check(situation: Situation) -> None:
     """Raises `InputError` where conditions or groups are not named, or too few groups have cells of both."""
     settings, columns = situation.settings, situation.columns
     if "rna" not in situation.shown:
-        raise InputError(f"tells RNA; of that and the model's modalities there is {', '.join(situation.shown)} alone")
+        raise InputError(
+            f"predicts RNA; of that and the model's modalities there is {', '.join(situation.shown)} alone"
+        )
     if settings.condition_key is None or settings.control is None:
         raise InputError(
             "needs to know which cells were treated: name their obs column with --condition-key, such as condition, and with "
@@ -171,7 +174,7 @@ def _measure(cells: Cells, name: str, seed: int) -> dict[str, Group]:
 
 
 def _answers(cells: Cells, known: dict, held: str, control: np.ndarray) -> dict[str, tuple[Kind, Answer, Recipe]]:
-    """Method -> (kind, what it tells of the held group's control cells, by which recipe)."""
+    """Method -> (kind, what it predicts of the held group's control cells, by which recipe)."""
     others = [name for name in known if name != held]
     change_KG = np.stack([known[name][OURS].change_G for name in others])
     answers = {}
@@ -203,9 +206,9 @@ def _counted(recipes: list[Recipe]) -> str:
 
 
 def _said(found: dict, complete: dict, agreed: dict, recipes: list, genes: int) -> list[str]:
-    """What a person is to be told of the groups."""
+    """What a person should know of the groups."""
     lines = [
-        f"judged are {len(agreed)} groups, each told from the others, over {genes:,} genes measured in most cells",
+        f"judged are {len(agreed)} groups, each predicted from the others, over {genes:,} genes measured in most cells",
         "as many new cells of a group itself would agree on its change to a Pearson of about "
         f"{np.mean(list(agreed.values())):.3f} (two halves, by Spearman and Brown)",
         f"mofm's recipe for each group was chosen on the others: {_counted(recipes)}",

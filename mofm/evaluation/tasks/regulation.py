@@ -1,7 +1,7 @@
-"""Regulation: does the model tell the edges of a table from pairs of the same TF that the table does not have?
+"""Regulation: does the model separate the edges of a table from pairs of the same TF that the table does not have?
 
-Judged are the edges of `--network` that training was not told in any network. Each stands beside a pair of its TF with the
-target of another such edge (`network_splits.matched_negatives`), which degrees hardly tell apart. Beside the model stand
+Judged are the edges of `--network` that training was not shown in any network. Each stands beside a pair of its TF with the
+target of another such edge (`network_splits.matched_negatives`), which degrees hardly separate. Beside the model stand
 the degrees of the training edges, Pearson's correlation of the two mRNAs in the judged cells, and that of the target with
 the TF's known regulon; of signs, each TF's commonest among the training edges. Intervals resample TFs, not edges
 (`regulation.py` says why).
@@ -40,26 +40,26 @@ def check(situation: Situation) -> None:
 
 
 def _edges(model: PretrainedModel, settings) -> tuple[pd.DataFrame, int]:
-    """Pairs of the table that training was not told: tf, target, sign; and how many it was told."""
+    """Pairs of the table that training was not shown: tf, target, sign; and how many it was shown."""
     table = read_networks([settings.network], model.genes, model.named_by).edges
     pairs = table.groupby(["tf", "target"], as_index=False)["sign"].agg(lambda signs: np.sign(signs.sum()))
-    told = model.network.edges[model.network.edges["split"] == TRAIN]
-    known = set(zip(told["tf"], told["target"], strict=True))
-    is_told = np.array([pair in known for pair in zip(pairs["tf"], pairs["target"], strict=True)], bool)
-    new = pairs[~is_told].reset_index(drop=True)
+    trained = model.network.edges[model.network.edges["split"] == TRAIN]
+    known = set(zip(trained["tf"], trained["target"], strict=True))
+    is_shown = np.array([pair in known for pair in zip(pairs["tf"], pairs["target"], strict=True)], bool)
+    new = pairs[~is_shown].reset_index(drop=True)
     if len(new) < LEAST_EDGES or new["tf"].nunique() < LEAST_TFS:
         raise InputError(
-            f"{settings.network}: {len(new):,} of its {len(pairs):,} edges of the model's genes were not told in training, of "
+            f"{settings.network}: {len(new):,} of its {len(pairs):,} edges of the model's genes were not shown in training, of "
             f"{new['tf'].nunique()} TFs: too few to judge; give a table of other edges, or hold some out of training "
             "(--config.network.held_out_edges)"
         )
-    return new, int(is_told.sum())
+    return new, int(is_shown.sum())
 
 
 def judge(subject: Subject) -> Judged:
     """The model's links beside those of the baselines."""
     model, settings = subject.model, subject.settings
-    new, told = _edges(model, settings)
+    new, shown = _edges(model, settings)
     everything = pd.concat([model.network.edges[["tf", "target"]], new[["tf", "target"]]])
     positives = new["tf"].to_numpy(), new["target"].to_numpy()
     known = everything["tf"].to_numpy(), everything["target"].to_numpy()
@@ -73,7 +73,7 @@ def judge(subject: Subject) -> Judged:
     methods = _methods(subject, pair_tf, pair_target)
     scores = _scores(methods, np.arange(len(pair_tf)) < len(kept), sign, pair_tf, settings, subject)
     notes = [
-        f"{len(kept):,} edges of {settings.network.name} judged, of {len(np.unique(pair_tf)):,} TFs; {told:,} more were told "
+        f"{len(kept):,} edges of {settings.network.name} judged, of {len(np.unique(pair_tf)):,} TFs; {shown:,} more were shown "
         f"in training and are not judged; beside {len(new) - len(kept):,} no pair could be set.",
         "Intervals are over TFs. A pair that no table has may still be an edge; it costs every method the same.",
     ]
@@ -82,15 +82,15 @@ def judge(subject: Subject) -> Judged:
 
 def _methods(subject: Subject, tf: np.ndarray, target: np.ndarray) -> list[tuple[str, Kind, Said]]:
     model = subject.model
-    told = model.network.edges[model.network.edges["split"] == TRAIN]
+    trained = model.network.edges[model.network.edges["split"] == TRAIN]
     values_NG = log_normalised(gene_counts(subject, "rna", subject.views["rna"]))
     pearson = pearson_scores(values_NG, tf, target)
-    regulon = regulon_scores(values_NG, told, tf, target)
-    sums = told.groupby("tf")["sign"].sum()
+    regulon = regulon_scores(values_NG, trained, tf, target)
+    sums = trained.groupby("tf")["sign"].sum()
     commonest = np.where(sums.reindex(tf).fillna(0).to_numpy() < 0, -1.0, 1.0)
     return [
         (OURS, "mofm", _links(model, tf, target)),
-        ("degrees", "trivial", (degree_scores(told, len(model.genes), tf, target), commonest)),
+        ("degrees", "trivial", (degree_scores(trained, len(model.genes), tf, target), commonest)),
         ("Pearson", "linear", (np.abs(pearson), pearson)),
         ("regulon", "linear", (np.abs(regulon), regulon)),
     ]
@@ -116,17 +116,17 @@ def _scores(methods, is_edge: np.ndarray, sign: np.ndarray, tf: np.ndarray, sett
             said[1][rows[is_edge[rows]]], sign[rows[is_edge[rows]]]),
     }  # fmt: skip
     scores = []
-    for metric, told in metrics.items():
+    for metric, score in metrics.items():
         for method, kind, said in methods:
-            values = np.array([_or_nan(told, said, rows) for rows in draws])
+            values = np.array([_or_nan(score, said, rows) for rows in draws])
             if np.isfinite(values[0]):
                 scores.append(Score("rna", metric, method, kind, Estimate(values), cells, int(is_edge.sum())))
     return scores
 
 
-def _or_nan(told: Callable, said: Said, rows: np.ndarray) -> float:
+def _or_nan(score: Callable, said: Said, rows: np.ndarray) -> float:
     try:
-        return told(said, rows)
+        return score(said, rows)
     except InputError:  # as where no repression is drawn
         return float("nan")
 

@@ -1,8 +1,8 @@
 """scIB's measures of integration, by the package scib-metrics (`evaluation/scib.py`): what the field's papers compare.
 
 They answer what `integration.py` asks, in the words of others: figures here can be held against published ones, those there
-have intervals. PCA has nothing done about batches; how much less batches explain is told against it. Of more than MOST_CELLS
-cells a lot is judged, the same for every embedding.
+have intervals. PCA has nothing done about batches; how much less batches explain is measured against it. Of more than
+MOST_CELLS cells a lot is judged, the same for every embedding.
 """
 
 import importlib.util
@@ -50,7 +50,7 @@ def judge(subject: Subject) -> Judged:
         for metric, row in unknown.iterrows():
             of_whom = ", ".join(row.index[row.isna()])
             notes.append(
-                f"{of.modality}: {metric} cannot be told of {of_whom}: it is left out, and so it is of the sums"
+                f"{of.modality}: {metric} cannot be computed for {of_whom}: it is left out, and so it is of the sums"
             )
         for metric, row in table.drop(index=unknown.index).iterrows():
             for method, value in row.items():
@@ -69,7 +69,7 @@ def _some(of: Labelled, seed: int, notes: list[str]) -> Labelled:
 
 
 def _without_useless_batches(of: Labelled, notes: list[str]) -> Labelled:
-    """Where each label is in one batch alone, or has a cell in each, what is batch and what is label cannot be told apart."""
+    """Where each label is in one batch alone, or has a cell in each, what is batch and what is label cannot be separated."""
     if of.batches is None:
         return of
     batches_of = [of.batches[of.labels == name] for name in np.unique(of.labels)]

@@ -45,7 +45,7 @@ class Score(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Attributes: scores, in the order shown; notes, what a person is to be told besides, a line each."""
+    """Attributes: scores, in the order shown; notes, what a person should know besides, a line each."""
 
     scores: list[Score]
     notes: list[str]

@@ -1,4 +1,4 @@
-"""Translation: how well one omics type of a cell is told from another, feature by feature across cells.
+"""Translation: how well one omics type of a cell is predicted from another, feature by feature across cells.
 
 Per cell, or pooled over all entries, the mean predictor looks brilliant and knows nothing of any cell; across cells it has
 0 (correlation) or 0.5 (AUROC, of open and closed regions), and that is what is judged (`translation.py`). Scores are taken
@@ -7,7 +7,7 @@ within each fold's cells and averaged over folds: means fitted on other folds, p
 What each method knows differs, and that is said in the report: ridge and 15-NN learned from the pairs of this very file
 (its other folds), mofm from whatever it was trained on.
 
-Whether the uncertainty that is told with it can be believed is judged as well, beside who knows of each feature its share of
+Whether the uncertainty that is stated with it can be believed is judged as well, beside who knows of each feature its share of
 the reads of the other folds' cells, and their spread (`stated.py`).
 """
 
@@ -31,7 +31,7 @@ from mofm.evaluation.resample import (
 )
 from mofm.evaluation.subject import View, reading_of
 from mofm.evaluation.tasks.score import OURS, Judged, Kind, Score, Situation, Subject, pairs_of, rows_by_name
-from mofm.evaluation.translation_baselines import Measured, baseline_translations, target_columns, told_values
+from mofm.evaluation.translation_baselines import Measured, baseline_translations, target_columns, values_at_depth
 from mofm.inference.targets import find_targets, measured_depth
 from mofm.inference.translate import translate_cells
 
@@ -61,7 +61,7 @@ class Target(NamedTuple):
     note: str
 
 
-class Told(NamedTuple):
+class Translations(NamedTuple):
     """What the model says of the judged features.
 
     Attributes:
@@ -97,7 +97,7 @@ def judge(subject: Subject) -> Judged:
     """Both directions of every pair of modalities."""
     scores, notes = [], [
         "Ridge and 15-NN learned from pairs of this very file, outside of the judged fold; what the model's training saw of "
-        "its cells is told below."
+        "its cells is said below."
     ]  # fmt: skip
     for pair in pairs_of({name: view.adata.obs_names for name, view in subject.views.items()}):
         for source, target in (pair, pair[::-1]):
@@ -112,7 +112,7 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
     fold_N = subject.cells.fold_N[from_view.place_N[from_rows]]
     judged = _target(subject, target, to_view, to_rows)
     asked = np.flatnonzero(fold_N >= 0)
-    told = _translated(subject, from_view, from_rows[asked], source, target, judged.names, to_view)
+    ours = _translated(subject, from_view, from_rows[asked], source, target, judged.names, to_view)
     place_N = np.full(len(from_rows), -1)
     place_N[asked] = np.arange(len(asked))
     measured = from_view.measured
@@ -123,7 +123,7 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
         cells += len(test)
         sides = (Measured(*(None if one is None else one[rows] for one in measured)) for rows in (train, test))
         simple = baseline_translations(source, *sides, judged.truth_NF[train])
-        for method, predicted_NF in _methods(told.value_NF[place_N[test]], simple):
+        for method, predicted_NF in _methods(ours.value_NF[place_N[test]], simple):
             by_method.setdefault(method, []).append(
                 over_features(_per_feature(target, weights_DN, judged.truth_NF[test], predicted_NF))
             )
@@ -134,9 +134,9 @@ def _judge_direction(subject: Subject, source: Modality, target: Modality) -> tu
         for place, word in enumerate(("mean", "median"))
         for method, estimates in by_method.items()
     ]  # fmt: skip
-    notes = [judged.note] + ([told.note] if told.note else [])
-    if target in stated.JUDGED and len(told.known_K) and cells:
-        found, said = _judge_stated(subject, source, target, judged, told, place_N, fold_N)
+    notes = [judged.note] + ([ours.note] if ours.note else [])
+    if target in stated.JUDGED and len(ours.known_K) and cells:
+        found, said = _judge_stated(subject, source, target, judged, ours, place_N, fold_N)
         scores, notes = scores + found, notes + said
     return scores, notes
 
@@ -154,22 +154,22 @@ def _judge_stated(
     source: Modality,
     target: Modality,
     judged: Target,
-    told: Told,
+    ours: Translations,
     place_N: np.ndarray,
     fold_N: np.ndarray,
 ) -> tuple[list[Score], list[str]]:
-    """How well what is stated foretells the counts of the features that the model knows; and a note of its intervals."""
-    counts, library_N = judged.counts[:, told.known_K], judged.library_N
+    """How well what is stated predicts the counts of the features that the model knows; and a note of its intervals."""
+    counts, library_N = judged.counts[:, ours.known_K], judged.library_N
     surprises: dict[str, list[Estimate]] = {}
     held: dict[str, list[float]] = {}
     cells = 0
     for train, test, weights_DN in _folds(subject, fold_N):
         cells += len(test)
         rows, read_NK = place_N[test], counts[test].toarray()
-        times_N = library_N[test] / told.depth_N[rows]
+        times_N = library_N[test] / ours.depth_N[rows]
         share = stated.by_share(target, counts[train], library_N[train])
         laws = {
-            OURS: stated.at_depth(target, told.mean_NK[rows], np.square(told.sd_NK[rows]), times_N),
+            OURS: stated.at_depth(target, ours.mean_NK[rows], np.square(ours.sd_NK[rows]), times_N),
             "feature share": stated.at_depth(target, *(one[None, :] for one in share), library_N[test]),
         }
         for method, law in laws.items():
@@ -179,16 +179,16 @@ def _judge_stated(
                 held.setdefault(method, []).append(stated.within(read_NK, *law).mean())
     scores = [
         Score(f"{source} to {target}", f"surprise, nats a {'region' if target == 'atac' else 'count'}", method,
-              BASELINES.get(method, "mofm"), mean_estimate(estimates), cells, len(told.known_K), lower_is_better=True)
+              BASELINES.get(method, "mofm"), mean_estimate(estimates), cells, len(ours.known_K), lower_is_better=True)
         for method, estimates in surprises.items()
     ]  # fmt: skip
     shares = " and ".join(f"{np.mean(shares):.3f} by {method}" for method, shares in held.items())
-    note = f"{stated.SHARE:.0%} intervals, as stated, held {shares}, of the counts of {len(told.known_K):,} features"
+    note = f"{stated.SHARE:.0%} intervals, as stated, held {shares}, of the counts of {len(ours.known_K):,} features"
     return scores, [note] if held else []
 
 
-def _methods(told_NF: np.ndarray, simple) -> Iterator[tuple[str, np.ndarray]]:
-    yield OURS, told_NF
+def _methods(value_NF: np.ndarray, simple) -> Iterator[tuple[str, np.ndarray]]:
+    yield OURS, value_NF
     yield from zip(("feature mean", "ridge", "15-NN"), simple, strict=True)
 
 
@@ -206,7 +206,7 @@ def _target(subject: Subject, target: Modality, view: View, rows: np.ndarray) ->
     measured = Measured(*(None if one is None else one[rows] for one in view.measured))
     counts = measured.counts
     cells_F = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1])
-    if target == "atac":  # a region that is open in every cell tells as little of cells as one that is in none
+    if target == "atac":  # a region that is open in every cell says as little of cells as one that is in none
         cells_F = np.minimum(cells_F, counts.shape[0] - cells_F)
     is_first_F = ~view.adata.var_names.duplicated()
     usable = np.flatnonzero(is_first_F & (cells_F > 0))
@@ -229,15 +229,15 @@ def _target(subject: Subject, target: Modality, view: View, rows: np.ndarray) ->
 
 
 def _translated(subject: Subject, view: View, rows: np.ndarray, source: Modality, target: Modality,
-                names: list[str], to_view: View) -> Told:  # fmt: skip
+                names: list[str], to_view: View) -> Translations:  # fmt: skip
     build = subject.options.get("build") or to_view.report.get("build") or None
     depth = measured_depth(subject.model, source, target)
     targets = find_targets(subject.model, target, names, build, f"--tasks translation, {target}", depth)
     answer = translate_cells(subject.model, view.adata[rows].copy(), targets, reading_of(source), **subject.options)
-    told_NF = np.zeros((len(rows), len(names)), np.float32)
+    value_NF = np.zeros((len(rows), len(names)), np.float32)
     known = np.flatnonzero(np.isin(names, answer.var_names))
     mean_NK, depth_N = np.asarray(answer.X), answer.obs["mofm_depth"].to_numpy()
-    told_NF[:, known] = told_values(target, mean_NK, depth_N)
+    value_NF[:, known] = values_at_depth(target, mean_NK, depth_N)
     missing = len(names) - answer.n_vars
     note = f"{missing:,} of the {FEATURES[target]} speak of no gene of the model: it says the same of every cell there"
-    return Told(told_NF, mean_NK, np.asarray(answer.layers["sd"]), depth_N, known, note if missing else "")
+    return Translations(value_NF, mean_NK, np.asarray(answer.layers["sd"]), depth_N, known, note if missing else "")

@@ -67,7 +67,7 @@ class AdtConfig:
 def choose_surface(adt: AdtConfig, network: Network, attractors_CT: np.ndarray) -> np.ndarray:
     """The genes whose proteins are measured, int64: no TFs, those whose log expression differs most between the types.
 
-    A panel is chosen for what it tells apart.
+    A panel is chosen for what it distinguishes.
     """
     contrast_G = (network.effects_GT @ attractors_CT.T).std(axis=1)
     contrast_G[network.tf_genes_T] = -1

@@ -10,7 +10,7 @@ Choices and their cost:
 
   with binding in log odds of openness from TF off to on, and a link in change of the gene's log expression (of a TF
   gene, of the input of its sigmoid) for each log odds that the peak gains: positive but for silencers.
-- **Links fade with distance** (by e at 50 kb) and bindings do not, so distance tells of a link's weight what it tells in life.
+- **Links fade with distance** (by e at 50 kb) and bindings do not, so distance says of a link's weight what it says in life.
 - **Openness and expression are read off the same TF activity** of a cell; given it, they are independent. A peak has one
   target; near genes that are not its target are what a method that goes by distance has to cope with.
 - A donor's shift of a gene's expression shows on the gene's promoter.

@@ -5,7 +5,7 @@ Choices and their cost:
 - **A protein is made as fast as its gene is expressed and decays slowly**: `dP/dt = (rate - P) / lag` along the cell's own
   trajectory, so it shows where the cell was some time ago, smoothed. Only the proteins asked for are followed.
 - **A donor is biology, a batch is technique**: a donor shifts the expression of genes, and promoters and proteins follow;
-  a batch shifts what an assay reads. Every donor is in every batch (pooled samples), so the two can be told apart.
+  a batch shifts what an assay reads. Every donor is in every batch (pooled samples), so the two can be separated.
 """
 
 from typing import NamedTuple

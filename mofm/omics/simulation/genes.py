@@ -75,7 +75,7 @@ def tss(genes: pd.DataFrame) -> np.ndarray:
 def spans(table: GeneTable) -> pd.DataFrame:
     """From the first to the last gene of each chromosome: index chrom in genome order, int64 columns start and end.
 
-    The table does not tell how long a chromosome is; what lies within its span lies on it.
+    The table does not say how long a chromosome is; what lies within its span lies on it.
     """
     frame = table.frame[table.frame["chrom"].astype(str).str.fullmatch(_CHROMOSOME)]
     grouped = frame.groupby(frame["chrom"].astype(str))

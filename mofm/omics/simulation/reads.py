@@ -2,7 +2,7 @@
 
 Reads are Poisson. They are proposed by what a feature could give at most and kept with the chance that this cell's state
 leaves (thinning), so work and memory go with the reads and not with cells x features, and 200,000 peaks are possible. Cells
-are drawn in blocks of bounded size. The cost: the few copies of a locus in a cell are not told apart.
+are drawn in blocks of bounded size. The cost: the few copies of a locus in a cell are not distinguished.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """The AnnData of each simulated modality: the counts, what is known of cells and features, and the truth behind them.
 
-What each holds is told in `mofm.omics.simulate`, whose results these are.
+What each holds is said in `mofm.omics.simulate`, whose results these are.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from mofm.omics.simulation.network import Network
 from mofm.omics.simulation.rna import count_rna
 
 
-def told_by_network(
+def truth_of_network(
     config: SimulationConfig, network: Network, attractors_CT: np.ndarray, genes: pd.DataFrame
 ) -> dict[str, np.ndarray]:
     """What `uns["simulation"]` says of the TFs and of the cell types."""

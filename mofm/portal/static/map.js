@@ -12,8 +12,8 @@
     const at = Math.min(Math.max(share, 0), 1) * (RAMP.length - 1), low = Math.min(Math.floor(at), RAMP.length - 2);
     return "rgb(" + RAMP[low].map((one, i) => Math.round(one + (at - low) * (RAMP[low + 1][i] - one))).join(",") + ")";
   };
-  const element = (kind, told = {}, ...inside) => {
-    const made = Object.assign(document.createElement(kind), told);
+  const element = (kind, attributes = {}, ...inside) => {
+    const made = Object.assign(document.createElement(kind), attributes);
     made.append(...inside);
     return made;
   };

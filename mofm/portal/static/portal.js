@@ -21,9 +21,9 @@ function upload(form) {
     event.preventDefault();
     const request = new XMLHttpRequest();
     button.disabled = true; problem.hidden = true; sending.hidden = false;
-    request.upload.addEventListener("progress", (told) => {
-      if (!told.lengthComputable) return;
-      bar.value = (100 * told.loaded) / told.total;
+    request.upload.addEventListener("progress", (sent) => {
+      if (!sent.lengthComputable) return;
+      bar.value = (100 * sent.loaded) / sent.total;
       percent.textContent = Math.floor(bar.value) + "%";
     });
     request.addEventListener("load", () => {
@@ -52,16 +52,16 @@ function follow(section) {
   const events = new EventSource("/jobs/" + section.dataset.job + "/progress");
   let lastSaid = "";
   events.onmessage = (event) => {
-    const told = JSON.parse(event.data), bar = $("bar");
-    if (told.state !== "queued" && told.state !== "running") { events.close(); location.reload(); return; }
-    $("state").textContent = told.state;
-    $("state").className = "state " + told.state;
-    const waits = told.before ? "waits for " + told.before + (told.before > 1 ? " others" : " other") : "starts soon";
-    const said = told.state === "queued" ? waits : told.stage;
-    if (said !== lastSaid) $("stage").textContent = lastSaid = said; // a screen reader tells each change once
-    if (told.total) { bar.max = told.total; bar.value = told.done; } else bar.removeAttribute("value");
-    $("cells").textContent = told.total ? told.done.toLocaleString("en") + " of " + told.total.toLocaleString("en") + " cells" : "\u00a0";
-    document.title = (told.total ? Math.floor((100 * told.done) / told.total) + "% " : "") + document.title.replace(/^\d+% /, "");
+    const job = JSON.parse(event.data), bar = $("bar");
+    if (job.state !== "queued" && job.state !== "running") { events.close(); location.reload(); return; }
+    $("state").textContent = job.state;
+    $("state").className = "state " + job.state;
+    const waits = job.before ? "waits for " + job.before + (job.before > 1 ? " others" : " other") : "starts soon";
+    const said = job.state === "queued" ? waits : job.stage;
+    if (said !== lastSaid) $("stage").textContent = lastSaid = said; // a screen reader reads each change once
+    if (job.total) { bar.max = job.total; bar.value = job.done; } else bar.removeAttribute("value");
+    $("cells").textContent = job.total ? job.done.toLocaleString("en") + " of " + job.total.toLocaleString("en") + " cells" : "\u00a0";
+    document.title = (job.total ? Math.floor((100 * job.done) / job.total) + "% " : "") + document.title.replace(/^\d+% /, "");
   };
 }
 
