@@ -25,7 +25,11 @@ PANEL = 100.0
 """Proteins of which an ADT library is the reads, if each had the geometric mean of the cell's."""
 
 WEIGHED_BY_DEPTH = ("rna", "atac")
-"""Omics whose linear read-out grows with the square root of a cell's depth (see `nn/readout.py`)."""
+"""Omics whose linear read-out grows with a cell's depth (see `nn/readout.py`)."""
+
+LEAST_WEIGHT = 1e-3
+"""A cell whose tokens weigh about this or less in the linear read-out, where one of a gene is about 1, is read as an average
+cell."""
 
 
 class TokenBatch(NamedTuple):
@@ -199,6 +203,28 @@ def log_exposure(library_B: Array) -> Array:
     """log(library / LIBRARY_SCALE): what turns a rate into a mean. 0 for an empty cell, whose tokens are all padding."""
     xp = library_B.__array_namespace__()
     return xp.log(xp.where(library_B > 0, library_B, LIBRARY_SCALE) / LIBRARY_SCALE)
+
+
+def read_values(view: TokenBatch, modality: Modality, mean_BL: Array) -> tuple[Array, Array]:
+    """(value_BL, weight_BL): what the linear read-out (`nn/readout.py`) multiplies a token's row by, and what that is
+    a share of. Of padding too, which it leaves out.
+
+    RNA, ADT: the value. ATAC: log1p(fragments), as a rare region's many nats of TF-IDF are mostly its noise. Methylation: the
+    value less the region's mean, `mean_BL`, a share of the regions read: which were read says nothing.
+    """
+    if modality == "methylation":
+        return view.values_BL - mean_BL, view.mask_BL
+    xp = view.values_BL.__array_namespace__()
+    value_BL = xp.log1p(view.counts_BL) if modality == "atac" else view.values_BL
+    return value_BL, value_BL
+
+
+def depth_weight(library_B: Array, modality: Modality) -> Array:
+    """weight_B: what the linear read-out of a cell is multiplied by for its depth; 1 at LIBRARY_SCALE, and for other omics."""
+    if modality not in WEIGHED_BY_DEPTH:
+        return 0 * library_B + 1
+    xp = library_B.__array_namespace__()
+    return xp.exp(log_exposure(library_B) / 4)
 
 
 def log_zero_weight(view: TokenBatch) -> Array:

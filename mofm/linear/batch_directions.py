@@ -24,9 +24,10 @@ import scipy.sparse as sp
 from sklearn.neighbors import NearestNeighbors
 
 from mofm.axes import Modality
-from mofm.batch import Spaces, TokenBatch
-from mofm.linear.components import Components, link_matrix
-from mofm.linear.profiles import mean_values, weighted_values
+from mofm.batch import FeatureSpace, Spaces, TokenBatch
+from mofm.linear.components import Components
+from mofm.linear.profiles import links_and_gains, mean_values, read_tokens
+from mofm.linear.shares import shares
 
 ROUNDS = 3
 NEIGHBOURS = 20
@@ -51,28 +52,16 @@ def fit_off_batches(
       components: in which neighbours are looked for first.
       batch_of: the batches of cells by their numbers in the corpus, int32, -1 where it is not known.
     """
-    read = [_read_over_genes(some, modality, spaces, len(components.rows_GK)) for modality, some in views.items()]
-    cells = [(read_NG, batch_of(cell_N)) for read_NG, cell_N in read]
+    cells = []
+    for modality, some in views.items():
+        weight_NG, cell_N = _weights_of_genes(some, modality, spaces.get(modality), components)
+        cells.append((weight_NG, batch_of(cell_N)))
     directions_RG = np.zeros((0, len(components.rows_GK)))
     for _ in range(ROUNDS):
-        directions_RG = directions_of_cells(cells, components)
+        found = [batch_directions(weight_NG, weight_NG @ components.rows_GK, batch_N) for weight_NG, batch_N in cells]
+        directions_RG = spanned([directions_RG[:0], *found])
         components = fit(directions_RG)
     return components, len(directions_RG)
-
-
-def directions_of_cells(cells: Sequence[tuple[sp.csr_matrix, np.ndarray]], components: Components) -> np.ndarray:
-    """directions_RG, float64: orthonormal rows that span those in which batches differ in any modality, read over the genes.
-
-    Args:
-      cells: (read_NG, batch_N) of each modality: what its cells' tokens weigh, at their genes, and their batches.
-      components: in which neighbours are looked for.
-    """
-    gain = sp.diags(np.exp(components.log_gain_G.astype(np.float64)))
-    found = [np.zeros((0, gain.shape[0]))]
-    for read_NG, batch_N in cells:
-        weight_NG = sp.csr_matrix(read_NG @ gain)
-        found.append(batch_directions(weight_NG, weight_NG @ components.rows_GK, batch_N))
-    return spanned(found)
 
 
 def spanned(directions: Sequence[np.ndarray]) -> np.ndarray:
@@ -81,15 +70,15 @@ def spanned(directions: Sequence[np.ndarray]) -> np.ndarray:
     return axes_RG[size_R > 1e-6]
 
 
-def _read_over_genes(
-    views: Sequence[TokenBatch], modality: Modality, spaces: Spaces, genes: int
+def _weights_of_genes(
+    views: Sequence[TokenBatch], modality: Modality, space: FeatureSpace | None, components: Components
 ) -> tuple[sp.csr_matrix, np.ndarray]:
-    """(read_NG, cell_N): what each cell's tokens weigh, at the genes of their features, and its number in the corpus."""
-    if (space := spaces.get(modality)) is None:
-        read = weighted_values(views, modality, np.zeros(genes))
-        return read.x_NF, read.cell_N
-    read = weighted_values(views, modality, mean_values(modality, space))
-    return read.x_NF @ link_matrix(space, genes), read.cell_N
+    """(weight_NG, cell_N): what multiplies each gene's row in each cell's profile, but for its depth, and its number in the
+    corpus. Components found off any directions have the same gains, and so the same weights."""
+    links_FG, gain_F = links_and_gains(space, components)
+    cells = read_tokens(views, modality, np.zeros(len(gain_F)) if space is None else mean_values(modality, space))
+    read = shares(cells.value_NF, cells.weight_NF @ gain_F)
+    return sp.csr_matrix(read.x_NF @ sp.diags(gain_F) @ links_FG), cells.cell_N
 
 
 def batch_directions(weight_NG: sp.csr_matrix, profile_NK: np.ndarray, batch_N: np.ndarray) -> np.ndarray:

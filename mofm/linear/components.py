@@ -20,8 +20,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from mofm.axes import Modality
-from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch, log_exposure
+from mofm.batch import LIBRARY_SCALE, FeatureSpace, TokenBatch, depth_weight, log_exposure
 from mofm.linear.principal_axes import Centred, dataset_means, denoising_axes, deviations
+from mofm.linear.shares import shares
 
 COMPONENTS = 32
 """Most components taken. Of 30, 64 and 128, the fewest served neighbours best and linear probes as well."""
@@ -47,15 +48,15 @@ SILENT = -20.0
 
 
 class Components(NamedTuple):
-    """A linear model of cells, as `nn/readout.py` reads it:
-
-        profile_K = sqrt(library / LIBRARY_SCALE) * mean over a cell's tokens of value * exp(log_gain_G) * rows_GK - centre_K
+    """A linear model of cells, as `nn/readout.py` reads it.
 
     Attributes:
       rows_GK: float32. Loadings, a column a component, of rms ROW_RMS; 0 for genes that do not enter.
-      log_gain_G: float32. Log scale of a gene's value, log(sqrt(weight) / deviation) and a constant, by which profiles
-        of the fitted cells have unit variance over all components. SILENT for genes that do not enter.
-      mean_weight_G: float32. Mean over cells of what multiplies a gene's row: the centre is mean_weight_G @ rows_GK.
+      log_gain_G: float32. Log scale of a gene's value, log(sqrt(weight) / deviation) and a constant, by which the mean of those
+        that enter is 1. SILENT for genes that do not.
+      scale: float32. By it profiles of the fitted cells have unit variance over all components.
+      mean_weight_G: float32. What an average cell's genes weigh, in all 1: its mean is mean_weight_G @ rows_GK.
+      log_depth: float32. Mean of the fitted cells' log(library / LIBRARY_SCALE).
       deviation_K: float32. Standard deviation of the fitted cells' profiles in each component.
       others_GK: float32. Loadings, as rows_GK, of the genes that do not enter, from how they go along with the components;
         0 for those that do. The regulatory network reads them; a profile does not.
@@ -63,7 +64,9 @@ class Components(NamedTuple):
 
     rows_GK: np.ndarray
     log_gain_G: np.ndarray
+    scale: np.ndarray
     mean_weight_G: np.ndarray
+    log_depth: np.ndarray
     deviation_K: np.ndarray
     others_GK: np.ndarray
 
@@ -77,12 +80,11 @@ class Cells(NamedTuple):
     dataset_N: np.ndarray
 
 
-def fit_components(cells: Cells, width: int, expressed_fraction: float, off_RG: np.ndarray | None = None) -> Components:
+def fit_components(cells: Cells, width: int, off_RG: np.ndarray | None = None) -> Components:
     """Fit on cells of which all is known.
 
     Args:
       width: components that the model has room for; at most COMPONENTS are taken, and fewer than cells and genes.
-      expressed_fraction: share of expressed features among the tokens that the model is shown.
       off_RG: orthonormal directions that no component looks along, such as those of `batch_directions.py`.
     """
     genes = cells.values_NG.shape[1]
@@ -110,15 +112,15 @@ def fit_components(cells: Cells, width: int, expressed_fraction: float, off_RG: 
         others = Centred(weighted_NG @ sp.diags(other_gain_G), weighted_MG * other_gain_G, dataset_N)
         # An axis is x.T @ (x @ axis) / strength^2 of the genes that it was found in, and reaches the others alike.
         others_GK = others.transposed(of.product(rows_GK)) / np.maximum(strength_K**2, 1e-12)
-    depth_N = np.exp(np.asarray(log_exposure(cells.library_N), np.float64) / 2)
-    share_N = expressed_fraction * depth_N / np.maximum(np.diff(values_NG.indptr), 1)
-    weights_NG = sp.diags(share_N) @ values_NG @ sp.diags(gain_G)
-    deviation_K = (weights_NG @ rows_GK).std(axis=0)
+    gain_G /= max(gain_G[enters_G].mean(), 1e-12) if enters_G.any() else 1.0
+    read = shares(values_NG, values_NG @ gain_G, depth_weight(cells.library_N, "rna"))
+    mean_weight_G = read.average_F() * gain_G
+    deviation_K = read.profile_NK(gain_G[:, None] * rows_GK, mean_weight_G @ rows_GK).std(axis=0)
     size = max(float(np.sqrt(np.mean(deviation_K**2))), 1e-6) if rank > 0 else 1.0
-    mean_weight_G = np.asarray(weights_NG.mean(axis=0)).ravel()
-    log_gain_G = np.where(enters_G, np.log(np.maximum(gain_G, 1e-12) / size), SILENT)
-    leaves = (rows_GK, log_gain_G, mean_weight_G / size, deviation_K / size, others_GK)
-    return Components(*(leaf.astype(np.float32) for leaf in leaves))
+    log_gain_G = np.where(enters_G, np.log(np.maximum(gain_G, 1e-12)), SILENT)
+    log_depth = np.mean(log_exposure(cells.library_N))
+    leaves = (rows_GK, log_gain_G, 1 / size, mean_weight_G, log_depth, deviation_K / size, others_GK)
+    return Components(*(np.asarray(leaf, np.float32) for leaf in leaves))
 
 
 def read_cells(views: Iterable[TokenBatch], genes: int) -> Cells:

@@ -18,11 +18,12 @@ from mofm.axes import Modality
 from mofm.batch import FeatureSpace, TokenBatch
 from mofm.linear.components import COMPONENTS, STEADYING
 from mofm.linear.principal_axes import Centred, dataset_means, deviations, leading_axes
-from mofm.linear.profiles import mean_values, weighted_values
+from mofm.linear.profiles import mean_values, read_tokens
+from mofm.linear.shares import shares
 
 
 class OwnComponents(NamedTuple):
-    """profile_K = mean over tokens of (value - mean of the feature) * axes_K(feature), as `nn/linear.py` has it, - centre_K.
+    """Read as `nn/linear.py` has it, every feature with a gain of 1.
 
     Attributes:
       axes_FK: float32. A row a feature; profiles of the fitted cells have unit variance over all components.
@@ -39,18 +40,20 @@ def fit_own_components(views: Sequence[TokenBatch], modality: Modality, space: F
     Features are centred within data sets, so that no axis is spent on what distinguishes those, and divided by their
     deviation, steadied by STEADYING of the mean one.
     """
-    read = weighted_values(views, modality, mean_values(modality, space))
-    cells, features = read.x_NF.shape
-    mean_MF, dataset_N = dataset_means(read.x_NF, read.dataset_N)
-    deviation_F = deviations(read.x_NF, mean_MF, dataset_N)
+    shown = read_tokens(views, modality, mean_values(modality, space))
+    cells, features = shown.value_NF.shape
+    gain_F = np.ones(features)
+    share_NF = shares(shown.value_NF, shown.weight_NF @ gain_F).x_NF
+    mean_MF, dataset_N = dataset_means(share_NF, shown.dataset_N)
+    deviation_F = deviations(share_NF, mean_MF, dataset_N)
     varies_F = deviation_F > 0
     rank = min(COMPONENTS, cells - len(mean_MF) - 1, int(varies_F.sum()) - 1)
     if rank < 1:
         return OwnComponents(np.zeros((features, 0), np.float32), np.zeros(0, np.float32))
-    gain_F = varies_F / (deviation_F + STEADYING * deviation_F[varies_F].mean())
-    _, axes_FK = leading_axes(Centred(read.x_NF @ sp.diags(gain_F), mean_MF * gain_F, dataset_N), rank)
-    axes_FK *= gain_F[:, None]
-    profile_NK = read.x_NF @ axes_FK
-    axes_FK /= max(float(np.sqrt(np.mean(profile_NK.var(axis=0)))), 1e-12)
-    centre_K = np.asarray(read.x_NF.mean(axis=0)).ravel() @ axes_FK
-    return OwnComponents(axes_FK.astype(np.float32), centre_K.astype(np.float32))
+    weight_F = varies_F / (deviation_F + STEADYING * deviation_F[varies_F].mean())
+    _, axes_FK = leading_axes(Centred(share_NF @ sp.diags(weight_F), mean_MF * weight_F, dataset_N), rank)
+    axes_FK *= weight_F[:, None]
+    read = shown.shares(modality, gain_F)
+    centre_K = read.average_F() @ axes_FK
+    size = max(float(np.sqrt(np.mean(read.profile_NK(axes_FK, centre_K).var(axis=0)))), 1e-12)
+    return OwnComponents((axes_FK / size).astype(np.float32), (centre_K / size).astype(np.float32))

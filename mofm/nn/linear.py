@@ -1,6 +1,6 @@
 """The linear translation as the model carries it: constants, fitted in closed form before training and not trained on.
 
-    profile_R = depth * mean over tokens of (value - mean of the feature) * axes_R(feature)  -  centre_R
+    profile_R = depth * (mean of the tokens' axes_R(feature), weighted by their values, - centre_R), and the log of the depth
     change of a feature = <profile_R of the source, loading_R of the feature>
     predictor = mean predictor + change, of RNA and ATAC held back above 0 + level of the feature + what training adds
     log spread = the mean predictor's + spread of the feature + what training adds
@@ -16,34 +16,52 @@ import jax
 import jax.numpy as jnp
 
 from mofm.axes import Modality
-from mofm.batch import WEIGHED_BY_DEPTH, Array, TokenBatch, log_exposure
+from mofm.batch import LEAST_WEIGHT, Array, TokenBatch, depth_weight, log_exposure, read_values
 
 RARELY_SEEN = ("rna", "atac")
 """Omics whose measurements are mostly zero."""
 
 
-class Reader(NamedTuple):
-    """How one modality's views become linear profiles, float32.
+class Part(NamedTuple):
+    """Some columns of the linear profile, float32.
 
     Attributes:
-      axes_FR: what a unit of each feature's value adds.
-      mean_F: the value of each feature that adds nothing; 0 but for methylation.
-      centre_R: the profile of an average cell.
+      axes_FR: what each feature's value is multiplied by; its gain and the columns' scales are in it.
+      gain_F: by which each feature weighs in what the values are shares of.
+      centre_R: the mean of an average cell.
     """
 
     axes_FR: Array
-    mean_F: Array
+    gain_F: Array
     centre_R: Array
 
 
+class Reader(NamedTuple):
+    """How one modality's views become linear profiles.
+
+    Attributes:
+      mean_F: float32. The value of each feature that adds nothing; 0 but for methylation.
+      parts: one after the other.
+      log_depth: float32. The log of the depth at which the last column is 0.
+    """
+
+    mean_F: Array
+    parts: tuple[Part, ...]
+    log_depth: Array
+
+
 def linear_profile(reader: Reader, view: TokenBatch, modality: Modality) -> jax.Array:
-    """profile_BR of views. Padding does not enter."""
-    values_BL = jnp.where(view.mask_BL, view.values_BL - reader.mean_F[view.features_BL], 0.0)
-    total_BR = jnp.sum(values_BL[..., None] * reader.axes_FR[view.features_BL], axis=1)
-    mean_BR = total_BR / jnp.maximum(jnp.sum(view.mask_BL, axis=1, keepdims=True), 1)
-    if modality in WEIGHED_BY_DEPTH:
-        mean_BR *= jnp.exp(log_exposure(view.library_B) / 2)[:, None]
-    return mean_BR - reader.centre_R
+    """profile_BR of views: the parts' columns, and the log of the depth. Padding does not enter."""
+    value_BL, weight_BL = read_values(view, modality, reader.mean_F[view.features_BL])
+    value_BL, weight_BL = (jnp.where(view.mask_BL, leaf_BL, 0.0) for leaf_BL in (value_BL, weight_BL))
+    depth_B1 = depth_weight(view.library_B, modality)[:, None]
+    columns = []
+    for part in reader.parts:
+        total_BR = jnp.sum(value_BL[..., None] * part.axes_FR[view.features_BL], axis=1)
+        weight_B1 = jnp.sum(weight_BL * part.gain_F[view.features_BL], axis=1, keepdims=True)
+        columns.append(depth_B1 * (total_BR - weight_B1 * part.centre_R) / (weight_B1 + LEAST_WEIGHT))
+    log_depth_B = jnp.where(view.library_B > 0, log_exposure(view.library_B) - reader.log_depth, 0.0)
+    return jnp.concatenate([*columns, log_depth_B[:, None]], axis=1)
 
 
 class LinearAnswer(NamedTuple):

@@ -87,7 +87,7 @@ def _fit_basis(
         most = max(spaces, key=stream.rows.__getitem__)
         fitted = gene_activity(expressed[most], most, spaces[most], spec.genes)
     width = min(config.encoder.width, config.encoder.cell_width)
-    fit = partial(fit_components, fitted, width, config.data.expressed_fraction)
+    fit = partial(fit_components, fitted, width)
     components = fit()
     if stream.technical_batches:
         components, directions = fit_off_batches(fit, whole, spaces, components, stream.technical_batch)

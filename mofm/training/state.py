@@ -138,7 +138,8 @@ def linear_start(params: Params, start: Start) -> Params:
     table_GD = params["genes"]["table"]
     table_GD = table_GD.at[:, : components.rows_GK.shape[1]].add(components.rows_GK)
     scale_MD, average_GM = params["readout"]["scale"], params["readout"]["average"]
-    average_GM = average_GM.at[:, MODALITIES.index("rna")].set(components.mean_weight_G)
+    rna = MODALITIES.index("rna")
+    scale_MD, average_GM = scale_MD.at[rna].set(components.scale), average_GM.at[:, rna].set(components.mean_weight_G)
     for modality, profile in start.profiles.items():
         which = MODALITIES.index(modality)
         components_K = slice(len(profile.scale_K))

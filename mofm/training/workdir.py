@@ -52,10 +52,11 @@ from mofm.training.network import RunNetwork, save_network
 from mofm.training.origin import Origin
 
 FEATURES = "features.parquet"
-PARAMETERS = 6
+PARAMETERS = 7
 """Version of a model's parameters in its checkpoints. 1: before the gene table had a module of its own; 2: before genes had
 loadings; 3: before rates were those of whole cells, whatever share of their zeros is shown; 4: before loadings had level and
-spread; 5: before rates of proteins were of a depth by their geometric mean, and the read-out's centre of its rows."""
+spread; 5: before rates of proteins were of a depth by their geometric mean, and the read-out's centre of its rows; 6: before
+it read shares."""
 
 
 def open_workdir(

@@ -141,7 +141,7 @@ def task(files: list[Path], table: Path, folder: Path, seed: int, confidences: l
     swapped = swapped.assign(tf=names[swapped["tf"]], target=names[swapped["target"]])
     swapped[["tf", "target", "sign"]].to_csv(folder / "rewired.tsv", sep="\t", index=False)
     cells = read(files, genes)
-    components = fit_components(cells, 64, 0.75)
+    components = fit_components(cells, 64)
     swapped_too = [f"network.tables=['{folder / 'rewired.tsv'}']"]
     values_NG, rows_GK = cells.values_NG, components.rows_GK
     return Task(folder / "corpus", told, swapped_too, network, values_NG, rows_GK, len(genes), seed)

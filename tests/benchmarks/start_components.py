@@ -22,9 +22,10 @@ from cell_types import citeseq, pbmc68k
 from common import machine, parser, real_data, show
 from scipy import sparse
 
-from mofm.batch import LIBRARY_SCALE
+from mofm.batch import LIBRARY_SCALE, depth_weight
 from mofm.evaluation import annotation, baselines
 from mofm.linear import components
+from mofm.linear.shares import shares
 from mofm.omics.simulate import SimulationConfig, simulate
 
 FULL_CELLS = (0, 100, 300, 1_000, 3_000, 10_000, np.inf)
@@ -137,9 +138,10 @@ def profiles(of: Labelled, fit: np.ndarray) -> np.ndarray:
     values = of.counts.copy()
     values.data = np.log1p(values.data / np.repeat(library_N, np.diff(values.indptr)) * LIBRARY_SCALE)
     shown = components.Cells(values[fit], of.counts[fit], library_N[fit], of.dataset_N[fit])
-    found = components.fit_components(shown, components.COMPONENTS, expressed_fraction=1.0)
-    share_N = np.sqrt(library_N / LIBRARY_SCALE) / np.maximum(np.diff(values.indptr), 1)
-    return sparse.diags(share_N) @ values @ (np.exp(found.log_gain_G.astype(np.float64))[:, None] * found.rows_GK)
+    found = components.fit_components(shown, components.COMPONENTS)
+    gain_G = np.exp(found.log_gain_G.astype(np.float64))
+    read = shares(values, values @ gain_G, depth_weight(library_N, "rna"))
+    return read.profile_NK(gain_G[:, None] * found.rows_GK, found.mean_weight_G @ found.rows_GK)
 
 
 def pair(of_splits: pd.Series) -> str:

@@ -107,7 +107,7 @@ class Model(nn.Module):
         states_BLD = self.norm(x_BLD)
         shown_BL = batch["mask"] & ~hidden_BL
         weight_BL = torch.where(shown_BL, batch["values"], 0.0) * log_gain_BL.exp()
-        profile_BD = torch.einsum("bl,bld->bd", weight_BL, rows_BLD) / shown_BL.sum(1, keepdim=True).clamp(min=1)
+        profile_BD = torch.einsum("bl,bld->bd", weight_BL, rows_BLD) / (weight_BL.sum(1, keepdim=True) + 1e-3)
         cell_BE = self.to_cell(profile_BD + self.pool(states_BLD, batch["mask"]))
         cell_BE = cell_BE + self.cell_ffn(self.cell_norm(cell_BE))
         bias_BL = bias_BL + slope_BL * batch["log_exposure"][:, None]

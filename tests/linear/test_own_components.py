@@ -6,7 +6,7 @@ import pytest
 from mofm.batch import FeatureSpace, TokenBatch
 from mofm.linear.components import COMPONENTS, STEADYING, Components
 from mofm.linear.own_components import fit_own_components
-from mofm.linear.profiles import Profile, make_reader, weighted_values
+from mofm.linear.profiles import Profile, make_reader, read_profiles
 from mofm.nn.linear import linear_profile
 
 CELLS, FEATURES = 60, 9
@@ -39,12 +39,13 @@ def view_of(values_NF, cell_N, padding=0):
 @pytest.fixture(scope="module")
 def values_NF():
     rng = np.random.default_rng(0)
-    return rng.normal(size=(CELLS, 3)) @ rng.normal(size=(3, FEATURES)) + 0.3 * rng.normal(size=(CELLS, FEATURES)) + 2
+    factors_NF = rng.normal(size=(CELLS, 3)) @ rng.normal(size=(3, FEATURES))
+    return np.abs(factors_NF + 0.3 * rng.normal(size=(CELLS, FEATURES)) + 4)
 
 
 def test_they_are_the_principal_components_of_steadied_values(values_NF):
     own = fit_own_components([view_of(values_NF, np.arange(CELLS))], "adt", space_of(FEATURES))
-    x_NF = values_NF / FEATURES  # a profile is a mean over tokens
+    x_NF = values_NF / values_NF.sum(axis=1, keepdims=True)
     deviation_F = x_NF.std(axis=0)
     scaled_NF = (x_NF - x_NF.mean(axis=0)) / (deviation_F + STEADYING * deviation_F.mean())
     u_NK, size_K, _ = np.linalg.svd(scaled_NF, full_matrices=False)
@@ -54,7 +55,7 @@ def test_they_are_the_principal_components_of_steadied_values(values_NF):
     found_NK = x_NF @ own.axes_FK - own.centre_K
     assert found_NK.shape == (CELLS, rank)
     signs_K = np.sign(np.sum(found_NK * wanted_NK, axis=0))
-    np.testing.assert_allclose(found_NK * signs_K, wanted_NK, atol=1e-4)
+    np.testing.assert_allclose(found_NK * signs_K, wanted_NK, rtol=1e-4, atol=1e-4)
 
 
 def test_batches_and_padding_change_nothing(values_NF):
@@ -69,13 +70,14 @@ def test_batches_and_padding_change_nothing(values_NF):
 
 
 def test_what_tells_data_sets_apart_takes_no_axis(values_NF):
-    """A shift of one data set that dwarfs all else: the axes are those of the cells without it."""
-    plain, shifted = (view_of(values_NF + shift, np.arange(CELLS)) for shift in (0, 0))
+    """A shift of one data set's shares that is far more than all else: the axes are those of the cells without it."""
+    plain = view_of(values_NF / values_NF.sum(axis=1, keepdims=True), np.arange(CELLS))
     of_two = np.repeat([0, 1], CELLS // 2).astype(np.int32)
-    values = shifted.values_BL + 50 * of_two[:, None]
+    shift_F = np.random.default_rng(2).normal(size=FEATURES)
+    values = plain.values_BL + of_two[:, None] * (shift_F - shift_F.mean())  # they sum to 1 still
     space = space_of(FEATURES)
     own = fit_own_components([plain._replace(dataset_B=of_two)], "adt", space)
-    moved = fit_own_components([shifted._replace(values_BL=values, dataset_B=of_two)], "adt", space)
+    moved = fit_own_components([plain._replace(values_BL=values, dataset_B=of_two)], "adt", space)
     angle = np.abs(np.sum(own.axes_FK * moved.axes_FK, axis=0)) / (
         np.linalg.norm(own.axes_FK, axis=0) * np.linalg.norm(moved.axes_FK, axis=0)
     )
@@ -95,12 +97,14 @@ def test_the_model_reads_them_as_they_were_fitted(values_NF, modality):
     space = space_of(FEATURES)
     view = view_of(np.abs(values_NF) / 9, np.arange(CELLS))._replace(library_B=rng.uniform(500, 4000, CELLS))
     own = fit_own_components([view], modality, space)
-    components = Components(rng.normal(size=(4, 2)), np.zeros(4), np.zeros(4), np.ones(2), np.zeros((4, 2)))
-    profile = Profile(np.float32(1), np.ones(2), np.zeros(4))
+    components = Components(rng.normal(size=(4, 2)), np.zeros(4), 1.0, np.zeros(4), 0.0, np.ones(2), np.zeros((4, 2)))
+    profile = Profile(np.float32(1), np.ones(2), np.zeros(4), np.float32(-1))
     alone, both = (make_reader(modality, space, components, profile, some) for some in (None, own))
     profile_NR = np.asarray(linear_profile(both, view, modality))
-    assert profile_NR.shape == (CELLS, 2 + own.axes_FK.shape[1])
-    np.testing.assert_allclose(profile_NR[:, :2], linear_profile(alone, view, modality), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(profile_NR[:, 2:].mean(axis=0), 0, atol=1e-4)
-    read = weighted_values([view], modality, both.mean_F)
-    np.testing.assert_allclose(profile_NR[:, 2:], read.x_NF @ own.axes_FK - own.centre_K, rtol=1e-3, atol=1e-3)
+    assert profile_NR.shape == (CELLS, 2 + own.axes_FK.shape[1] + 1)
+    np.testing.assert_allclose(
+        profile_NR[:, :2], np.asarray(linear_profile(alone, view, modality))[:, :2], rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(profile_NR[:, 2:-1].mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(profile_NR[:, -1], np.log(view.library_B / 1e4) + 1, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(profile_NR, read_profiles([view], modality, both).profile_NK, rtol=1e-3, atol=1e-3)

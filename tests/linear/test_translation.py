@@ -133,8 +133,11 @@ def paired_views(pairs, seed=5):
         zeros,
     )
     rows_GK = np.linalg.svd(np.log1p(counts_NG) - np.log1p(counts_NG).mean(axis=0), full_matrices=False)[2][:K].T
-    components = Components(rows_GK, np.zeros(GENES), np.zeros(GENES), np.ones(K), np.zeros_like(rows_GK))
-    profiles = {"adt": Profile(np.float32(1), np.ones(K), np.zeros(GENES))}
+    scale, centre_G = np.float32(30), np.full(GENES, 1 / GENES)
+    components = Components(
+        rows_GK, np.zeros(GENES), scale, centre_G, np.float32(0), np.ones(K), np.zeros_like(rows_GK)
+    )
+    profiles = {"adt": Profile(scale, np.full(K, scale), centre_G, np.float32(0))}
     return SimpleNamespace(views=views, spaces={"adt": space}, components=components, profiles=profiles)
 
 
@@ -170,8 +173,8 @@ def test_pairs_are_found_by_their_cells_whatever_their_order():
     of = paired_views(CELLS)
     found = fitted(of)
     assert {tuple(direction): loading_FK.shape for direction, loading_FK in found.items()} == {
-        ("rna", "adt"): (PROTEINS, K),
-        ("adt", "rna"): (GENES, K),
+        ("rna", "adt"): (PROTEINS, K + 1),
+        ("adt", "rna"): (GENES, K + 1),
     }
     turned = [TokenBatch(*(None if leaf is None else leaf[::-1] for leaf in of.views["adt"][0]))]
     again = fitted(SimpleNamespace(**{**vars(of), "views": of.views | {"adt": turned}}))
@@ -189,10 +192,12 @@ def test_without_pairs_the_targets_own_profile_tells():
     own = paired_views(0)
     target = linear._read_target(own.views["adt"], "adt", PROTEINS)
     read = linear.read_profiles(own.views["adt"], "adt", readers_of(own)["adt"])
-    expected_FK = linear._fit(*linear._matched(read, target), None)
+    profile_NR, cells = linear._matched(read, target)
+    expected_FK = linear._fit(profile_NR[:, :K], cells, None)
     assert np.abs(expected_FK).max() > 0.01
     for found in (none, few):
-        np.testing.assert_allclose(found["rna", "adt"], expected_FK.astype(np.float32), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found["rna", "adt"][:, :K], expected_FK.astype(np.float32), rtol=1e-5, atol=1e-6)
+        assert not found["rna", "adt"][:, K].any()  # of the depth of one nothing follows for the other
 
 
 def test_what_the_targets_profile_tells_is_not_judged_by_cells_it_knows(monkeypatch):

@@ -127,11 +127,17 @@ def test_a_hidden_value_does_not_reach_its_own_prediction(params, view, modality
         assert (np.delete(by_value_BL, b, axis=0) == 0.0).all()  # and no other cell does
 
 
-def test_counts_are_no_input(params, view, modality):
-    plain = apply(params, view, hidden_of(view), modality)
-    outputs = apply(params, view._replace(counts_BL=view.counts_BL + 7), hidden_of(view), modality)
+def test_counts_that_are_hidden_are_no_input(params, view, modality):
+    """Nor are those that are shown, but for the fragments of ATAC, which the read-out knows."""
+    hidden_BL = hidden_of(view)
+    plain = apply(params, view, hidden_BL, modality)
+    is_more_BL = hidden_BL if modality == "atac" else view.mask_BL
+    outputs = apply(params, view._replace(counts_BL=view.counts_BL + 7 * is_more_BL), hidden_BL, modality)
     for ours, theirs in zip(jax.tree.leaves(outputs), jax.tree.leaves(plain), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    shown = apply(params, view._replace(counts_BL=view.counts_BL + 7 * ~hidden_BL), hidden_BL, modality)
+    np.testing.assert_array_equal(shown.states_BLD, plain.states_BLD)
+    assert np.array_equal(shown.embedding_BE, plain.embedding_BE) == (modality != "atac")
 
 
 def test_depth_is_known_to_readout_and_decoder_alone(params, view, modality):

@@ -150,8 +150,8 @@ def start_of(known, spaces, modalities, seed, width=3) -> Start:
     rng = np.random.default_rng(seed)
     rows = -(-len(known) // 128) * 128
     real = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    components = Components(real(rows, width), real(rows), real(rows), real(width), real(rows, width))
-    profiles = {name: Profile(real(), real(width), real(rows)) for name in spaces}
+    components = Components(real(rows, width), real(rows), real(), real(rows), real(), real(width), real(rows, width))
+    profiles = {name: Profile(real(), real(width), real(rows), real()) for name in spaces}
     sizes = {"rna": rows} | {name: len(some.base_F) for name, some in spaces.items()}
     depths = {name: np.float32(100 + seed) for name in modalities}
     pairs = [(one, other) for one in modalities for other in modalities if one != other]
@@ -206,7 +206,8 @@ def test_the_linear_model_of_cells_is_the_models_by_gene(origin, begun):
         for name in ("rows_GK", "log_gain_G", "mean_weight_G", "others_GK"):
             wanted = (SILENT if name == "log_gain_G" else 0) if row is None else getattr(old, name)[row]
             np.testing.assert_array_equal(getattr(found, name)[place], wanted, err_msg=name)
-    np.testing.assert_array_equal(found.deviation_K, old.deviation_K)
+    for name in ("scale", "log_depth", "deviation_K"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(old, name), err_msg=name)
 
 
 def test_an_average_cell_is_the_models_by_gene(origin, begun):
